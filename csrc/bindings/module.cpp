@@ -1,0 +1,6 @@
+// The Python module selfplay_fast._native: one bind function per domain.
+#include <pybind11/pybind11.h>
+
+PYBIND11_MODULE(_native, m) {
+    m.doc() = "C++ engines, solvers and token trees of selfplay_fast";
+}
