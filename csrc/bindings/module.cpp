@@ -1,6 +1,9 @@
 // The Python module selfplay_fast._native: one bind function per domain.
 #include <pybind11/pybind11.h>
 
+void bind_rollout(pybind11::module_& m);
+
 PYBIND11_MODULE(_native, m) {
     m.doc() = "C++ engines, solvers and token trees of selfplay_fast";
+    bind_rollout(m);
 }
