@@ -2,10 +2,25 @@
 //
 // A TurnGame has one player to act at a time; nature acts as player kChance with explicit outcomes. A State is
 // trivially copyable: a copy is a memcpy, a tree stores states flat. Numbers follow OpenSpiel.
+//
+//     struct Coin {                                     // options are data members with defaults
+//         int flips = 1;
+//         static constexpr std::string_view kName = "coin";
+//         struct State { ... };
+//         SPF_HD State initial() const;
+//         SPF_HD Player current_player(const State&) const;   // kTerminal when over, kChance when nature moves
+//         SPF_HD ActionSet<kMaxActions> legal_actions(const State&) const;        // empty at chance and when over
+//         SPF_HD ChanceOutcomes<kMaxChance> chance_outcomes(const State&) const;  // only at chance
+//         SPF_HD void apply(State&, Action) const;            // trusts its caller; the batch has checked
+//         SPF_HD float returns(const State&, Player) const;   // 0 until the game is over
+//         std::string information_state(const State&, Player) const;
+//     };
+//     static_assert(TurnGame<Coin>);
 #pragma once
 
 #include <concepts>
 #include <cstdint>
+#include <string>
 #include <string_view>
 #include <type_traits>
 
@@ -24,5 +39,152 @@ inline constexpr Player kChance = -1;
 inline constexpr Player kSimultaneous = -2;
 inline constexpr Player kTerminal = -4;
 inline constexpr Action kInvalidAction = -1;
+
+SPF_HD inline int count_bits(std::uint64_t word) {
+#if defined(__CUDA_ARCH__)
+    return __popcll(word);
+#else
+    return __builtin_popcountll(word);
+#endif
+}
+
+SPF_HD inline int lowest_bit(std::uint64_t word) {  // word != 0
+#if defined(__CUDA_ARCH__)
+    return __ffsll(static_cast<long long>(word)) - 1;
+#else
+    return __builtin_ctzll(word);
+#endif
+}
+
+// A set of enumerable actions 0..N-1, one bit each; iterates in ascending order.
+template <int N>
+struct ActionSet {
+    static constexpr int kWords = (N + 63) / 64;
+    std::uint64_t words[kWords] = {};
+
+    SPF_HD void insert(Action a) { words[a >> 6] |= std::uint64_t{1} << (a & 63); }
+    SPF_HD bool contains(Action a) const { return a >= 0 && a < N && ((words[a >> 6] >> (a & 63)) & 1) != 0; }
+    SPF_HD int size() const {
+        int total = 0;
+        for (int w = 0; w < kWords; ++w) total += count_bits(words[w]);
+        return total;
+    }
+    SPF_HD bool empty() const {
+        for (int w = 0; w < kWords; ++w) {
+            if (words[w] != 0) return false;
+        }
+        return true;
+    }
+    // The index-th smallest member; 0 <= index < size().
+    SPF_HD Action nth(int index) const {
+        for (int w = 0;; ++w) {
+            const int here = count_bits(words[w]);
+            if (index < here) {
+                std::uint64_t word = words[w];
+                for (; index > 0; --index) word &= word - 1;
+                return w * 64 + lowest_bit(word);
+            }
+            index -= here;
+        }
+    }
+
+    struct Iterator {
+        const ActionSet* set;
+        int word;
+        std::uint64_t rest;
+        SPF_HD void settle() {
+            while (rest == 0 && ++word < kWords) rest = set->words[word];
+        }
+        SPF_HD Action operator*() const { return word * 64 + lowest_bit(rest); }
+        SPF_HD Iterator& operator++() {
+            rest &= rest - 1;
+            settle();
+            return *this;
+        }
+        SPF_HD bool operator!=(const Iterator& other) const { return word != other.word || rest != other.rest; }
+    };
+    SPF_HD Iterator begin() const {
+        Iterator it{this, 0, words[0]};
+        it.settle();
+        return it;
+    }
+    SPF_HD Iterator end() const { return {this, kWords, 0}; }
+
+    bool operator==(const ActionSet&) const = default;
+};
+
+// What nature may do, with probabilities that sum to 1.
+struct ChanceOutcome {
+    Action action;
+    double probability;
+};
+
+template <int N>
+struct ChanceOutcomes {
+    ChanceOutcome items[N > 0 ? N : 1];
+    int count = 0;
+
+    SPF_HD void push(Action action, double probability) { items[count++] = {action, probability}; }
+    SPF_HD int size() const { return count; }
+    SPF_HD const ChanceOutcome& operator[](int i) const { return items[i]; }
+    SPF_HD const ChanceOutcome* begin() const { return items; }
+    SPF_HD const ChanceOutcome* end() const { return items + count; }
+};
+
+// One option of a game: an integer in [low, high], or one of several words (then the value is the word's index).
+template <class Game>
+struct Option {
+    std::string_view name;
+    int Game::*member;
+    int low, high;
+    std::string_view help;
+    std::string_view words = {};  // separated by single spaces; empty for a number
+    int step = 1;                 // allowed values are low, low + step, ..., high
+};
+
+template <class G>
+concept TurnGame =
+    std::is_trivially_copyable_v<typename G::State> && std::copyable<G> &&
+    requires(const G& game, typename G::State& state, const typename G::State& seen, Player player, Action action) {
+        { G::kName } -> std::convertible_to<std::string_view>;
+        { G::kPlayers } -> std::convertible_to<int>;
+        { G::kMaxActions } -> std::convertible_to<int>;  // upper bound over all options
+        { G::kMaxChance } -> std::convertible_to<int>;   // most outcomes of one chance node
+        { G::kZeroSum } -> std::convertible_to<bool>;
+        { G::kPerfectInformation } -> std::convertible_to<bool>;
+        { G::options() };                                  // std::array<Option<G>, n>
+        { game.num_actions() } -> std::same_as<int>;       // enumerable actions under these options
+        { game.max_plies() } -> std::same_as<int>;         // longest history, chance included
+        { game.max_turns() } -> std::same_as<int>;         // longest history, players only
+        { game.initial() } -> std::same_as<typename G::State>;
+        { game.current_player(seen) } -> std::same_as<Player>;
+        { game.legal_actions(seen) } -> std::same_as<ActionSet<G::kMaxActions>>;
+        { game.chance_outcomes(seen) } -> std::same_as<ChanceOutcomes<G::kMaxChance>>;
+        { game.apply(state, action) } -> std::same_as<void>;
+        { game.returns(seen, player) } -> std::same_as<float>;
+        { game.information_state(seen, player) } -> std::same_as<std::string>;
+    };
+
+// May the player to move do this? A game whose actions go beyond the enumerable ones brings its own is_legal.
+template <TurnGame Game>
+SPF_HD bool is_legal(const Game& game, const typename Game::State& state, Action action) {
+    if constexpr (requires { game.is_legal(state, action); }) {
+        return game.is_legal(state, action);
+    } else {
+        return game.legal_actions(state).contains(action);
+    }
+}
+
+template <TurnGame Game>
+SPF_HD bool is_chance_outcome(const Game& game, const typename Game::State& state, Action action) {
+    for (const ChanceOutcome& outcome : game.chance_outcomes(state)) {
+        if (outcome.action == action) return true;
+    }
+    return false;
+}
+
+// Games in which players may talk: what was said travels beside the actions, never inside a State.
+template <class Game>
+inline constexpr bool kHasSpeech = requires { requires Game::kSpeech; };
 
 }  // namespace spf

@@ -1,0 +1,80 @@
+// Counter-based random numbers: Philox 4x32-10 (Salmon et al. 2011). The n-th number of stream s under a seed is a
+// pure function of (seed, s, n), so results depend on no order, no thread count and no device.
+#pragma once
+
+#include <cstdint>
+
+#include "core/game.h"
+
+namespace spf {
+
+// Two numbers into one, well mixed (the finaliser of splitmix64 after an odd multiply-add).
+SPF_HD inline std::uint64_t mix_seeds(std::uint64_t a, std::uint64_t b) {
+    std::uint64_t z = a * 0x9E3779B97F4A7C15u + (b ^ 0xD1B54A32D192ED03u);
+    z = (z ^ (z >> 30)) * 0xBF58476D1CE4E5B9u;
+    z = (z ^ (z >> 27)) * 0x94D049BB133111EBu;
+    z ^= z >> 31;
+    z = (z + b) * 0x9E3779B97F4A7C15u;
+    return z ^ (z >> 32);
+}
+
+struct PhiloxBlock {
+    std::uint32_t x[4];
+};
+
+SPF_HD inline PhiloxBlock philox4x32(PhiloxBlock counter, std::uint32_t key0, std::uint32_t key1) {
+    for (int round = 0; round < 10; ++round) {
+        const std::uint64_t p0 = std::uint64_t{0xD2511F53u} * counter.x[0];
+        const std::uint64_t p1 = std::uint64_t{0xCD9E8D57u} * counter.x[2];
+        counter = {{static_cast<std::uint32_t>(p1 >> 32) ^ counter.x[1] ^ key0, static_cast<std::uint32_t>(p1),
+                    static_cast<std::uint32_t>(p0 >> 32) ^ counter.x[3] ^ key1, static_cast<std::uint32_t>(p0)}};
+        key0 += 0x9E3779B9u;
+        key1 += 0xBB67AE85u;
+    }
+    return counter;
+}
+
+class Rng {
+  public:
+    SPF_HD Rng(std::uint64_t seed, std::uint64_t stream) : seed_(seed), stream_(stream) {}
+
+    SPF_HD std::uint64_t next() {
+        const PhiloxBlock block =
+            philox4x32({{static_cast<std::uint32_t>(index_), static_cast<std::uint32_t>(index_ >> 32),
+                         static_cast<std::uint32_t>(stream_), static_cast<std::uint32_t>(stream_ >> 32)}},
+                       static_cast<std::uint32_t>(seed_), static_cast<std::uint32_t>(seed_ >> 32));
+        ++index_;
+        return (std::uint64_t{block.x[0]} << 32) | block.x[1];
+    }
+    // Uniform in [0, 1), 53 bits.
+    SPF_HD double uniform() { return static_cast<double>(next() >> 11) * 0x1.0p-53; }
+    // Uniform in 0 .. bound-1, without bias (Lemire 2019); bound > 0.
+    SPF_HD std::uint32_t below(std::uint32_t bound) {
+        std::uint64_t product = (next() >> 32) * bound;
+        if (static_cast<std::uint32_t>(product) < bound) {
+            const std::uint32_t threshold = (0u - bound) % bound;
+            while (static_cast<std::uint32_t>(product) < threshold) product = (next() >> 32) * bound;
+        }
+        return static_cast<std::uint32_t>(product >> 32);
+    }
+
+  private:
+    std::uint64_t seed_, stream_, index_ = 0;
+};
+
+template <int N>
+SPF_HD Action sample_chance(const ChanceOutcomes<N>& outcomes, Rng rng) {
+    double left = rng.uniform();
+    for (const ChanceOutcome& outcome : outcomes) {
+        left -= outcome.probability;
+        if (left < 0) return outcome.action;
+    }
+    return outcomes[outcomes.size() - 1].action;  // the probabilities summed to slightly less than 1
+}
+
+template <int N>
+SPF_HD Action sample_action(const ActionSet<N>& legal, Rng rng) {  // uniform; legal is not empty
+    return legal.nth(static_cast<int>(rng.below(static_cast<std::uint32_t>(legal.size()))));
+}
+
+}  // namespace spf

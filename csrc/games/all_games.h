@@ -1,0 +1,9 @@
+// The one list of games. The build makes one translation unit per entry; nothing else names them all.
+#pragma once
+
+#include "games/kuhn_poker.h"
+#include "games/tic_tac_toe.h"
+
+#define SPF_FOR_EACH_GAME(DO) \
+    DO(KuhnPoker)             \
+    DO(TicTacToe)

@@ -1,0 +1,153 @@
+// Kuhn poker: cards J, Q, K (0, 1, 2), an ante of one chip, one bet of one chip. Action 0 passes (check or fold),
+// action 1 puts a chip in (bet or call).
+//
+// One hand under the correct rules pays chips and is OpenSpiel's game: player 0 begins. A match of several rounds, or
+// any match under TextArena's rules, pays +1 / -1 / 0 for the match; player 1 begins its odd rounds.
+#pragma once
+
+#include <array>
+#include <cstdint>
+#include <string>
+
+#include "core/game.h"
+
+namespace spf {
+
+struct KuhnPoker {
+    int rounds = 1;
+    int rules = 0;  // kCorrect or kTextArena
+
+    static constexpr int kCorrect = 0;
+    static constexpr int kTextArena = 1;  // as published: bets move no chips, and the last round's winner takes the match
+    static constexpr int kMaxRounds = 15;
+
+    static constexpr std::string_view kName = "kuhn_poker";
+    static constexpr int kPlayers = 2, kMaxActions = 2, kMaxChance = 3;
+    static constexpr Action kPass = 0, kBet = 1;
+    static constexpr bool kZeroSum = true, kPerfectInformation = false;
+    static constexpr auto options() {
+        return std::array{
+            Option<KuhnPoker>{"rounds", &KuhnPoker::rounds, 1, kMaxRounds, "hands in a match"},
+            Option<KuhnPoker>{"rules", &KuhnPoker::rules, 0, 1, "textarena: bets move no chips, the last round decides",
+                              "correct textarena"}};
+    }
+
+    struct Hand {
+        std::int8_t card[2] = {-1, -1};  // -1 until dealt
+        std::uint8_t count = 0;          // actions so far
+        std::uint8_t bets = 0;           // bit i: action i put a chip in
+        bool operator==(const Hand&) const = default;
+    };
+    struct State {
+        std::int32_t round = 0;  // rounds completed
+        Hand hands[kMaxRounds];
+        bool operator==(const State&) const = default;
+    };
+
+    SPF_HD int num_actions() const { return 2; }
+    SPF_HD int max_plies() const { return 5 * rounds; }
+    SPF_HD int max_turns() const { return 3 * rounds; }
+    SPF_HD State initial() const { return {}; }
+
+    SPF_HD Player current_player(const State& s) const {
+        if (s.round == rounds) return kTerminal;
+        const Hand& hand = s.hands[s.round];
+        if (hand.card[1] < 0) return kChance;
+        return actor(s.round, hand.count);
+    }
+    SPF_HD ActionSet<kMaxActions> legal_actions(const State& s) const {
+        ActionSet<kMaxActions> legal;
+        if (current_player(s) >= 0) legal.words[0] = 3;
+        return legal;
+    }
+    // First a card for player 0, then one of the other two for player 1.
+    SPF_HD ChanceOutcomes<kMaxChance> chance_outcomes(const State& s) const {
+        ChanceOutcomes<kMaxChance> outcomes;
+        if (current_player(s) != kChance) return outcomes;
+        const int taken = s.hands[s.round].card[0];
+        for (int card = 0; card < 3; ++card) {
+            if (card != taken) outcomes.push(card, taken < 0 ? 1.0 / 3.0 : 1.0 / 2.0);
+        }
+        return outcomes;
+    }
+    SPF_HD void apply(State& s, Action action) const {
+        Hand& hand = s.hands[s.round];
+        if (hand.card[1] < 0) {
+            hand.card[hand.card[0] < 0 ? 0 : 1] = static_cast<std::int8_t>(action);
+            return;
+        }
+        if (action == kBet) hand.bets = static_cast<std::uint8_t>(hand.bets | (1u << hand.count));
+        ++hand.count;
+        if (is_over(hand)) ++s.round;
+    }
+    SPF_HD float returns(const State& s, Player player) const {
+        if (s.round < rounds) return 0.0f;
+        if (rules == kTextArena) return winner(s, rounds - 1) == player ? 1.0f : -1.0f;
+        const int total = chips(s, player);
+        if (rounds == 1) return static_cast<float>(total);
+        return total > 0 ? 1.0f : total < 0 ? -1.0f : 0.0f;
+    }
+
+    // OpenSpiel's string for one hand: the own card, then p or b per action. Earlier rounds come before it, each with
+    // the other card where it was shown, and end with '/'.
+    std::string information_state(const State& s, Player player) const {
+        std::string key;
+        const int last = s.round < rounds ? s.round : rounds - 1;
+        for (int r = 0; r <= last; ++r) {
+            const Hand& hand = s.hands[r];
+            if (hand.card[player] >= 0) key += static_cast<char>('0' + hand.card[player]);
+            for (int i = 0; i < hand.count; ++i) key += is_bet(hand, i) ? 'b' : 'p';
+            if (r == last) break;
+            if (!is_fold(hand)) key += static_cast<char>('0' + hand.card[1 - player]);
+            key += '/';
+        }
+        return key;
+    }
+
+    // OpenSpiel's observation of one hand: player, own card, chips put in by each.
+    std::array<int, 1> tensor_shape() const { return {7}; }
+    void observation_tensor(const State& s, Player player, float* out) const {
+        for (int i = 0; i < 7; ++i) out[i] = 0.0f;
+        const int r = s.round < rounds ? s.round : rounds - 1;
+        const Hand& hand = s.hands[r];
+        out[player] = 1.0f;
+        if (hand.card[player] >= 0) out[2 + hand.card[player]] = 1.0f;
+        for (Player p = 0; p < 2; ++p) out[5 + p] = static_cast<float>(contribution(r, hand, p));
+    }
+
+    // ---- one hand ----
+    SPF_HD static bool is_bet(const Hand& hand, int i) { return ((hand.bets >> i) & 1u) != 0; }
+    SPF_HD static bool faces_bet(const Hand& hand) { return hand.bets != 0; }  // of a hand that goes on
+    SPF_HD static bool is_over(const Hand& hand) {
+        return hand.count == 3 || (hand.count == 2 && hand.bets != 2);  // all but check-bet end after two actions
+    }
+    SPF_HD static bool is_fold(const Hand& hand) {
+        return is_over(hand) && hand.bets != 0 && !is_bet(hand, hand.count - 1);
+    }
+    SPF_HD Player starter(int round) const { return rounds == 1 && rules == kCorrect ? 0 : (round + 1) % 2; }
+    SPF_HD Player actor(int round, int i) const { return (starter(round) + i) % 2; }
+    SPF_HD int contribution(int round, const Hand& hand, Player player) const {
+        int chips = 1;
+        for (int i = 0; i < hand.count; ++i) chips += actor(round, i) == player && is_bet(hand, i) ? 1 : 0;
+        return chips;
+    }
+    SPF_HD Player winner(const State& s, int round) const {
+        const Hand& hand = s.hands[round];
+        if (is_fold(hand)) return 1 - actor(round, hand.count - 1);
+        return hand.card[0] > hand.card[1] ? 0 : 1;
+    }
+    // Chips won (or lost) by the player in a completed round, and in all completed rounds.
+    SPF_HD int round_chips(const State& s, int round, Player player) const {
+        if (rules == kTextArena) return winner(s, round) == player ? 1 : -1;
+        const int won = winner(s, round) == player ? 1 : -1;
+        return won * contribution(round, s.hands[round], won > 0 ? 1 - player : player);
+    }
+    SPF_HD int chips(const State& s, Player player) const {
+        int total = 0;
+        for (int r = 0; r < s.round; ++r) total += round_chips(s, r, player);
+        return total;
+    }
+};
+static_assert(TurnGame<KuhnPoker>);
+
+}  // namespace spf
