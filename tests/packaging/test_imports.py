@@ -55,7 +55,11 @@ def test_package_keeps_the_contract(installed_layout: Path) -> None:
         ("play/planted.py", "import selfplay_fast.learn", "Arrows point down only"),
         ("records.py", "from selfplay_fast.play import *", "Arrows point down only"),
         ("newcomer.py", "import selfplay_fast.records", "Arrows point down only"),
-        ("recipes/planted.py", "from selfplay_fast.recipes import spiral", "Recipes do not import each other"),
+        (
+            "recipes/planted.py",
+            "from selfplay_fast.recipes import spiral",
+            "Recipes do not import each other",
+        ),
     ],
 )
 def test_a_planted_violation_is_found(installed_layout: Path, module: str, line: str, contract: str) -> None:
