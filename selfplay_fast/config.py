@@ -1,0 +1,136 @@
+"""Recipes by name, and their configurations as plain text and back.
+
+A recipe is a file `recipes/NAME.py` with a frozen dataclass `Config`, a table `PRESETS` and a function
+`train`; the file name is the registry.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import importlib
+import os
+import pkgutil
+import tempfile
+import types
+import typing
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+_RECIPES = "selfplay_fast.recipes"
+
+
+def nearest(word: str, known: Iterable[str]) -> str:
+    """`" (did you mean 'x'?)"` for the closest of `known`, or the empty string when nothing is close."""
+    names = list(known)
+    close = difflib.get_close_matches(word, names, n=1, cutoff=0.5)
+    close = close or [name for name in names if word and (name.startswith(word) or word.startswith(name))][:1]
+    return f" (did you mean {close[0]!r}?)" if close else ""
+
+
+def recipe_names() -> list[str]:
+    """The recipes that are installed, sorted."""
+    package = importlib.import_module(_RECIPES)
+    return sorted(m.name for m in pkgutil.iter_modules(package.__path__) if not m.name.startswith("_"))
+
+
+def load_recipe(name: str) -> types.ModuleType:
+    """The module of a recipe. Raises ValueError with the nearest name when there is none."""
+    names = recipe_names()
+    if name not in names:
+        raise ValueError(
+            f"unknown recipe {name!r}{nearest(name, names)}; there are: {', '.join(names) or 'none'}"
+        )
+    return importlib.import_module(f"{_RECIPES}.{name}")
+
+
+def config_to_dict(config: Any) -> dict[str, Any]:
+    """A configuration as plain values: tuples become lists, everything else stays."""
+    return {field.name: _plain(getattr(config, field.name)) for field in dataclasses.fields(config)}
+
+
+def config_from_dict(config_class: type, values: Mapping[str, Any], source: str = "config") -> Any:
+    """Build `config_class` from plain values; every field must be there and no other key.
+
+    Raises ValueError naming `source`, the key and the nearest right key, or the value and its right type.
+    """
+    if not isinstance(values, Mapping):
+        raise ValueError(f"{source}: expected 'key: value' lines, got {type(values).__name__}")
+    fields = {field.name for field in dataclasses.fields(config_class)}
+    for key in values:
+        if key not in fields:
+            raise ValueError(
+                f"{source}: unknown key {key!r}{nearest(str(key), sorted(fields - set(values)) or fields)}"
+            )
+    missing = [field.name for field in dataclasses.fields(config_class) if field.name not in values]
+    if missing:
+        raise ValueError(f"{source}: missing key {missing[0]!r}; add it, or start a new run")
+    hints = typing.get_type_hints(config_class)
+    return config_class(
+        **{key: _typed(value, hints[key], f"{source}: {key}") for key, value in values.items()}
+    )
+
+
+def write_atomic(path: Path, text: str) -> None:
+    """Replace the file's content in one step: a reader or a crash sees the old text or the new."""
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
+    try:
+        with os.fdopen(handle, "w", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        os.chmod(temporary, 0o644)
+        os.replace(temporary, path)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise
+
+
+def _plain(value: Any) -> Any:
+    return [_plain(item) for item in value] if isinstance(value, tuple | list) else value
+
+
+def _typed(value: Any, hint: Any, where: str) -> Any:
+    """Turn what a YAML file holds into what the field's annotation asks for, or say why not."""
+    origin, arguments = typing.get_origin(hint), typing.get_args(hint)
+    if origin in (typing.Union, types.UnionType):
+        return _typed_union(value, arguments, where)
+    if origin is typing.Literal:
+        if value in arguments:
+            return value
+        choices = ", ".join(map(repr, arguments))
+        raise ValueError(
+            f"{where}: {value!r} is not one of {choices}{nearest(str(value), map(str, arguments))}"
+        )
+    if origin is tuple:
+        if not isinstance(value, list | tuple):
+            raise ValueError(f"{where}: expected a list, got {value!r}")
+        kinds = arguments[:1] * len(value) if arguments[1:] == (...,) else arguments
+        if len(kinds) != len(value):
+            raise ValueError(f"{where}: expected {len(kinds)} values, got {len(value)}")
+        return tuple(_typed(item, kind, where) for item, kind in zip(value, kinds, strict=True))
+    if hint is float and isinstance(value, int | str) and not isinstance(value, bool):
+        try:
+            return float(value)  # YAML reads 1e-6 as text
+        except ValueError:
+            raise ValueError(f"{where}: expected a number, got {value!r}") from None
+    if hint in (int, float, str, bool):
+        if isinstance(value, hint) and not (hint is int and isinstance(value, bool)):
+            return value
+        raise ValueError(f"{where}: expected {hint.__name__}, got {value!r}")
+    return value
+
+
+def _typed_union(value: Any, kinds: tuple[Any, ...], where: str) -> Any:
+    if value is None and type(None) in kinds:
+        return None
+    problem = ValueError(f"{where}: no value")
+    for kind in kinds:
+        if kind is type(None):
+            continue
+        try:
+            return _typed(value, kind, where)
+        except ValueError as error:
+            problem = error
+    raise problem

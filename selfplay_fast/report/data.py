@@ -1,0 +1,85 @@
+"""Read what a run directory holds: its configuration, its metrics rows, its transcripts."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+CONFIG = "config.yaml"
+METRICS = "metrics.jsonl"
+EPISODES = "episodes"
+CHECKPOINTS = "checkpoints"
+TENSORBOARD = "tensorboard"
+REPORT = "report.html"
+
+Row = dict[str, Any]
+
+
+def read_config(run_dir: Path) -> dict[str, Any]:
+    """`config.yaml` as a dictionary with at least `recipe` and `config`. ValueError when there is none."""
+    path = run_dir / CONFIG
+    if not run_dir.is_dir():
+        raise ValueError(f"no run at {run_dir}: there is no such folder")
+    if not path.is_file():
+        raise ValueError(f"no run at {run_dir}: it has no {CONFIG}")
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ValueError(f"{path}: not valid YAML ({' '.join(str(error).split())})") from None
+    if not isinstance(content, dict):
+        raise ValueError(f"{path}: expected 'key: value' lines")
+    for key in ("recipe", "config"):
+        if key not in content:
+            raise ValueError(f"{path}: missing key {key!r}")
+    return content
+
+
+def read_metrics(run_dir: Path) -> list[Row]:
+    """The rows of `metrics.jsonl`, oldest first, one per step.
+
+    Rows of one step are joined (later values win). A last line cut short by a crash is left out; a broken
+    line before it raises ValueError naming the line.
+    """
+    path = run_dir / METRICS
+    if not path.exists():
+        return []
+    lines = path.read_bytes().split(b"\n")
+    by_step: dict[int, Row] = {}
+    for number, line in enumerate(lines, start=1):
+        if not line.strip():
+            continue
+        try:
+            row = json.loads(line)
+            step = int(row["step"])
+        except (ValueError, KeyError, TypeError):
+            if number == len(lines):  # no newline after it: half-written when the process died
+                break
+            raise ValueError(f"{path}, line {number}: not a metrics row; remove the line") from None
+        by_step.setdefault(step, {}).update(row)
+    return [by_step[step] for step in sorted(by_step)]
+
+
+def episode_files(run_dir: Path) -> list[tuple[int, Path]]:
+    """(step, file) of the transcripts, by step."""
+    files = []
+    for path in (run_dir / EPISODES).glob("step-*.jsonl"):
+        if match := re.fullmatch(r"step-(\d+)\.jsonl", path.name):
+            files.append((int(match[1]), path))
+    return sorted(files)
+
+
+def read_episodes(path: Path) -> Iterator[dict[str, Any]]:
+    """The transcripts of one file; lines that are not JSON objects are left out."""
+    with path.open(encoding="utf-8", errors="replace") as file:
+        for line in file:
+            try:
+                episode = json.loads(line)
+            except ValueError:
+                continue
+            if isinstance(episode, dict):
+                yield episode

@@ -1,0 +1,126 @@
+"""What a run changed: for every game, each measure at the start and at the end."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+_ORDER = (
+    "legal_rate",
+    "return/",
+    "score_vs_",
+    "nash_conv",
+)  # the order of the table; the rest follows by name
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Change:
+    """One measure of one game: its first and its last known value."""
+
+    game: str  # "kuhn_poker"
+    key: str  # "score_vs_random"
+    label: str  # "score vs random"
+    before: float | None
+    after: float | None  # None while there is only one value
+    before_step: int
+    after_step: int
+    before_error: float | None = None  # standard errors, where the run logged them
+    after_error: float | None = None
+
+    @property
+    def better(self) -> bool | None:
+        """Whether the change is in the right direction; None for measures that have no right direction."""
+        if self.before is None or self.after is None or self.before == self.after:
+            return None
+        if self.key.startswith("nash_conv"):
+            return self.after < self.before
+        if self.key == "legal_rate" or "_vs_" in self.key:
+            return self.after > self.before
+        return None
+
+
+def number(value: Any) -> float | None:
+    """A finite number, or None: what a metrics row holds may be missing, null or not a number."""
+    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+        return None
+    return float(value)
+
+
+def is_error(key: str) -> bool:
+    """Whether a metric is the standard error of another one."""
+    return key.endswith(("_se", "_stderr"))
+
+
+def games(rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    """The games that the rows speak of, in order of appearance."""
+    found: dict[str, None] = {}
+    for row in rows:
+        for key in row:
+            game, slash, rest = key.partition("/")
+            if slash and (rest in ("legal_rate", "nash_conv") or rest.startswith(("return/", "score_vs_"))):
+                found[game] = None
+    return list(found)
+
+
+def label(key: str) -> str:
+    """A measure's name for people: `return/player_0` -> `return, player 0`."""
+    words = (
+        key.replace("_vs_", " vs ").replace("legal_rate", "legal replies").replace("nash_conv", "NashConv")
+    )
+    return words.replace("/", ", ").replace("_", " ")
+
+
+def format_value(key: str, value: float | None, error: float | None = None) -> str:
+    """A value as shown in tables: rates as percentages, a dash for what is unknown."""
+    if value is None:
+        return "–"
+    if key.endswith(("_rate", "_mass")):
+        # 0.9996 must not read "100.0 %": a rate is rounded towards the worse side
+        return f"{math.floor(value * 1000 + 1e-9) / 10:.1f} %"
+    text = f"{value:+.3f}" if key.startswith("return/") or "_vs_" in key else f"{value:.3f}"
+    return f"{text} ± {error:.3f}" if error is not None else text
+
+
+def changes(rows: Sequence[Mapping[str, Any]]) -> list[Change]:
+    """First and last value of every measure of every game, in the order of the closing table."""
+    result = []
+    for game in games(rows):
+        keys = {key.partition("/")[2]: None for row in rows for key in row if key.startswith(f"{game}/")}
+        for key in sorted((key for key in keys if not is_error(key)), key=_rank):
+            name = f"{game}/{key}"
+            known = [row for row in rows if number(row.get(name)) is not None]
+            if not known:
+                continue
+            first, last = known[0], known[-1]
+            result.append(
+                Change(
+                    game=game,
+                    key=key,
+                    label=label(key),
+                    before=number(first[name]),
+                    after=number(last[name]) if last is not first else None,
+                    before_step=int(first["step"]),
+                    after_step=int(last["step"]),
+                    before_error=_error(first, name),
+                    after_error=_error(last, name),
+                )
+            )
+    return result
+
+
+def headline(changes_: Sequence[Change]) -> list[Change]:
+    """The measures that the closing table in the terminal shows."""
+    return [
+        c for c in changes_ if c.key in ("legal_rate", "nash_conv") or "return/" in c.key or "_vs_" in c.key
+    ]
+
+
+def _error(row: Mapping[str, Any], name: str) -> float | None:
+    errors = [number(row.get(name + ending)) for ending in ("_se", "_stderr")]
+    return next((error for error in errors if error is not None), None)
+
+
+def _rank(key: str) -> tuple[int, str]:
+    return next((i for i, prefix in enumerate(_ORDER) if key.startswith(prefix)), len(_ORDER)), key

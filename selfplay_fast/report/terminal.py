@@ -1,0 +1,226 @@
+"""What a run shows in the terminal: a live line while it works, a table when it is done."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from rich import box
+from rich.console import Console, Group, RenderableType
+from rich.live import Live
+from rich.markup import escape
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    ProgressColumn,
+    SpinnerColumn,
+    Task,
+    TextColumn,
+    TimeElapsedColumn,
+)
+from rich.table import Table
+from rich.text import Text
+
+from .summary import Change, changes, format_value, games, headline, number
+
+_PLAIN_INTERVAL_S = 15.0  # between two lines when stderr is a file
+
+
+class _Remaining(ProgressColumn):
+    """Time left at the average speed of the last steps, hours hidden until needed."""
+
+    def render(self, task: Task) -> Text:
+        seconds = task.time_remaining
+        if task.finished or seconds is None:
+            return Text("eta  --:--" if not task.finished else "", style="progress.remaining")
+        minutes, second = divmod(int(seconds), 60)
+        hour, minute = divmod(minutes, 60)
+        clock = f"{hour}:{minute:02d}:{second:02d}" if hour else f"{minute:02d}:{second:02d}"
+        return Text(f"eta {clock:>6}", style="progress.remaining")
+
+
+class Display:
+    """Live progress on stderr: bar, step, time, time left and the latest metrics.
+
+    On anything but a terminal it writes one plain line at the start, at the end and every 15 seconds between.
+    """
+
+    def __init__(self, console: Console | None = None) -> None:
+        self._console = console or Console(stderr=True, highlight=False)
+        self._live: Live | None = None
+        self._progress: Progress | None = None
+        self._task: Any = None
+        self._latest: dict[str, float] = {}
+        self._status = ""
+        self._last_line = 0.0
+        self._started = 0.0
+
+    def status(self, text: str) -> None:
+        """Say what is being done now."""
+        self._status = text
+        if not self._console.is_terminal:
+            self._console.print(escape(text))
+            return
+        self._start_live()
+        self._refresh()
+
+    def begin(self, total: int, done: int) -> None:
+        """Start the bar at `done` of `total` steps."""
+        self._status = ""
+        self._started = time.monotonic()
+        self._progress = Progress(
+            SpinnerColumn(),
+            TextColumn("step"),
+            BarColumn(bar_width=None),
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+            _Remaining(),
+            console=self._console,
+            expand=True,
+            speed_estimate_period=60,
+        )
+        self._task = self._progress.add_task("", total=total, completed=done)
+        if self._console.is_terminal:
+            self._start_live()
+            self._refresh()
+
+    def advance(self, step: int) -> None:
+        """Step `step` is done."""
+        if self._progress is None:
+            return
+        self._progress.update(self._task, completed=step)
+        self._refresh()
+        self._plain_line(step)
+
+    def metrics(self, row: Mapping[str, float | None]) -> None:
+        """Remember the newest value of every metric; None (not a number) is shown as such."""
+        self._latest.update({key: float("nan") if value is None else value for key, value in row.items()})
+        self._refresh()
+
+    def stop(self) -> None:
+        """End the live display; what it showed last stays on the screen. Safe to call twice."""
+        if self._live is not None:
+            live, self._live = self._live, None
+            self._status = ""
+            with contextlib.suppress(OSError):
+                live.update(self._render(), refresh=True)
+                live.stop()
+        self._progress = None
+
+    def _start_live(self) -> None:
+        if self._live is None:
+            self._live = Live(
+                self._render(),
+                console=self._console,
+                refresh_per_second=4,
+                redirect_stdout=True,
+                redirect_stderr=True,
+            )
+            self._live.start()
+
+    def _refresh(self) -> None:
+        if self._live is not None:
+            self._live.update(self._render())
+
+    def _render(self) -> RenderableType:
+        parts: list[RenderableType] = []
+        if self._status:
+            parts.append(Text(f"… {self._status}", style="cyan"))
+        if self._progress is not None:
+            parts.append(self._progress)
+        if self._latest:
+            parts.extend(self._metric_lines())
+        return Group(*parts)
+
+    def _metric_lines(self) -> list[RenderableType]:
+        lines: list[RenderableType] = []
+        common = _common_metrics(self._latest)
+        if common:
+            lines.append(Text("  " + "   ".join(common), style="dim", overflow="ellipsis", no_wrap=True))
+        names = games([self._latest])
+        width = max((len(name) for name in names), default=0)
+        for name in names:
+            values = "  ".join(_game_metrics(self._latest, name))
+            lines.append(
+                Text.assemble(
+                    ("  " + name.ljust(width), "bold"), "  ", values, overflow="ellipsis", no_wrap=True
+                )
+            )
+        return lines
+
+    def _plain_line(self, step: int) -> None:
+        if self._console.is_terminal or self._progress is None:
+            return
+        task = self._progress.tasks[0]
+        now = time.monotonic()
+        if step < (task.total or 0) and self._last_line and now - self._last_line < _PLAIN_INTERVAL_S:
+            return
+        self._last_line = now
+        parts = [
+            f"step {step}/{int(task.total or 0)}",
+            f"{now - self._started:.0f} s",
+            *_common_metrics(self._latest),
+        ]
+        parts += [f"{name}: {', '.join(_game_metrics(self._latest, name))}" for name in games([self._latest])]
+        self._console.print(escape(" | ".join(parts)), soft_wrap=True)
+
+
+def _common_metrics(row: Mapping[str, float]) -> list[str]:
+    shown = []
+    for key, name in (("loss", "loss"), ("entropy", "entropy"), ("grad_norm", "grad norm")):
+        if key in row:
+            shown.append(f"{name} {row[key]:.3g}")
+    if number(row.get("tokens_per_s")) is not None:
+        shown.append(f"{row['tokens_per_s']:,.0f} tokens/s")
+    return shown
+
+
+def _game_metrics(row: Mapping[str, float], game: str) -> list[str]:
+    shown = []
+    for key, value in row.items():
+        name = key.removeprefix(f"{game}/")
+        if name == key or not (
+            name in ("legal_rate", "nash_conv") or name.startswith(("return/", "score_vs_"))
+        ):
+            continue
+        if name.endswith(("_se", "_stderr")):
+            continue
+        short = {"legal_rate": "legal", "nash_conv": "NashConv"}.get(name)
+        short = short or name.replace("return/", "return ").replace("score_vs_", "vs ").replace("_", " ")
+        shown.append(f"{short} {format_value(name, number(value))}")
+    return shown
+
+
+def closing_table(rows: Sequence[Mapping[str, Any]], title: str = "") -> Table:
+    """Per game, every headline measure before and after."""
+    table = Table(
+        title=title or None, box=box.SIMPLE_HEAD, title_justify="left", title_style="bold", pad_edge=False
+    )
+    table.add_column("game", style="bold", no_wrap=True)
+    table.add_column("measure", no_wrap=True)
+    steps = [int(row["step"]) for row in rows]
+    table.add_column(f"before (step {steps[0]})" if steps else "before", justify="right")
+    table.add_column(f"after (step {steps[-1]})" if len(steps) > 1 else "after", justify="right")
+    table.add_column("", width=1)
+    previous = ""
+    for change in headline(changes(rows)):
+        if previous and change.game != previous:
+            table.add_section()
+        table.add_row(
+            escape(change.game) if change.game != previous else "",
+            escape(change.label),
+            format_value(change.key, change.before, change.before_error),
+            format_value(change.key, change.after, change.after_error),
+            _arrow(change),
+        )
+        previous = change.game
+    return table
+
+
+def _arrow(change: Change) -> Text:
+    if change.better is None or change.after is None or change.before is None:
+        return Text("")
+    return Text("▲" if change.after > change.before else "▼", style="green" if change.better else "red")

@@ -1,0 +1,278 @@
+"""A run is a directory: configuration, metrics, transcripts, checkpoints and, at the end, a report.
+
+    run = Run.create("spiral", config)
+    for step in run.steps(config.steps):
+        run.log(step, metrics, episodes)
+    run.finish()
+
+Everything written is complete after each call, so a killed run continues from its last checkpoint.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import time
+import traceback
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+from rich.console import Console
+
+from . import config as configs
+from .records import Episode, episode_to_json
+from .report import data, write_report
+from .report.terminal import Display, closing_table
+
+TRANSCRIPTS_PER_GAME = 4  # of each step, so that a run stays small
+TRANSCRIPT_BYTES = 2_000_000  # of each step
+ERROR_LOG = "error.txt"
+
+
+class Run:
+    """A run directory being written. Make one with `Run.create` or `Run.resume`."""
+
+    def __init__(self, directory: Path, recipe: str, config: Any, *, tensorboard: bool = False) -> None:
+        self.directory = directory
+        self.recipe = recipe
+        self.config = config
+        self.display = Display()
+        self._tensorboard = tensorboard
+        self._writer: Any = None
+        self._began = time.monotonic()
+        self._step = 0
+
+    @classmethod
+    def create(
+        cls, recipe: str, config: Any, directory: Path | None = None, *, tensorboard: bool = False
+    ) -> Run:
+        """Start a new run directory (default `runs/RECIPE-date-time`) and write its `config.yaml`.
+
+        Raises ValueError when the directory already holds something or cannot be written.
+        """
+        named = directory is not None
+        directory = Path(directory) if directory is not None else _default_directory(recipe)
+        if directory.exists() and not directory.is_dir():
+            raise ValueError(f"run folder {directory} is a file; name another one")
+        if directory.is_dir() and any(directory.iterdir()):
+            hint = (
+                f"continue it with --resume {directory}"
+                if (directory / data.CONFIG).exists()
+                else "it is not empty"
+            )
+            raise ValueError(f"run folder {directory} already exists: {hint}, or name another one")
+        run = cls(directory, recipe, config, tensorboard=tensorboard)
+        try:
+            directory.mkdir(parents=True, exist_ok=named)
+            run._write_config()
+            run.checkpoints.mkdir()
+            (directory / data.EPISODES).mkdir()
+        except OSError as error:
+            raise ValueError(f"cannot write the run folder {directory}: {_reason(error)}") from None
+        return run
+
+    @classmethod
+    def resume(cls, directory: Path) -> Run:
+        """Open a run directory again, with the configuration it was started with.
+
+        Raises ValueError when there is no run, or its `config.yaml` does not fit the recipe (naming the key).
+        """
+        directory = Path(directory)
+        content = data.read_config(directory)
+        recipe = configs.load_recipe(content["recipe"])
+        config = configs.config_from_dict(recipe.Config, content["config"], str(directory / data.CONFIG))
+        run = cls(directory, content["recipe"], config, tensorboard=bool(content.get("tensorboard", False)))
+        try:
+            run.checkpoints.mkdir(exist_ok=True)
+            (directory / data.EPISODES).mkdir(exist_ok=True)
+        except OSError as error:
+            raise ValueError(f"cannot write the run folder {directory}: {_reason(error)}") from None
+        return run
+
+    @property
+    def checkpoints(self) -> Path:
+        """The folder of the checkpoints."""
+        return self.directory / data.CHECKPOINTS
+
+    def replace_config(self, config: Any) -> None:
+        """Go on with another configuration (a longer run), and write it down."""
+        self.config = config
+        self._write_config()
+
+    def status(self, text: str) -> None:
+        """Show what is being done before, between or after the steps."""
+        self.display.status(text)
+
+    def steps(self, total: int, start: int = 0) -> Iterator[int]:
+        """Yield `start + 1 … total`, showing progress; a step is done when the next one is asked for."""
+        self.display.begin(total, start)
+        self._step = start
+        for step in range(start + 1, total + 1):
+            yield step
+            self._step = step
+            self.display.advance(step)
+
+    def log(
+        self,
+        step: int,
+        metrics: Mapping[str, float],
+        episodes: Sequence[Episode] = (),
+        advantages: Sequence[Sequence[float]] | None = None,
+    ) -> None:
+        """Append one row to `metrics.jsonl` and a sample of `episodes` as readable transcripts.
+
+        Values are anything `float` takes; what is not finite is written as null. `advantages[i]` holds one
+        number per turn of `episodes[i]`. The row is on the disk when this returns. Raises OSError naming the
+        run folder when it cannot be written (a full disk); earlier rows stay good.
+        """
+        if advantages is not None and len(advantages) != len(episodes):
+            raise ValueError(
+                f"log: {len(advantages)} advantages for {len(episodes)} episodes; give one list for each"
+            )
+        row: dict[str, Any] = {"step": int(step), "time_s": round(self._elapsed(), 3)}
+        row.update({key: _number(value) for key, value in metrics.items()})
+        try:
+            self._append(json.dumps(row, allow_nan=False) + "\n")
+            if episodes:
+                self._write_episodes(step, episodes, advantages)
+            self._write_tensorboard(step, row)
+        except OSError as error:
+            message = f"cannot write to {self.directory}: {_reason(error)}; nothing logged so far is lost"
+            raise OSError(error.errno, message) from error
+        self.display.metrics({key: value for key, value in row.items() if key not in ("step", "time_s")})
+
+    def truncate(self, step: int) -> None:
+        """Forget rows and transcripts of later steps than `step`, to go on from its checkpoint."""
+        rows = [row for row in data.read_metrics(self.directory) if row["step"] <= step]
+        text = "".join(json.dumps(row, allow_nan=False) + "\n" for row in rows)
+        configs.write_atomic(self.directory / data.METRICS, text)
+        for number, path in data.episode_files(self.directory):
+            if number > step:
+                path.unlink()
+        self._step = step
+        self._began = time.monotonic() - (rows[-1].get("time_s") or 0.0 if rows else 0.0)
+
+    def fail(self, error: BaseException) -> None:
+        """Close what is open after an error and keep the traceback in `error.txt`; the run can be resumed."""
+        self._close()
+        if isinstance(error, KeyboardInterrupt):
+            return
+        try:
+            text = "".join(traceback.format_exception(error))
+            configs.write_atomic(self.directory / ERROR_LOG, text)
+        except OSError:
+            pass  # the disk may be what failed; the error itself is on its way to the user
+
+    def finish(self) -> Path:
+        """Write `report.html`, print the closing table with its path, and return the path."""
+        self._close()
+        (self.directory / ERROR_LOG).unlink(missing_ok=True)
+        report = write_report(self.directory)
+        console = Console(highlight=False)
+        rows = data.read_metrics(self.directory)
+        if rows:
+            console.print(closing_table(rows))
+        console.print(f"report: {report}", markup=False, soft_wrap=True)
+        return report
+
+    def _elapsed(self) -> float:
+        return time.monotonic() - self._began
+
+    def _close(self) -> None:
+        self.display.stop()
+        if self._writer is not None:
+            self._writer.close()
+            self._writer = None
+
+    def _write_config(self) -> None:
+        from importlib.metadata import version
+
+        content = {
+            "recipe": self.recipe,
+            "version": version("selfplay-fast"),
+            "tensorboard": self._tensorboard,
+        }
+        content["config"] = configs.config_to_dict(self.config)
+        text = yaml.safe_dump(content, sort_keys=False, allow_unicode=True, width=110)
+        configs.write_atomic(self.directory / data.CONFIG, text)
+
+    def _append(self, line: str) -> None:
+        path = self.directory / data.METRICS
+        with path.open("ab") as file:
+            size = file.tell()
+            try:
+                file.write(line.encode())
+                file.flush()
+                os.fsync(file.fileno())
+            except OSError:
+                os.truncate(path, size)  # a full disk may have taken half of the line
+                raise
+
+    def _write_episodes(
+        self, step: int, episodes: Sequence[Episode], advantages: Sequence[Sequence[float]] | None
+    ) -> None:
+        lines: list[str] = []
+        size = 0
+        for i in _sample([episode.game for episode in episodes]):
+            readable = episode_to_json(episodes[i], None if advantages is None else advantages[i])
+            line = json.dumps(_finite(readable), ensure_ascii=False, allow_nan=False)
+            size += len(line)
+            if lines and size > TRANSCRIPT_BYTES:
+                break
+            lines.append(line.encode("utf-8", "replace").decode() + "\n")
+        configs.write_atomic(self.directory / data.EPISODES / f"step-{step:06d}.jsonl", "".join(lines))
+
+    def _write_tensorboard(self, step: int, row: Mapping[str, Any]) -> None:
+        if not self._tensorboard:
+            return
+        if self._writer is None:
+            from torch.utils.tensorboard import SummaryWriter
+
+            self._writer = SummaryWriter(str(self.directory / data.TENSORBOARD), purge_step=step)
+        for key, value in row.items():
+            if key != "step" and value is not None:
+                self._writer.add_scalar(key, value, step)
+        self._writer.flush()
+
+
+def _default_directory(recipe: str) -> Path:
+    base = Path("runs") / f"{recipe}-{time.strftime('%Y%m%d-%H%M%S')}"
+    candidates = [base, *(base.with_name(f"{base.name}-{i}") for i in range(2, 1000))]
+    return next(path for path in candidates if not path.exists())
+
+
+def _reason(error: OSError) -> str:
+    return (error.strerror or str(error)).lower()
+
+
+def _number(value: Any) -> int | float | None:
+    if isinstance(value, int) and not isinstance(value, bool):
+        return value
+    result = float(value)
+    return result if math.isfinite(result) else None
+
+
+def _finite(value: Any) -> Any:
+    """The same JSON value with null for every number that JSON does not have."""
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, Mapping):
+        return {str(key): _finite(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(item) for item in value]
+    return value
+
+
+def _sample(games: Sequence[str]) -> list[int]:
+    """Indices of a few episodes of every game, spread evenly over the step's."""
+    by_game: dict[str, list[int]] = {}
+    for i, game in enumerate(games):
+        by_game.setdefault(game, []).append(i)
+    chosen = []
+    for group in by_game.values():
+        count = min(TRANSCRIPTS_PER_GAME, len(group))
+        chosen += [group[i * len(group) // count] for i in range(count)]
+    return chosen
