@@ -1,0 +1,74 @@
+"""Scores against fixed opponents, both seats."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+from selfplay_fast import games, solvers
+from selfplay_fast.play import InvalidRewards, play_games
+from selfplay_fast.policies import Policy, RandomPolicy, TabularPlayer
+from selfplay_fast.policies.streams import derive_seed
+from selfplay_fast.records import Episode, Sampling
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Score:
+    """Mean return, its standard error, the share of games not lost and the legal-reply rate, for one seat."""
+
+    mean: float
+    error: float
+    not_lost: float
+    legal_rate: float
+    episodes: int
+
+
+def _score(episodes: list[Episode], role: str) -> Score:
+    returns = np.array([episode.returns[role] for episode in episodes])
+    own = [turn.refusal is None for episode in episodes for turn in episode.turns if turn.ask.role == role]
+    return Score(
+        mean=float(returns.mean()),
+        error=float(returns.std(ddof=1) / np.sqrt(len(returns))) if len(returns) > 1 else float("nan"),
+        not_lost=float((returns >= 0).mean()),
+        legal_rate=float(np.mean(own)) if own else 1.0,
+        episodes=len(episodes),
+    )
+
+
+def score_against(
+    policy: Policy, opponent: Policy, game: str, *, episodes: int, seed: int, sampling: Sampling | None = None
+) -> list[Score]:
+    """``episodes`` games in each seat of a two-player game: the scores of ``policy`` by seat.
+
+    A refused reply loses the game (-1 / +1), as in SPIRAL's evaluation.
+    """
+    if games.describe(game).num_players != 2:
+        raise ValueError(
+            f"game: score_against needs two players, {game!r} has {games.describe(game).num_players}"
+        )
+    scores = []
+    for seat in range(2):
+        cast: Mapping[str, Policy] = {f"player_{seat}": policy, f"player_{1 - seat}": opponent}
+        played = play_games(
+            cast,
+            games=[game],
+            episodes=episodes,
+            seed=derive_seed(seed, seat),
+            sampling=sampling,
+            invalid=InvalidRewards(offender=-1.0, others=1.0),
+        )
+        scores.append(_score(played, f"player_{seat}"))
+    return scores
+
+
+def fixed_opponents(game: str) -> dict[str, Policy]:
+    """The yardsticks of a game: "random" always, "perfect" or "equilibrium" where a solver affords it."""
+    opponents: dict[str, Policy] = {"random": RandomPolicy()}
+    about = games.describe(game)
+    if about.name == "tic_tac_toe" and about.options["size"] == 3:
+        opponents["perfect"] = TabularPlayer(solvers.optimal_policy(game))
+    elif solvers.is_enumerable(game) and not about.perfect_information:
+        opponents["equilibrium"] = TabularPlayer(solvers.cfr(game, 2000))
+    return opponents

@@ -1,0 +1,69 @@
+"""Every evaluation of a policy on a list of games, as flat metrics."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from selfplay_fast import solvers
+from selfplay_fast.evaluate.exploitability import exploitability
+from selfplay_fast.evaluate.scores import fixed_opponents, score_against
+from selfplay_fast.play import play_games, self_play
+from selfplay_fast.policies import Policy
+from selfplay_fast.policies.streams import derive_seed
+from selfplay_fast.records import Episode, Sampling
+
+
+def episode_metrics(episodes: Sequence[Episode]) -> dict[str, float]:
+    """``<game>/legal_rate`` over turns, ``<game>/return/<role>``, ``<game>/turns`` of self-play episodes."""
+    metrics: dict[str, float] = {}
+    for game in dict.fromkeys(episode.game for episode in episodes):
+        played = [episode for episode in episodes if episode.game == game]
+        turns = [turn for episode in played for turn in episode.turns]
+        metrics[f"{game}/legal_rate"] = float(np.mean([turn.refusal is None for turn in turns]))
+        metrics[f"{game}/turns"] = len(turns) / len(played)
+        for role in played[0].returns:
+            metrics[f"{game}/return/{role}"] = float(np.mean([episode.returns[role] for episode in played]))
+    return metrics
+
+
+def evaluate_policy(
+    policy: Policy,
+    games: Sequence[str],
+    *,
+    episodes: int,
+    seed: int,
+    sampling: Sampling,
+    self_play_sampling: Sampling | None = None,
+) -> dict[str, float]:
+    """Scores against the fixed opponents of each game (``episodes`` per seat) and exact NashConv where small.
+
+    Names: ``<game>/score_vs_<opponent>`` with ``…_error`` (mean of both seats), ``…_first`` and ``…_second`` by
+    seat, ``<game>/not_lost_vs_<opponent>_first`` …, ``<game>/nash_conv``, ``<game>/scored_mass``, and of as many
+    self-play games (drawn with ``self_play_sampling``, default ``sampling``) those of `episode_metrics`.
+    """
+    metrics: dict[str, float] = {}
+    metrics |= episode_metrics(
+        play_games(
+            self_play(policy),
+            games=games,
+            episodes=episodes * len(games),
+            seed=derive_seed(seed, -1),
+            sampling=self_play_sampling or sampling,
+        )
+    )
+    for g, game in enumerate(games):
+        for name, opponent in fixed_opponents(game).items():
+            first, second = score_against(
+                policy, opponent, game, episodes=episodes, seed=derive_seed(seed, g), sampling=sampling
+            )
+            key = f"{game}/score_vs_{name}"
+            metrics[key] = (first.mean + second.mean) / 2
+            metrics[f"{key}_error"] = (first.error**2 + second.error**2) ** 0.5 / 2
+            for label, seat in (("first", first), ("second", second)):
+                metrics[f"{key}_{label}"] = seat.mean
+                metrics[f"{game}/not_lost_vs_{name}_{label}"] = seat.not_lost
+        if solvers.is_enumerable(game):
+            metrics |= {f"{game}/{name}": value for name, value in exploitability(policy, game).items()}
+    return metrics

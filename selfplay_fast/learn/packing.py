@@ -1,0 +1,77 @@
+"""Episodes with advantages -> one flat batch of token sequences, each trained token with its role's advantage."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from selfplay_fast.records import Episode, FloatArray, IntArray
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class TokenBatch:
+    """N samples. Per-token arrays cover the completion tokens of all samples, concatenated: [T].
+
+    ``sequences[n]`` is prompt and completion; ``first[n]`` where the completion begins; ``offsets`` [N + 1] cuts
+    the per-token arrays by sample. ``weights`` already hold the loss's normaliser.
+    """
+
+    sequences: Sequence[IntArray]
+    first: NDArray[np.int64]
+    offsets: NDArray[np.int64]
+    advantages: FloatArray
+    weights: FloatArray
+    sampler_logprobs: FloatArray
+    temperature: float
+
+    @property
+    def num_samples(self) -> int:
+        return len(self.sequences)
+
+    @property
+    def num_tokens(self) -> int:
+        """All tokens, prompts counted every time."""
+        return sum(len(sequence) for sequence in self.sequences)
+
+
+def pack(
+    episodes: Sequence[Episode],
+    advantages: Sequence[Sequence[float]],
+    *,
+    token_normaliser: float,
+    skip_zero_advantages: bool = True,
+) -> TokenBatch:
+    """Every turn that a language model said is one sample: prompt masked, all sampled reply tokens trained.
+
+    SPIRAL's objective is (1/N) sum over samples of (sum over tokens of the loss) / ``token_normaliser``, a
+    constant (Dr. GRPO, arXiv 2503.20783), so each token's weight is 1 / (N token_normaliser). Samples whose
+    advantage is exactly 0 are left out of the tokens but counted in N.
+    """
+    turns = [
+        (turn, advantage)
+        for episode, row in zip(episodes, advantages, strict=True)
+        for turn, advantage in zip(episode.turns, row, strict=True)
+        if len(turn.reply.tokens)
+    ]
+    if not turns:
+        raise ValueError("episodes: none has a turn said by a language model, there is nothing to train on")
+    temperatures = {turn.ask.sampling.temperature or 1.0 for turn, _ in turns}
+    if len(temperatures) > 1:
+        raise ValueError(
+            f"episodes: sampled at different temperatures {sorted(temperatures)}; pack them apart"
+        )
+    kept = [(t, a) for t, a in turns if a != 0 or not skip_zero_advantages] or turns[:1]
+    lengths = np.array([len(turn.reply.tokens) for turn, _ in kept], np.int64)
+    mask = np.concatenate([turn.reply.train_mask for turn, _ in kept])
+    return TokenBatch(
+        sequences=[turn.reply.context for turn, _ in kept],
+        first=np.array([len(t.reply.context) - len(t.reply.tokens) for t, _ in kept], np.int64),
+        offsets=np.concatenate([[0], np.cumsum(lengths)]),
+        advantages=np.repeat(np.array([a for _, a in kept], np.float32), lengths),
+        weights=(mask / (len(turns) * token_normaliser)).astype(np.float32),
+        sampler_logprobs=np.concatenate([turn.reply.logprobs for turn, _ in kept]),
+        temperature=temperatures.pop(),
+    )

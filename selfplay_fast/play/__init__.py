@@ -1,0 +1,17 @@
+"""Tables (games, dialogues) and the scheduler that turns them into episodes."""
+
+from selfplay_fast.play.dialogue_table import DialogueTable, Outcome
+from selfplay_fast.play.game_table import GameTable, InvalidRewards
+from selfplay_fast.play.scheduler import Cast, Table, play, play_games, self_play
+
+__all__ = [
+    "Cast",
+    "DialogueTable",
+    "GameTable",
+    "InvalidRewards",
+    "Outcome",
+    "Table",
+    "play",
+    "play_games",
+    "self_play",
+]

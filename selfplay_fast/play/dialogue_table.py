@@ -1,0 +1,126 @@
+"""A table of dialogues: a protocol written as a generator that reads like its paper.
+
+    def protocol(prompt):
+        attack = yield Ask(role="attacker", append=prompt, key=NO_KEY)
+        answers = yield [Ask(role="defender", append=attack.text, key=NO_KEY) for _ in range(3)]
+        return Outcome(returns={"attacker": ..., "defender": ...})
+
+Thousands of generators run at the same time; the scheduler batches whatever they have pending.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Generator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from selfplay_fast.records import Ask, Episode, Key, Reply, Turn
+
+Protocol = Generator["Ask | Sequence[Ask]", Any, "Outcome"]
+NO_KEY = Key(0, 0, 0)  # the table puts (seed, episode, turn) in its place
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Outcome:
+    """What a dialogue is worth: ``returns`` by role, ``rewards`` by turn index if any, ``kept`` for the record."""
+
+    returns: Mapping[str, float]
+    rewards: Mapping[int, float] = field(default_factory=dict)
+    kept: Mapping[str, Any] = field(default_factory=dict)
+
+
+class _Dialogue:
+    """One running generator: what it waits for and what has been said."""
+
+    def __init__(self, generator: Protocol) -> None:
+        self.generator = generator
+        self.turns: list[tuple[Ask, Reply]] = []
+        self.single = True
+        self.pending: list[Ask] = []
+        self.outcome: Outcome | None = None
+
+    def advance(self, value: Any, key: Callable[[int], Key]) -> None:
+        try:
+            wanted = self.generator.send(value)
+        except StopIteration as stop:
+            if not isinstance(stop.value, Outcome):
+                raise TypeError(
+                    f"a protocol must return an Outcome, got {type(stop.value).__name__}"
+                ) from None
+            self.outcome, self.pending = stop.value, []
+            return
+        self.single = isinstance(wanted, Ask)
+        asks = [wanted] if isinstance(wanted, Ask) else list(wanted)
+        if not all(isinstance(ask, Ask) for ask in asks):
+            raise TypeError("a protocol must yield an Ask or a sequence of Asks")
+        first = len(self.turns)
+        self.pending = [dataclasses.replace(ask, key=key(first + i)) for i, ask in enumerate(asks)]
+
+    def receive(self, replies: Sequence[Reply]) -> Any:
+        """Record the replies; what the generator is sent: a Reply, a list for n > 1, a list of those for many asks."""
+        groups: list[Any] = []
+        start = 0
+        for ask in self.pending:
+            part = list(replies[start : start + ask.n])
+            start += ask.n
+            self.turns += [(ask, reply) for reply in part]
+            groups.append(part[0] if ask.n == 1 else part)
+        return groups[0] if self.single else groups
+
+
+class DialogueTable:
+    """Runs ``protocol(item)`` for every item; the episode of item i has index i."""
+
+    def __init__(
+        self, protocol: Callable[[Any], Protocol], items: Sequence[Any], *, seed: int, name: str = ""
+    ) -> None:
+        self.name = name or getattr(protocol, "__name__", "dialogue")
+        self.seed = seed
+        self._dialogues = [_Dialogue(protocol(item)) for item in items]
+        self._finished: list[Episode] = []
+        self._running: dict[int, _Dialogue] = {}
+        for index, dialogue in enumerate(self._dialogues):
+            self._running[index] = dialogue
+            self._advance(index, None)
+
+    def _advance(self, index: int, value: Any) -> None:
+        dialogue = self._running[index]
+        dialogue.advance(value, lambda turn: Key(self.seed, index, turn))
+        while dialogue.outcome is None and not dialogue.pending:  # an empty list of asks is answered at once
+            dialogue.advance([], lambda turn: Key(self.seed, index, turn))
+        if dialogue.outcome is not None:
+            del self._running[index]
+            self._finished.append(self._episode(index, dialogue, dialogue.outcome))
+
+    def _episode(self, index: int, dialogue: _Dialogue, outcome: Outcome) -> Episode:
+        return Episode(
+            game=self.name,
+            index=index,
+            seed=self.seed,
+            group=index,
+            turns=tuple(
+                Turn(ask=ask, reply=reply, reward=outcome.rewards.get(k, 0.0))
+                for k, (ask, reply) in enumerate(dialogue.turns)
+            ),
+            returns=outcome.returns,
+            kept=outcome.kept,
+        )
+
+    def asks(self) -> Sequence[Ask]:
+        """What every running dialogue waits for."""
+        return [ask for dialogue in self._running.values() for ask in dialogue.pending]
+
+    def answer(self, replies: Sequence[Reply]) -> None:
+        """Send each dialogue its replies."""
+        start = 0
+        for index, dialogue in list(self._running.items()):
+            count = sum(ask.n for ask in dialogue.pending)
+            value = dialogue.receive(replies[start : start + count])
+            start += count
+            self._advance(index, value)
+
+    def finished(self) -> Sequence[Episode]:
+        """Episodes that ended since the last call."""
+        finished, self._finished = self._finished, []
+        return finished

@@ -1,0 +1,159 @@
+"""A table of games: rows of one C++ batch, one conversation turn per move."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+
+from selfplay_fast import games
+from selfplay_fast.records import Ask, Episode, GameSeat, Key, Reply, Sampling, Turn
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class InvalidRewards:
+    """Returns when a reply is refused: the game ends. SPIRAL trains with -1.5 / +0.5 and evaluates with -1 / +1."""
+
+    offender: float = -1.5
+    others: float = 0.5
+
+
+class GameTable:
+    """``episodes`` games of one kind, each turn a fresh one-message conversation with the observation (SPIRAL).
+
+    A refused reply ends its game with `InvalidRewards`; a game that reaches ``max_turns`` ends with 0 for all.
+    ``repeat`` games in a row share their deal and form a group. Roles are "player_0", "player_1", ….
+    """
+
+    def __init__(
+        self,
+        name: str,
+        *,
+        episodes: int,
+        seed: int,
+        sampling: Sampling | None = None,
+        invalid: InvalidRewards | None = None,
+        max_turns: int = 50,
+        repeat: int = 1,
+        parse_mode: Literal["lenient", "strict"] = "lenient",
+        **options: Any,
+    ) -> None:
+        if episodes < 1:
+            raise ValueError(f"episodes: must be at least 1, got {episodes}")
+        if repeat < 1 or episodes % repeat:
+            raise ValueError(f"repeat: must divide episodes={episodes}, got {repeat}")
+        self.name = name
+        self.seed = seed
+        self.sampling = sampling or Sampling()
+        self.invalid = invalid or InvalidRewards()
+        self.max_turns = max_turns
+        self.repeat = repeat
+        self.parse_mode = parse_mode
+        self.batch = games.make(name, episodes, seed=seed, **options)
+        if repeat > 1:
+            self.batch.reset(repeat=repeat)
+        self._turns: list[list[Turn]] = [[] for _ in range(episodes)]
+        self._open = np.ones(episodes, bool)
+        self._finished: list[Episode] = []
+        self._pending: list[Ask] = []
+
+    def asks(self) -> Sequence[Ask]:
+        """One ask per running game, for the player to move."""
+        rows = np.flatnonzero(self._open)
+        if len(rows) == 0:
+            return []
+        players = self.batch.current_player
+        self._pending = [
+            Ask(
+                role=f"player_{players[row]}",
+                append=[{"role": "user", "content": text}],
+                key=Key(self.seed, int(row), len(self._turns[row])),
+                sampling=self.sampling,
+                seat=GameSeat(self.batch, int(row), int(players[row])),
+            )
+            for row, text in zip(rows.tolist(), self.batch.observation(rows), strict=True)
+        ]
+        return self._pending
+
+    def answer(self, replies: Sequence[Reply]) -> None:
+        """Read, check and play the replies in bulk."""
+        rows = np.flatnonzero(self._open)
+        actions, refusals = self.batch.parse([reply.text for reply in replies], rows, mode=self.parse_mode)
+        refusals = [
+            "no reply" if reply.finish_reason == "forfeit" else refusal
+            for reply, refusal in zip(replies, refusals, strict=True)
+        ]
+        accepted = np.array([refusal is None for refusal in refusals], bool)
+        for ask, reply, action, refusal in zip(
+            self._pending, replies, actions.tolist(), refusals, strict=True
+        ):
+            assert ask.seat is not None
+            row = ask.seat.row
+            legal = refusal is None
+            self._turns[row].append(
+                Turn(
+                    ask=ask,
+                    reply=reply,
+                    action=action if legal else None,
+                    action_text=self.batch.action_text(row, action) if legal else None,
+                    refusal=refusal,
+                )
+            )
+        texts = [reply.text for reply, legal in zip(replies, accepted, strict=True) if legal]
+        self.batch.step(actions[accepted], rows=rows[accepted], texts=texts)
+        self._close(rows, accepted)
+
+    def _close(self, rows: np.ndarray, accepted: np.ndarray) -> None:
+        over, returns = self.batch.terminated, self.batch.returns
+        for row, legal in zip(rows.tolist(), accepted.tolist(), strict=True):
+            if not legal:
+                offender = self._turns[row][-1].ask.role
+                self._finish(
+                    row,
+                    {
+                        role: self.invalid.offender if role == offender else self.invalid.others
+                        for role in self._roles()
+                    },
+                )
+            elif over[row]:
+                self._finish(row, dict(zip(self._roles(), returns[row].tolist(), strict=True)))
+            elif len(self._turns[row]) >= self.max_turns:
+                self._finish(row, dict.fromkeys(self._roles(), 0.0))
+
+    def _roles(self) -> list[str]:
+        return [f"player_{p}" for p in range(self.batch.returns.shape[1])]
+
+    def _finish(self, row: int, returns: Mapping[str, float]) -> None:
+        self._open[row] = False
+        turns = self._turns[row]
+        last = {
+            turn.ask.role: k for k, turn in enumerate(turns)
+        }  # the final reward goes to each role's last turn
+        self._finished.append(
+            Episode(
+                game=self.name,
+                index=row,
+                seed=self.seed,
+                group=row // self.repeat,
+                turns=tuple(
+                    Turn(
+                        ask=turn.ask,
+                        reply=turn.reply,
+                        action=turn.action,
+                        action_text=turn.action_text,
+                        refusal=turn.refusal,
+                        reward=returns[turn.ask.role] if last[turn.ask.role] == k else 0.0,
+                    )
+                    for k, turn in enumerate(turns)
+                ),
+                returns=returns,
+                options=self.batch.options,
+            )
+        )
+
+    def finished(self) -> Sequence[Episode]:
+        """Episodes that ended since the last call."""
+        finished, self._finished = self._finished, []
+        return finished

@@ -1,0 +1,122 @@
+"""The synchronous scheduler: whatever is pending at any table goes to its policy in one batch, until all is done.
+
+Games at different players' turns, different games and different dialogues share a batch; no table waits for
+another. Every admitted episode is finished and returned.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Protocol
+
+from selfplay_fast.play.game_table import GameTable, InvalidRewards
+from selfplay_fast.policies.base import Policy
+from selfplay_fast.policies.streams import derive_seed
+from selfplay_fast.records import Ask, Episode, Reply, Sampling
+
+Cast = Mapping[str, Policy]
+
+
+class Table(Protocol):
+    """Anything that has asks pending and accepts replies."""
+
+    def asks(self) -> Sequence[Ask]:
+        """Who must speak now; empty when nothing is pending."""
+        ...
+
+    def answer(self, replies: Sequence[Reply]) -> None:
+        """The replies to the last `asks`, in order; an ask with ``n`` samples has ``n`` of them."""
+        ...
+
+    def finished(self) -> Sequence[Episode]:
+        """Episodes that ended since the last call."""
+        ...
+
+
+class _Everyone(Mapping[str, Policy]):
+    def __init__(self, policy: Policy) -> None:
+        self.policy = policy
+
+    def __getitem__(self, role: str) -> Policy:
+        return self.policy
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(())
+
+    def __len__(self) -> int:
+        return 0
+
+
+def self_play(policy: Policy) -> Cast:
+    """The cast in which one policy plays every role."""
+    return _Everyone(policy)
+
+
+def play(cast: Cast, tables: Sequence[Table]) -> list[Episode]:
+    """Run every table to its end; episodes in the order (table, index), whatever order they ended in."""
+    done: list[list[Episode]] = [[] for _ in tables]
+    while True:
+        pending = [(t, table.asks()) for t, table in enumerate(tables)]
+        pending = [(t, asks) for t, asks in pending if asks]
+        if not pending:
+            break
+        answers = _ask_policies(cast, [ask for _, asks in pending for ask in asks])
+        start = 0
+        for t, asks in pending:
+            count = sum(ask.n for ask in asks)
+            tables[t].answer(answers[start : start + count])
+            start += count
+            done[t].extend(tables[t].finished())
+    for t, table in enumerate(tables):
+        done[t].extend(table.finished())
+    return [episode for episodes in done for episode in sorted(episodes, key=lambda e: e.index)]
+
+
+def _ask_policies(cast: Cast, asks: Sequence[Ask]) -> list[Reply]:
+    """Each policy gets all its asks of this round in one call."""
+    owners: dict[int, Policy] = {}
+    queues: dict[int, list[int]] = {}
+    for i, ask in enumerate(asks):
+        try:
+            policy = cast[ask.role]
+        except KeyError:
+            raise ValueError(f"cast: no policy for role {ask.role!r}; it has {sorted(cast)}") from None
+        owners[id(policy)] = policy
+        queues.setdefault(id(policy), []).append(i)
+    answers: list[list[Reply]] = [[] for _ in asks]
+    for owner, queue in queues.items():
+        replies = iter(owners[owner].generate([asks[i] for i in queue]))
+        for i in queue:
+            answers[i] = [next(replies) for _ in range(asks[i].n)]
+    return [reply for group in answers for reply in group]
+
+
+def play_games(
+    cast: Cast,
+    *,
+    games: Sequence[str],
+    episodes: int,
+    seed: int,
+    sampling: Sampling | None = None,
+    invalid: InvalidRewards | None = None,
+    max_turns: int = 50,
+) -> list[Episode]:
+    """Play ``episodes`` games, spread evenly over ``games`` (the first ones get the remainder)."""
+    if not games:
+        raise ValueError("games: name at least one game")
+    if episodes < len(games):
+        raise ValueError(f"episodes: {episodes} cannot cover {len(games)} games; use at least one each")
+    tables = []
+    for g, name in enumerate(games):
+        count = episodes // len(games) + (g < episodes % len(games))
+        tables.append(
+            GameTable(
+                name,
+                episodes=count,
+                seed=derive_seed(seed, g),
+                sampling=sampling,
+                invalid=invalid,
+                max_turns=max_turns,
+            )
+        )
+    return play(cast, tables)

@@ -1,0 +1,292 @@
+"""A transformers causal model as a policy."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from selfplay_fast.kernels.token_logprobs import token_logprobs
+from selfplay_fast.policies.decode import Row, decode
+from selfplay_fast.policies.prefix_forward import build_tree, head_weight, prefix_groups, prefix_hidden
+from selfplay_fast.policies.streams import sample_streams, stream_ids, uniforms
+from selfplay_fast.records import Ask, FloatArray, IntArray, Message, Reply
+
+_CACHE_LIMIT = 1 << 16  # remembered encodings
+
+
+class LanguageModel:
+    """A local causal model and its tokenizer.
+
+    ``max_batch_tokens`` bounds the token slots of one forward pass, ``block_tokens`` the nodes of one block of a
+    prefix tree. ``version`` counts the updates of the weights.
+    """
+
+    def __init__(
+        self, model: Any, tokenizer: Any, *, max_batch_tokens: int = 16384, block_tokens: int = 128
+    ) -> None:
+        self.model = model
+        self.tokenizer = tokenizer
+        self.max_batch_tokens = max_batch_tokens
+        self.block_tokens = block_tokens
+        self.version = 0
+        self.context_limit = int(getattr(model.config, "max_position_embeddings", 1 << 30))
+        self.end_tokens = _end_tokens(model, tokenizer)
+        self._encoded: dict[str, IntArray] = {}
+        self._decoded: dict[bytes, str] = {}
+
+    @classmethod
+    def load(cls, name: str | Path, *, dtype: str = "auto", **options: Any) -> LanguageModel:
+        """From a local transformers folder or a hub id; ValueError with one line when that fails."""
+        from transformers import AutoModelForCausalLM, AutoTokenizer
+
+        try:
+            model = AutoModelForCausalLM.from_pretrained(name, dtype=dtype)
+            tokenizer = AutoTokenizer.from_pretrained(name)
+        except (OSError, ValueError, KeyError) as error:
+            reason = str(error).strip().splitlines()[0]
+            raise ValueError(f"model {str(name)!r} cannot be loaded: {reason}") from error
+        return cls(model, tokenizer, **options)
+
+    def save(self, folder: str | Path) -> None:
+        """Write an ordinary transformers folder."""
+        self.model.save_pretrained(folder)
+        self.tokenizer.save_pretrained(folder)
+
+    # -- text to tokens ------------------------------------------------------------------------------------------
+
+    def encode(self, texts: Sequence[str]) -> list[IntArray]:
+        """Token ids of each text, each tokenised alone; repeated texts are tokenised once."""
+        if len(self._encoded) > _CACHE_LIMIT:
+            self._encoded.clear()
+        new = list(dict.fromkeys(text for text in texts if text not in self._encoded))
+        if new:
+            ids = self.tokenizer(new, add_special_tokens=False)["input_ids"]
+            self._encoded.update(zip(new, (np.array(row, np.int32) for row in ids), strict=True))
+        return [self._encoded[text] for text in texts]
+
+    def render(self, messages: Sequence[Message], *, fresh: bool) -> str:
+        """Messages as text, ending where the reply begins. ``fresh=False`` continues after a finished reply."""
+        if self.tokenizer.chat_template is None:
+            return "".join(message["content"] + "\n" for message in messages)
+        chat = [dict(message) for message in messages]
+        if fresh:
+            return self._template(chat, True)
+        history = [{"role": "user", "content": "?"}, {"role": "assistant", "content": "?"}]
+        before, after = self._template(history, False), self._template(history + chat, True)
+        end = self.tokenizer.eos_token or ""
+        cut = before.rfind(end) + len(end) if end in before else len(before)
+        if not after.startswith(before):
+            raise ValueError("the chat template rewrites history: start a fresh context for this ask")
+        return after[cut:]
+
+    def _template(self, chat: list[dict[str, str]], generation_prompt: bool) -> str:
+        return self.tokenizer.apply_chat_template(
+            chat, tokenize=False, add_generation_prompt=generation_prompt
+        )
+
+    def prompts(self, asks: Sequence[Ask]) -> list[IntArray]:
+        """The token ids each ask's reply starts after (its forced prefix not included)."""
+        texts = [
+            ask.append
+            if isinstance(ask.append, str)
+            else self.render(ask.append, fresh=ask.context is None)
+            if not isinstance(ask.append, np.ndarray)
+            else ""
+            for ask in asks
+        ]
+        appended = [
+            ask.append if isinstance(ask.append, np.ndarray) else ids
+            for ask, ids in zip(asks, self.encode(texts), strict=True)
+        ]
+        return [
+            new if ask.context is None else np.concatenate([ask.context, new])
+            for ask, new in zip(asks, appended, strict=True)
+        ]
+
+    def text(self, tokens: IntArray) -> str:
+        """Readable text of a reply, without special tokens."""
+        key = tokens.tobytes()
+        if key not in self._decoded:
+            if len(self._decoded) > _CACHE_LIMIT:
+                self._decoded.clear()
+            self._decoded[key] = self.tokenizer.decode(tokens.tolist(), skip_special_tokens=True)
+        return self._decoded[key]
+
+    # -- generate ------------------------------------------------------------------------------------------------
+
+    def generate(self, asks: Sequence[Ask]) -> list[Reply]:
+        """Answer all asks; identical prompts and shared prefixes are computed once."""
+        prompts = self.prompts(asks)
+        forced = self.encode([ask.forced_prefix for ask in asks])
+        starts = [
+            np.concatenate([prompt, extra]) if len(extra) else prompt
+            for prompt, extra in zip(prompts, forced, strict=True)
+        ]
+        unique: dict[bytes, int] = {}
+        distinct: list[IntArray] = []
+        rows: list[Row] = []
+        owner: list[int] = []
+        for a, (ask, start) in enumerate(zip(asks, starts, strict=True)):
+            place = unique.setdefault(start.tobytes(), len(distinct))
+            if place == len(distinct):
+                distinct.append(start)
+            room = min(ask.sampling.max_tokens, self.context_limit - len(start))
+            rows += [Row(prompt=place, sampling=ask.sampling, room=room) for _ in range(ask.n)]
+            owner += [a] * ask.n
+        streams = stream_ids([asks[a].key for a in owner])
+        sample = np.concatenate([np.arange(ask.n) for ask in asks])
+        streams = sample_streams(streams, sample)
+        scored = {a: score for a, score in self._constrained(asks).items()}
+        free = np.array([row.room > 0 and owner[r] not in scored for r, row in enumerate(rows)], bool)
+        self._decode(distinct, rows, streams, free)
+        replies = []
+        for r, (row, a) in enumerate(zip(rows, owner, strict=True)):
+            if a in scored:
+                replies.append(
+                    self._choose(asks[a], prompts[a], scored[a], float(uniforms(streams[r : r + 1], 0)[0]))
+                )
+            else:
+                replies.append(self._reply(row, prompts[a], forced[a]))
+        return replies
+
+    def _decode(self, distinct: list[IntArray], rows: list[Row], streams: Any, free: Any) -> None:
+        was_training = self.model.training
+        self.model.eval()
+        by_prompt: list[list[int]] = [[] for _ in distinct]
+        for r in np.flatnonzero(free):
+            by_prompt[rows[r].prompt].append(int(r))
+        used = [p for p in range(len(distinct)) if by_prompt[p]]
+        for group in prefix_groups([distinct[p] for p in used]) if used else []:
+            for part in self._parts([used[g] for g in group], distinct, by_prompt, rows):
+                local = {p: i for i, p in enumerate(part)}
+                members = [r for p in part for r in by_prompt[p]]
+                for r in members:
+                    rows[r].prompt = local[rows[r].prompt]
+                decode(
+                    self.model,
+                    [distinct[p] for p in part],
+                    [rows[r] for r in members],
+                    streams[members],
+                    self.end_tokens,
+                    self._has_stop,
+                )
+        self.model.train(was_training)
+
+    def _parts(
+        self, group: list[int], distinct: list[IntArray], by_prompt: list[list[int]], rows: list[Row]
+    ) -> list[list[int]]:
+        """Cut a group so that the token slots of its caches stay within ``max_batch_tokens`` times 16."""
+        parts: list[list[int]] = [[]]
+        used = 0
+        for p in group:
+            longest = max(rows[r].room for r in by_prompt[p])
+            need = len(by_prompt[p]) * (len(distinct[p]) + longest)
+            if parts[-1] and used + need > 16 * self.max_batch_tokens:
+                parts.append([])
+                used = 0
+            parts[-1].append(p)
+            used += need
+        return parts
+
+    def _has_stop(self, row: Row) -> bool:
+        text = self.tokenizer.decode(row.tokens[-64:], skip_special_tokens=True)
+        return any(stop in text for stop in row.sampling.stop)
+
+    def _reply(self, row: Row, prompt: IntArray, forced: IntArray) -> Reply:
+        if row.room < 1:
+            return Reply(text="", context=prompt, finish_reason="forfeit", policy_version=self.version)
+        tokens = np.concatenate([forced, np.array(row.tokens, np.int32)])
+        return Reply(
+            text=self.text(tokens),
+            tokens=tokens,
+            logprobs=np.concatenate([np.zeros(len(forced)), row.logprobs]).astype(np.float32),
+            train_mask=np.arange(len(tokens)) >= len(forced),
+            context=np.concatenate([prompt, tokens]),
+            finish_reason="stop" if row.stopped else "length",
+            policy_version=self.version,
+        )
+
+    # -- score ---------------------------------------------------------------------------------------------------
+
+    def _constrained(self, asks: Sequence[Ask]) -> dict[int, FloatArray]:
+        index = [a for a, ask in enumerate(asks) if ask.choices is not None]
+        return dict(zip(index, self.score([asks[a] for a in index]), strict=True)) if index else {}
+
+    def _choose(self, ask: Ask, prompt: IntArray, scores: FloatArray, u: float) -> Reply:
+        assert ask.choices is not None
+        p = np.exp(scores.astype(np.float64) - scores.max())
+        cumulative = np.cumsum(p)
+        greedy = ask.sampling.temperature == 0
+        pick = int(
+            scores.argmax() if greedy else np.searchsorted(cumulative, u * cumulative[-1], side="right")
+        )
+        tokens = self.choice_tokens(ask.choices[pick])
+        logprobs = np.zeros(len(tokens), np.float32)
+        logprobs[0] = 0.0 if greedy else np.log(p[pick] / cumulative[-1])
+        return Reply(
+            text=ask.choices[pick],
+            tokens=tokens,
+            logprobs=logprobs,
+            train_mask=np.ones(len(tokens), bool),
+            context=np.concatenate([prompt, tokens]),
+            policy_version=self.version,
+        )
+
+    def choice_tokens(self, text: str) -> IntArray:
+        """A whole reply as token ids, end of turn included."""
+        end = self.tokenizer.eos_token_id
+        ids = self.encode([text])[0]
+        return ids if end is None else np.append(ids, np.int32(end))
+
+    @torch.no_grad()
+    def score(self, asks: Sequence[Ask]) -> list[FloatArray]:
+        """Exact log-prob of each choice as the whole reply (end of turn included), at the ask's temperature."""
+        if not asks:
+            return []
+        sequences, first, temperatures = [], [], []
+        for ask, prompt in zip(asks, self.prompts(asks), strict=True):
+            if not ask.choices:
+                raise ValueError(f"score: the ask for role {ask.role!r} has no choices")
+            for choice in ask.choices:
+                sequences.append(np.concatenate([prompt, self.choice_tokens(choice)]))
+                first.append(len(prompt))
+                temperatures.append(ask.sampling.temperature or 1.0)
+        totals = self.sequence_logprobs(sequences, first, temperatures)
+        splits = np.cumsum([len(ask.choices or ()) for ask in asks])[:-1]
+        return [part.astype(np.float32) for part in np.split(totals, splits)]
+
+    @torch.no_grad()
+    def sequence_logprobs(
+        self, sequences: Sequence[IntArray], first_scored: Sequence[int], temperatures: Sequence[float]
+    ) -> FloatArray:
+        """Summed log-prob [N] of the tokens of each sequence from ``first_scored`` on."""
+        was_training = self.model.training
+        self.model.eval()
+        totals = np.zeros(len(sequences), np.float32)
+        weight = head_weight(self.model)
+        for temperature in sorted(set(temperatures)):
+            chosen = np.flatnonzero(np.array(temperatures) == temperature)
+            for group in prefix_groups([sequences[i] for i in chosen]):
+                index = chosen[group]
+                tree = build_tree(
+                    [sequences[i] for i in index], [first_scored[i] for i in index], self.block_tokens
+                )
+                logp = np.zeros(len(tree.pair_node), np.float32)
+                for block in prefix_hidden(self.model, tree, self.max_batch_tokens):
+                    targets = torch.as_tensor(tree.pair_target[block.pairs], device=self.model.device)
+                    values = token_logprobs(block.hidden, weight, targets, temperature=temperature)
+                    assert isinstance(values, torch.Tensor)
+                    logp[block.pairs] = values.cpu().numpy()
+                totals[index] = np.add.reduceat(logp[tree.pair_of_scored], tree.scored_offsets[:-1])
+        self.model.train(was_training)
+        return totals
+
+
+def _end_tokens(model: Any, tokenizer: Any) -> frozenset[int]:
+    configured = getattr(model.generation_config, "eos_token_id", None)
+    ends = configured if isinstance(configured, list) else [configured]
+    return frozenset(int(e) for e in [*ends, tokenizer.eos_token_id] if e is not None)

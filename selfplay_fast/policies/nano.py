@@ -1,0 +1,92 @@
+"""The embedded default: a small Qwen3-architecture model and a tokenizer built from the games' own texts."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+
+from selfplay_fast import games
+from selfplay_fast.policies.streams import derive_seed
+
+_CHAT_TEMPLATE = (
+    "{% for message in messages %}<|im_start|>{{ message.role }}\n{{ message.content }}<|im_end|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
+_SPECIAL = ("<|pad|>", "<|im_start|>", "<|im_end|>")
+_VOCABULARY = 768
+_CONTEXT = 4096
+
+
+def random_play_texts(names: Sequence[str], episodes: int, seed: int) -> tuple[list[str], list[str]]:
+    """Observations and canonical replies of uniformly random legal play, all games together."""
+    observations: list[str] = []
+    replies: list[str] = []
+    for g, name in enumerate(names):
+        batch = games.make(name, episodes, seed=derive_seed(seed, g))
+        ply = 0
+        while not batch.terminated.all():
+            rows = np.flatnonzero(~batch.terminated)
+            observations += batch.observation(rows)
+            actions = batch.sample_actions(derive_seed(seed, g, ply))[rows]
+            replies += [batch.reply_text(int(r), int(a)) for r, a in zip(rows, actions, strict=True)]
+            batch.step(actions, rows=rows)
+            ply += 1
+    return observations, replies
+
+
+def build_tokenizer(texts: Sequence[str]) -> Any:
+    r"""A byte-level BPE tokenizer with a chat template; ``\boxed{`` is one token, any text can be encoded."""
+    from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, trainers
+    from transformers import PreTrainedTokenizerFast
+
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=_VOCABULARY - 1,
+        special_tokens=list(_SPECIAL),
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator(texts, trainer)
+    tokenizer.add_tokens([AddedToken("\\boxed{", normalized=False, special=False)])
+    fast = PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, pad_token=_SPECIAL[0], eos_token=_SPECIAL[2], padding_side="left"
+    )
+    fast.chat_template = _CHAT_TEMPLATE
+    return fast
+
+
+def build_model(vocabulary: int, end_token: int, pad_token: int, seed: int) -> Any:
+    """About one million parameters: 4 layers, hidden 128, 4 query and 2 key-value heads, tied embeddings."""
+    from transformers import Qwen3Config, Qwen3ForCausalLM
+
+    config = Qwen3Config(
+        vocab_size=-(-vocabulary // 64) * 64,
+        hidden_size=128,
+        intermediate_size=384,
+        num_hidden_layers=4,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        head_dim=32,
+        max_position_embeddings=_CONTEXT,
+        tie_word_embeddings=True,
+        bos_token_id=None,
+        eos_token_id=end_token,
+        pad_token_id=pad_token,
+    )
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        return Qwen3ForCausalLM(config)
+
+
+def build_nano(names: Sequence[str], seed: int) -> tuple[Any, Any]:
+    """Model and tokenizer for these games, untrained; the texts do not depend on the seed, the weights do."""
+    observations, replies = random_play_texts(names, episodes=64, seed=0)
+    chat = ["user\n", "assistant\n"] * len(observations)  # the template's own words, as often as they occur
+    tokenizer = build_tokenizer([*dict.fromkeys(observations), *dict.fromkeys(replies), *chat])
+    model = build_model(len(tokenizer), tokenizer.eos_token_id, tokenizer.pad_token_id, seed)
+    return model, tokenizer

@@ -1,0 +1,233 @@
+"""SPIRAL: one policy plays both seats of zero-sum games.  Liu et al. 2025, arXiv 2506.24119.
+
+Deviations from the paper, all named options: `baseline_order="pre"` is the released code's order of update and
+subtraction, "post" (default) the paper's Algorithm 1; the paper states REINFORCE, its code the clipped surrogate
+over `inner_epochs` passes, which is what is used here (with one pass the two coincide). Every sample is trained;
+the released code drops 27-43 % of them. `magnet` adds entropy-regularised self-play (magnetic mirror descent,
+Sokota et al. 2023, arXiv 2206.05825): a KL penalty towards the initial policy that fades out.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+
+from selfplay_fast.evaluate import episode_metrics, evaluate_policy
+from selfplay_fast.learn import RoleBaseline, Update, pack, ppo_clip_loss, role_conditioned_advantages, update
+from selfplay_fast.learn.advantages import undiscounted_returns
+from selfplay_fast.learn.checkpoint import (
+    TrainState,
+    list_checkpoints,
+    load_checkpoint,
+    restore_optimizer,
+    save_checkpoint,
+)
+from selfplay_fast.learn.warmup import warm_up
+from selfplay_fast.play import InvalidRewards, play_games, self_play
+from selfplay_fast.policies.language_model import LanguageModel
+from selfplay_fast.policies.nano import build_nano
+from selfplay_fast.policies.streams import derive_seed
+from selfplay_fast.records import Sampling
+from selfplay_fast.run import Run
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config:
+    """SPIRAL's settings; the defaults are the `nano` preset."""
+
+    model: str = "nano"
+    """`nano` (built here), a local transformers folder, or a hub id"""
+    games: tuple[str, ...] = ("kuhn_poker", "tic_tac_toe", "negotiation")
+    """games to play, options in brackets: `kuhn_poker(rounds=5)`"""
+    seed: int = 0
+    """everything random follows from it"""
+    steps: int = 150
+    """self-play iterations"""
+    episodes_per_step: int = 192
+    """games per iteration, spread evenly over `games`; every turn of them is trained"""
+    learning_rate: float = 5e-4
+    """AdamW, betas 0.9 and 0.95, no weight decay"""
+    learning_rate_decay: Literal["constant", "linear"] = "linear"
+    """`linear` falls to a tenth of the rate"""
+    advantage: Literal["role_conditioned", "return"] = "role_conditioned"
+    """`return` is the ablation without a baseline"""
+    baseline_decay: float = 0.95
+    """decay of the role-conditioned baseline"""
+    baseline_order: Literal["post", "pre", "batch"] = "post"
+    """paper, released code, or one update per batch"""
+    discount: float = 1.0
+    """per own turn"""
+    temperature: float = 1.0
+    """sampling temperature; log-probs are taken at the same"""
+    max_tokens: int = 16
+    """reply length limit"""
+    loss_length: int = 16
+    """the constant that the token sum of a sample is divided by (the paper: the reply length limit)"""
+    clip: float = 0.2
+    """PPO clip range"""
+    inner_epochs: int = 1
+    """optimizer steps per iteration over the same batch"""
+    max_grad_norm: float = 1.0
+    """gradient clipping"""
+    invalid_reward: float = -1.5
+    """return of a player whose reply is refused"""
+    invalid_other: float = 0.5
+    """return of its opponent"""
+    max_turns: int = 50
+    """a longer game ends with 0 for both"""
+    magnet: bool = False
+    """beyond the paper: KL penalty towards the initial policy, annealed to 0"""
+    magnet_weight: float = 0.2
+    """its weight at the start, in units of return per nat"""
+    warmup_steps: int = 60
+    """supervised steps on uniformly random legal play before self-play (reply format only; 0 for a pretrained model)"""
+    warmup_learning_rate: float = 3e-3
+    """of the warm-up"""
+    eval_every: int = 25
+    """steps between evaluations"""
+    eval_episodes: int = 256
+    """games per seat and opponent at the first and last evaluation; a quarter of it in between"""
+    eval_temperature: float = 0.6
+    """sampling temperature of evaluation games"""
+    eval_top_p: float = 0.95
+    """nucleus of evaluation games"""
+    checkpoint_every: int = 25
+    """steps between checkpoints"""
+    threads: int = 2
+    """CPU threads of the model"""
+
+
+PRESETS = {
+    "nano": Config(),
+    "paper": Config(
+        model="Qwen/Qwen3-4B-Base",
+        games=("kuhn_poker(rounds=5)", "tic_tac_toe", "negotiation(resources=5)"),
+        steps=400,
+        episodes_per_step=30,
+        learning_rate=1e-6,
+        learning_rate_decay="constant",
+        max_tokens=8192,
+        loss_length=4096,
+        inner_epochs=2,
+        warmup_steps=0,
+        eval_every=16,
+        eval_episodes=16,
+        checkpoint_every=16,
+    ),
+}
+
+
+def train(config: Config, run: Run) -> None:
+    """Self-play from the first step, or from the newest checkpoint of the run."""
+    torch.set_num_threads(config.threads)
+    policy, optimizer, state = _start(config, run)
+    reference = load_checkpoint(run.checkpoints / "step-000000")[0] if config.magnet else None
+    sampling = Sampling(temperature=config.temperature, max_tokens=config.max_tokens)
+    invalid = InvalidRewards(offender=config.invalid_reward, others=config.invalid_other)
+    baseline = state.baseline
+    for step in run.steps(config.steps, start=state.step):
+        left = 1 - (step - 1) / config.steps
+        began = time.perf_counter()
+        episodes = play_games(
+            self_play(policy),
+            games=config.games,
+            episodes=config.episodes_per_step,
+            seed=derive_seed(config.seed, step),
+            sampling=sampling,
+            invalid=invalid,
+            max_turns=config.max_turns,
+        )
+        played = time.perf_counter()
+        if config.advantage == "role_conditioned":
+            advantages, baseline = role_conditioned_advantages(
+                episodes, baseline, order=config.baseline_order, discount=config.discount
+            )
+        else:
+            advantages = undiscounted_returns(episodes)
+        batch = pack(episodes, advantages, token_normaliser=config.loss_length)
+        settings = Update(
+            loss=ppo_clip_loss(config.clip),
+            epochs=config.inner_epochs,
+            max_grad_norm=config.max_grad_norm,
+            magnet=config.magnet_weight * left if config.magnet else 0.0,
+        )
+        for group in optimizer.param_groups:
+            group["lr"] = config.learning_rate * (
+                0.1 + 0.9 * left if config.learning_rate_decay == "linear" else 1
+            )
+        metrics = update(policy, optimizer, batch, settings, reference=reference)
+        ended = time.perf_counter()
+        metrics |= episode_metrics(episodes) | {
+            "samples_per_s": batch.num_samples / (ended - began),
+            "tokens_per_s": batch.num_tokens / (ended - began),
+            "rollout_s": played - began,
+            "update_s": ended - played,
+        }
+        last = step == config.steps
+        if last or step % config.eval_every == 0:
+            metrics |= _evaluate(config, policy, full=last)
+        run.log(step, metrics, episodes, advantages)
+        if last or step % config.checkpoint_every == 0:
+            save_checkpoint(run.checkpoints, policy, optimizer, TrainState(step=step, baseline=baseline))
+
+
+def _start(config: Config, run: Run) -> tuple[LanguageModel, torch.optim.Optimizer, TrainState]:
+    """The newest checkpoint, or a fresh policy, evaluated and saved as step 0."""
+    saved = list_checkpoints(run.checkpoints)
+    if saved:
+        policy, tensors, state = load_checkpoint(saved[-1])
+        optimizer = _optimizer(config, policy)
+        restore_optimizer(optimizer, tensors)
+        run.truncate(state.step)
+        return policy, optimizer, state
+    run.truncate(-1)
+    policy = load_policy(config, run.status)
+    optimizer = _optimizer(config, policy)
+    state = TrainState(step=0, baseline=RoleBaseline(decay=config.baseline_decay))
+    run.status("evaluating the untrained policy")
+    run.log(0, _evaluate(config, policy, full=True))
+    save_checkpoint(run.checkpoints, policy, optimizer, state)
+    return policy, optimizer, state
+
+
+def load_policy(config: Config, status: Callable[[str], None] = lambda text: None) -> LanguageModel:
+    """The model named by the configuration, warmed up on random legal play if so configured."""
+    if config.model == "nano":
+        status("building nano")
+        policy = LanguageModel(*build_nano(config.games, config.seed))
+    else:
+        status(f"loading {config.model}")
+        policy = LanguageModel.load(config.model)
+    if config.warmup_steps:
+        warm_up(
+            policy,
+            config.games,
+            steps=config.warmup_steps,
+            learning_rate=config.warmup_learning_rate,
+            seed=derive_seed(config.seed, 0),
+            progress=status,
+        )
+    return policy
+
+
+def _optimizer(config: Config, policy: LanguageModel) -> torch.optim.Optimizer:
+    return torch.optim.AdamW(
+        policy.model.parameters(), lr=config.learning_rate, betas=(0.9, 0.95), weight_decay=0.0
+    )
+
+
+def _evaluate(config: Config, policy: LanguageModel, *, full: bool) -> dict[str, float]:
+    return evaluate_policy(
+        policy,
+        config.games,
+        episodes=config.eval_episodes if full else max(1, config.eval_episodes // 4),
+        seed=derive_seed(config.seed, -1),
+        self_play_sampling=Sampling(temperature=config.temperature, max_tokens=config.max_tokens),
+        sampling=Sampling(
+            temperature=config.eval_temperature, top_p=config.eval_top_p, max_tokens=config.max_tokens
+        ),
+    )

@@ -1,0 +1,167 @@
+"""The values that flow from play to learn: what was asked, what was answered, what came of it.
+
+Everything here is frozen. Token ids are int32 arrays; nothing is decoded and encoded again, so a trained token
+is exactly a sampled token.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+if TYPE_CHECKING:
+    from selfplay_fast.games import GameBatch
+
+IntArray = NDArray[np.int32]
+FloatArray = NDArray[np.float32]
+Message = Mapping[str, str]  # {"role": "user", "content": "..."}
+FinishReason = Literal["stop", "length", "forfeit"]
+
+NO_TOKENS: IntArray = np.zeros(0, np.int32)
+NO_LOGPROBS: FloatArray = np.zeros(0, np.float32)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Sampling:
+    """How a reply is drawn. ``temperature=0`` is greedy; ``top_k=0`` and ``top_p=1`` switch truncation off."""
+
+    temperature: float = 1.0
+    top_p: float = 1.0
+    top_k: int = 0
+    min_p: float = 0.0
+    max_tokens: int = 256
+    stop: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        if self.temperature < 0:
+            raise ValueError(f"sampling: temperature must be >= 0, got {self.temperature}")
+        if not 0 < self.top_p <= 1:
+            raise ValueError(f"sampling: top_p must be in (0, 1], got {self.top_p}")
+        if not 0 <= self.min_p < 1:
+            raise ValueError(f"sampling: min_p must be in [0, 1), got {self.min_p}")
+        if self.top_k < 0:
+            raise ValueError(f"sampling: top_k must be >= 0 (0 = off), got {self.top_k}")
+        if self.max_tokens < 1:
+            raise ValueError(f"sampling: max_tokens must be >= 1, got {self.max_tokens}")
+
+
+class Key(NamedTuple):
+    """The sampling stream of one reply; token t of the reply draws number t of this stream."""
+
+    seed: int
+    episode: int
+    turn: int
+
+
+class GameSeat(NamedTuple):
+    """Where a game-playing policy (random, tabular, search) finds the state behind an ask."""
+
+    batch: GameBatch
+    row: int
+    player: int
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class Ask:
+    """One request to a policy.
+
+    ``context`` holds the token ids this role has seen and said so far (None: a fresh conversation); ``append`` is
+    what is new: chat messages (rendered by the tokenizer's template), plain text, or token ids.
+    ``forced_prefix`` is put at the start of the reply. ``choices`` restricts the reply to one of these texts.
+    """
+
+    role: str
+    append: Sequence[Message] | str | IntArray
+    key: Key
+    context: IntArray | None = None
+    forced_prefix: str = ""
+    choices: tuple[str, ...] | None = None
+    n: int = 1
+    sampling: Sampling = field(default_factory=Sampling)
+    seat: GameSeat | None = None
+
+    @property
+    def prompt_text(self) -> str:
+        """The appended part as a person would read it."""
+        if isinstance(self.append, str):
+            return self.append
+        if isinstance(self.append, np.ndarray):
+            return f"<{len(self.append)} token ids>"
+        return "\n\n".join(message["content"] for message in self.append)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class Reply:
+    """One answer. ``context`` [C] int32 is the prompt and the reply together; ``tokens`` [T] int32 its end.
+
+    ``logprobs`` [T] float32 are those of the distribution sampled from (temperature and truncation applied).
+    ``train_mask`` [T] bool is False on forced tokens. Policies that are not language models leave all four empty.
+    """
+
+    text: str
+    tokens: IntArray = field(default_factory=lambda: NO_TOKENS)
+    logprobs: FloatArray = field(default_factory=lambda: NO_LOGPROBS)
+    train_mask: NDArray[np.bool_] = field(default_factory=lambda: np.zeros(0, np.bool_))
+    context: IntArray = field(default_factory=lambda: NO_TOKENS)
+    finish_reason: FinishReason = "stop"
+    policy_version: int = 0
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class Turn:
+    """One prompt and one completion by one role; ``action`` is None where the reply was refused."""
+
+    ask: Ask
+    reply: Reply
+    action: int | None = None
+    action_text: str | None = None
+    refusal: str | None = None
+    reward: float = 0.0
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class Episode:
+    """One game or dialogue from start to end. ``index`` orders the episodes of one call of ``play``."""
+
+    game: str
+    index: int
+    seed: int
+    group: int
+    turns: tuple[Turn, ...]
+    returns: Mapping[str, float]
+    options: Mapping[str, Any] = field(default_factory=dict)
+    kept: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def legal_rate(self) -> float:
+        """Share of this episode's turns whose reply was accepted."""
+        accepted = sum(turn.refusal is None for turn in self.turns)
+        return accepted / len(self.turns) if self.turns else 1.0
+
+
+def episode_to_json(episode: Episode, advantages: Sequence[float] | None = None) -> dict[str, Any]:
+    """A readable, JSON-ready form of an episode; ``advantages`` holds one number per turn."""
+    return {
+        "game": episode.game,
+        "options": dict(episode.options),
+        "seed": episode.seed,
+        "group": episode.group,
+        "returns": {role: float(value) for role, value in episode.returns.items()},
+        "turns": [
+            {
+                "role": turn.ask.role,
+                "prompt": turn.ask.prompt_text,
+                "reply": turn.reply.text,
+                "action": turn.action,
+                "action_text": turn.action_text,
+                "refusal": turn.refusal,
+                "reward": float(turn.reward),
+                "advantage": None if advantages is None else float(advantages[k]),
+            }
+            for k, turn in enumerate(episode.turns)
+        ],
+    }
