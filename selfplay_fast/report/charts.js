@@ -3,7 +3,7 @@
 (() => {
   const SVG = "http://www.w3.org/2000/svg";
   const HEIGHT = 210, LEFT = 48, RIGHT = 10, TOP = 8, BOTTOM = 24;
-  const COLORS = 6, SMOOTHING = 0.9, SMOOTH_FROM = 30;
+  const COLORS = 6, SMOOTH_FROM = 30;
 
   const html = (tag, className, text) => {
     const node = document.createElement(tag);
@@ -41,13 +41,18 @@
     return Math.abs(value) >= 1000 ? Math.round(value).toLocaleString("en") : String(+value.toPrecision(4));
   };
 
-  // Exponential average from the first value on; a gap stays a gap and is not averaged over.
+  // Gaussian average, centred so that it does not lag; a gap stays a gap and is not averaged over.
   const smoothed = (values) => {
-    let sum = 0, weight = 0;
-    return values.map((value) => {
+    const sigma = Math.max(2, values.length / 40), reach = Math.ceil(3 * sigma);
+    return values.map((value, i) => {
       if (value === null) return null;
-      sum = SMOOTHING * sum + (1 - SMOOTHING) * value;
-      weight = SMOOTHING * weight + (1 - SMOOTHING);
+      let sum = 0, weight = 0;
+      for (let k = Math.max(0, i - reach); k <= Math.min(values.length - 1, i + reach); k++) {
+        if (values[k] === null) continue;
+        const w = Math.exp(-0.5 * ((k - i) / sigma) ** 2);
+        sum += w * values[k];
+        weight += w;
+      }
       return sum / weight;
     });
   };
@@ -142,7 +147,7 @@
         svg("text", { x: LEFT - 6, y: at + 4, "text-anchor": "end" }, this.svg).textContent = label.replace("-", "−");
       }
       svg("line", { class: "axis", x1: LEFT, x2: width - RIGHT, y1: HEIGHT - BOTTOM, y2: HEIGHT - BOTTOM }, this.svg);
-      const xTicks = ticks(x0, x1, Math.max(2, Math.floor(width / 90))).filter((x) => Number.isInteger(x));
+      const xTicks = ticks(x0, x1, Math.max(2, Math.floor(width / 64))).filter((x) => Number.isInteger(x));
       for (const x of xTicks) {
         const at = this.px(x), end = at > width - RIGHT - 14;
         svg("line", { class: "axis", x1: at, x2: at, y1: HEIGHT - BOTTOM, y2: HEIGHT - BOTTOM + 4 }, this.svg);

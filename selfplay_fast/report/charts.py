@@ -51,8 +51,12 @@ def sections(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
             _TITLES[measure], [(f"{game}/{measure}", _pretty(game)) for game in games], note, percent
         )
     for game in games:
-        scores = [(key, _pretty(key.partition("/")[2])) for key in of_game(game, "_vs_")]
-        strength += chart(f"{_pretty(game)}: against fixed opponents", scores)
+        scores = [(key, _pretty(key.partition("/score_vs_")[2])) for key in of_game(game, "/score_vs_")]
+        overall = [(key, name) for key, name in scores if not summary.is_seat(key)]
+        strength += chart(f"{_pretty(game)}: score against", overall, "mean return, both seats")
+        strength += chart(f"{_pretty(game)}: score by seat", scores)
+        kept = [(key, _pretty(key.partition("/not_lost_vs_")[2])) for key in of_game(game, "/not_lost_vs_")]
+        strength += chart(f"{_pretty(game)}: not lost against", kept, percent=True)
     returns = []
     for game in games:
         roles = [(key, _pretty(key.partition("/return/")[2])) for key in of_game(game, "/return/")]
@@ -62,7 +66,7 @@ def sections(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
         learning += chart(_TITLES[key], [(key, _TITLES[key].lower())])
     more = []
     for title, group in _families(keys, used).items():
-        percent = all(key.endswith(("_rate", "_mass")) for key in group)
+        percent = all(summary.is_share(key) for key in group)
         more += chart(title, [(key, _pretty(key.rpartition("/")[2])) for key in group], percent=percent)
     named = (("Strength", strength), ("Self-play returns", returns), ("Learning", learning), ("More", more))
     return [{"title": title, "charts": found} for title, found in named if found]
@@ -75,6 +79,8 @@ def _families(keys: Sequence[str], used: set[str]) -> dict[str, list[str]]:
         if key not in used:
             parts = key.split("/")
             title = ": ".join(_pretty(part) for part in (parts[:-1] if len(parts) > 2 else parts))
+            if key.endswith("_s") and len(parts) == 1:
+                title = "Seconds per step"
             families.setdefault(title, []).append(key)
     return families
 
@@ -87,13 +93,12 @@ def _series(rows: Sequence[Mapping[str, Any]], key: str, name: str) -> dict[str,
         "x": [row["step"] for row in having],
         "y": [summary.number(row[key]) for row in having],
     }
-    for ending in ("_se", "_stderr"):
-        errors = [summary.number(row.get(key + ending)) for row in having]
-        if any(error is not None for error in errors):
-            series["e"] = errors
+    errors = [summary.number(row.get(key + summary.ERROR_ENDING)) for row in having]
+    if any(error is not None for error in errors):
+        series["e"] = errors
     return series
 
 
 def _pretty(name: str) -> str:
-    text = summary.label(name).removeprefix("score ")
+    text = summary.label(name)
     return text[:1].upper() + text[1:]

@@ -7,12 +7,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-_ORDER = (
-    "legal_rate",
-    "return/",
-    "score_vs_",
-    "nash_conv",
-)  # the order of the table; the rest follows by name
+ERROR_ENDING = "_error"  # `score_vs_random_error` is the standard error of `score_vs_random`
+_SEATS = ("_first", "_second")
+# The order of the tables; what is not here follows by name.
+_ORDER = ("legal_rate", "return/", "score_vs_", "not_lost_vs_", "nash_conv")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -50,7 +48,17 @@ def number(value: Any) -> float | None:
 
 def is_error(key: str) -> bool:
     """Whether a metric is the standard error of another one."""
-    return key.endswith(("_se", "_stderr"))
+    return key.endswith(ERROR_ENDING)
+
+
+def is_share(key: str) -> bool:
+    """Whether a metric is a share between 0 and 1, shown in percent."""
+    return key.endswith(("_rate", "_mass")) or "not_lost" in key
+
+
+def is_seat(key: str) -> bool:
+    """Whether a metric is the part of another one that was measured in one seat."""
+    return key.endswith(_SEATS)
 
 
 def games(rows: Sequence[Mapping[str, Any]]) -> list[str]:
@@ -66,20 +74,28 @@ def games(rows: Sequence[Mapping[str, Any]]) -> list[str]:
 
 def label(key: str) -> str:
     """A measure's name for people: `return/player_0` -> `return, player 0`."""
-    words = (
-        key.replace("_vs_", " vs ").replace("legal_rate", "legal replies").replace("nash_conv", "NashConv")
-    )
-    return words.replace("/", ", ").replace("_", " ")
+    for seat in _SEATS:
+        if key.endswith(seat):
+            key = f"{key.removesuffix(seat)}, {seat[1:]}"
+    for raw, words in (
+        ("_vs_", " vs "),
+        ("legal_rate", "legal replies"),
+        ("nash_conv", "NashConv"),
+        ("/", ", "),
+    ):
+        key = key.replace(raw, words)
+    return key.replace("_", " ")
 
 
 def format_value(key: str, value: float | None, error: float | None = None) -> str:
     """A value as shown in tables: rates as percentages, a dash for what is unknown."""
     if value is None:
         return "–"
-    if key.endswith(("_rate", "_mass")):
+    if is_share(key):
         # 0.9996 must not read "100.0 %": a rate is rounded towards the worse side
         return f"{math.floor(value * 1000 + 1e-9) / 10:.1f} %"
     text = f"{value:+.3f}" if key.startswith("return/") or "_vs_" in key else f"{value:.3f}"
+    text = text.replace("-", "−")
     return f"{text} ± {error:.3f}" if error is not None else text
 
 
@@ -113,13 +129,16 @@ def changes(rows: Sequence[Mapping[str, Any]]) -> list[Change]:
 def headline(changes_: Sequence[Change]) -> list[Change]:
     """The measures that the closing table in the terminal shows."""
     return [
-        c for c in changes_ if c.key in ("legal_rate", "nash_conv") or "return/" in c.key or "_vs_" in c.key
+        change
+        for change in changes_
+        if change.key in ("legal_rate", "nash_conv")
+        or change.key.startswith("return/")
+        or (change.key.startswith("score_vs_") and not is_seat(change.key))
     ]
 
 
 def _error(row: Mapping[str, Any], name: str) -> float | None:
-    errors = [number(row.get(name + ending)) for ending in ("_se", "_stderr")]
-    return next((error for error in errors if error is not None), None)
+    return number(row.get(name + ERROR_ENDING))
 
 
 def _rank(key: str) -> tuple[int, str]:

@@ -24,7 +24,7 @@ from rich.progress import (
 from rich.table import Table
 from rich.text import Text
 
-from .summary import Change, changes, format_value, games, headline, number
+from .summary import Change, changes, format_value, games, headline, is_error, is_seat, number
 
 _PLAIN_INTERVAL_S = 15.0  # between two lines when stderr is a file
 
@@ -186,7 +186,7 @@ def _game_metrics(row: Mapping[str, float], game: str) -> list[str]:
             name in ("legal_rate", "nash_conv") or name.startswith(("return/", "score_vs_"))
         ):
             continue
-        if name.endswith(("_se", "_stderr")):
+        if is_error(name) or is_seat(name):
             continue
         short = {"legal_rate": "legal", "nash_conv": "NashConv"}.get(name)
         short = short or name.replace("return/", "return ").replace("score_vs_", "vs ").replace("_", " ")

@@ -20,7 +20,7 @@ def _row(step: int, steps: int, noise: random.Random) -> dict:
             "grad_norm": abs(noise.gauss(0.5, 0.1)),
             "tokens_per_s": 11000.0,
         }
-        row |= {"samples_per_s": noise.gauss(400, 10)}
+        row |= {"samples_per_s": noise.gauss(400, 10), "rollout_s": 0.4, "update_s": 0.6}
     for game in ("kuhn_poker", "tic_tac_toe", "negotiation"):
         row[f"{game}/legal_rate"] = 1 - 0.1 * math.exp(-5 * t)
         row[f"{game}/return/player_0"] = 0.2 * t + noise.gauss(0, 0.08)
@@ -30,7 +30,10 @@ def _row(step: int, steps: int, noise: random.Random) -> dict:
         row["kuhn_poker/scored_mass"] = 0.999
         for game in ("kuhn_poker", "tic_tac_toe", "negotiation"):
             row[f"{game}/score_vs_random"] = 0.6 * t
-            row[f"{game}/score_vs_random_se"] = 0.05
+            row[f"{game}/score_vs_random_error"] = 0.05
+            for seat in ("first", "second"):
+                row[f"{game}/score_vs_random_{seat}"] = 0.6 * t
+                row[f"{game}/not_lost_vs_random_{seat}"] = 0.5 + 0.4 * t
         row["tic_tac_toe/score_vs_perfect"] = -0.8 + 0.5 * t
     if step == 57:
         row["loss"] = None
