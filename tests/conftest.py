@@ -32,3 +32,25 @@ def _fixed_seeds() -> None:
     random.seed(0)
     np.random.seed(0)  # noqa: NPY002 - the legacy stream is what libraries under test draw from
     torch.manual_seed(0)
+
+
+@pytest.fixture(scope="session")
+def toy_texts() -> list[str]:
+    """Forty prompts with a long common start and different ends and lengths, some of them equal."""
+    rules = "Two players take turns; put the final move in \\boxed{}. Three in a row win. " * 2
+    return [f"{rules}You are {'OX'[i % 2]}. Free: {i % 9} {i % 5}" + " and more" * (i % 3) for i in range(40)]
+
+
+@pytest.fixture
+def toy_policy(toy_texts: list[str]):  # type: ignore[no-untyped-def]
+    """A fresh untrained nano policy with peaked weights (a model at its initialisation is almost uniform)."""
+    from selfplay_fast.policies.language_model import LanguageModel
+    from selfplay_fast.policies.nano import build_model, build_tokenizer
+
+    tokenizer = build_tokenizer([*toy_texts, "user\n", "assistant\n"])
+    model = build_model(len(tokenizer), tokenizer.eos_token_id, tokenizer.pad_token_id, seed=0).eval()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.ndim > 1:
+                parameter.mul_(4)
+    return LanguageModel(model, tokenizer)

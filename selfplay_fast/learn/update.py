@@ -7,8 +7,9 @@ is gathered over the micro-batches and sent through the prefix once.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -70,58 +71,33 @@ def _groups(batch: TokenBatch, block_tokens: int) -> list[_Group]:
     return groups
 
 
-def _each_block(
-    model: Any,
-    group: _Group,
-    max_tokens: int,
-    visit: Callable[[HiddenBlock, NDArray[np.int64], Tensor], Tensor | None],
-) -> None:
-    """Call ``visit(block, tokens, pair)`` per micro-batch; backpropagate the loss it returns, prefix included.
+# visit(tree, block, tokens, pair): tokens [S'] index the batch's per-token arrays, pair [S'] the rows of block.hidden
+Visit = Callable[[TokenTree, HiddenBlock, NDArray[np.int64], Tensor], "Tensor | None"]
 
-    ``tokens`` [S'] indexes the batch's per-token arrays, ``pair`` [S'] the block's rows of hidden.
-    """
+
+def _each_block(model: Any, group: _Group, max_tokens: int, visit: Visit) -> None:
+    """Call ``visit`` per micro-batch; backpropagate the loss it returns, through the shared prefix once at the end."""
     tree = group.tree
     prefix: Cache = prefill(model, tree.shared) if len(tree.shared) else []
     training = torch.is_grad_enabled()
     leaves: Cache = [
-        (k.detach().requires_grad_(training), v.detach().requires_grad_(training)) for k, v in prefix
+        (keys.detach().requires_grad_(training), values.detach().requires_grad_(training))
+        for keys, values in prefix
     ]
     for run in block_batches(tree, max_tokens):
         block = run_blocks(model, tree, leaves, run)
         first, last = np.searchsorted(group.pair, [block.pairs.start, block.pairs.stop])
         pair = torch.as_tensor(group.pair[first:last] - block.pairs.start, device=block.hidden.device)
-        loss = visit(block, group.tokens[group.order[first:last]], pair)
+        loss = visit(tree, block, group.tokens[group.order[first:last]], pair)
         if loss is not None:
             loss.backward()
     if training and prefix:
-        flat = [
-            (out, leaf.grad)
-            for o, l in zip(prefix, leaves, strict=True)
-            for out, leaf in zip(o, l, strict=True)
-        ]
-        used = [(out, grad) for out, grad in flat if grad is not None]
-        torch.autograd.backward([out for out, _ in used], [grad for _, grad in used])
-
-
-def batch_logprobs(
-    policy: LanguageModel, batch: TokenBatch, *, block_tokens: int, max_batch_tokens: int
-) -> Tensor:
-    """Log-prob [T] of every completion token of the batch under the policy, without gradient."""
-    model = policy.model
-    logprobs = torch.zeros(int(batch.offsets[-1]), device=model.device)
-
-    def visit(block: HiddenBlock, tokens: NDArray[np.int64], pair: Tensor, tree: TokenTree) -> None:
-        logp, _ = _pair_logprobs(model, block, tree, batch.temperature)
-        logprobs[torch.as_tensor(tokens, device=logp.device)] = logp[pair]
-
-    with torch.no_grad():
-        for group in _groups(batch, block_tokens):
-            _each_block(model, group, max_batch_tokens, lambda b, t, p, tree=group.tree: visit(b, t, p, tree))
-    return logprobs
+        outputs, inputs = (list(chain.from_iterable(cache)) for cache in (prefix, leaves))
+        torch.autograd.backward(outputs, [leaf.grad for leaf in inputs])
 
 
 def _pair_logprobs(
-    model: Any, block: HiddenBlock, tree: TokenTree, temperature: float
+    model: Any, tree: TokenTree, block: HiddenBlock, temperature: float
 ) -> tuple[Tensor, Tensor]:
     targets = torch.as_tensor(tree.pair_target[block.pairs], device=block.hidden.device)
     result = token_logprobs(
@@ -129,6 +105,79 @@ def _pair_logprobs(
     )
     assert isinstance(result, tuple)
     return result
+
+
+@torch.no_grad()
+def _batch_logprobs(
+    policy: LanguageModel, batch: TokenBatch, groups: list[_Group], max_tokens: int
+) -> Tensor:
+    """Log-prob [T] of every completion token of the batch under another policy."""
+    logprobs = torch.zeros(int(batch.offsets[-1]), device=policy.model.device)
+
+    def visit(tree: TokenTree, block: HiddenBlock, tokens: NDArray[np.int64], pair: Tensor) -> None:
+        pair_logp, _ = _pair_logprobs(policy.model, tree, block, batch.temperature)
+        logprobs[torch.as_tensor(tokens, device=logprobs.device)] = pair_logp[pair]
+
+    policy.model.eval()
+    for group in groups:
+        _each_block(policy.model, group, max_tokens, visit)
+    return logprobs
+
+
+class _Pass:
+    """One pass over the batch: the loss of each micro-batch, and totals for the metrics.
+
+    ``old`` [T] holds the log-probs of the ratio's denominator; None: this pass is on-policy and records them.
+    """
+
+    def __init__(
+        self, model: Any, batch: TokenBatch, settings: Update, old: Tensor | None, reference: Tensor | None
+    ) -> None:
+        self.model, self.settings, self.temperature = model, settings, batch.temperature
+        self.advantages, self.weights, self.sampler = (
+            torch.as_tensor(column, device=model.device)
+            for column in (batch.advantages, batch.weights, batch.sampler_logprobs)
+        )
+        self.on_policy = old is None
+        self.old = torch.zeros_like(self.advantages) if old is None else old
+        self.reference = reference
+        self.loss = self.entropy = self.ratio = self.gap = self.magnet = 0.0
+        self.tokens = 0
+
+    def visit(self, tree: TokenTree, block: HiddenBlock, tokens: NDArray[np.int64], pair: Tensor) -> Tensor:
+        pair_logp, pair_entropy = _pair_logprobs(self.model, tree, block, self.temperature)
+        place = torch.as_tensor(tokens, device=pair_logp.device)
+        logp, weights = pair_logp[pair], self.weights[place]
+        if self.on_policy:
+            self.old[place] = logp.detach()
+        terms = self.settings.loss(logp, self.old[place], self.advantages[place])
+        if self.reference is not None:
+            pull = k2_kl(logp, self.reference[place])
+            self.magnet += pull.detach()[weights > 0].sum().item()
+            terms = terms + self.settings.magnet * pull
+        loss = (weights * terms).sum()
+        self._count(loss.detach(), logp.detach(), place, pair_entropy.detach()[pair], weights > 0)
+        return loss
+
+    def _count(self, loss: Tensor, logp: Tensor, place: Tensor, entropy: Tensor, trained: Tensor) -> None:
+        self.loss += loss.item()
+        self.tokens += int(trained.sum().item())
+        self.entropy += entropy[trained].sum().item()
+        self.ratio += (logp - self.old[place])[trained].exp().sum().item()
+        gap = (logp - self.sampler[place])[trained]
+        self.gap += (gap.exp() - gap - 1).sum().item()  # k3 estimate of KL(sampler || learner)
+
+    def metrics(self) -> dict[str, float]:
+        count = max(self.tokens, 1)
+        if not self.on_policy:
+            return {"ratio": self.ratio / count}
+        metrics = {
+            "loss": self.loss,
+            "entropy": self.entropy / count,
+            "sampler_kl": self.gap / count,
+            "trained_tokens": float(self.tokens),
+        }
+        return metrics if self.reference is None else metrics | {"magnet_kl": self.magnet / count}
 
 
 def update(
@@ -139,90 +188,37 @@ def update(
     *,
     reference: LanguageModel | None = None,
 ) -> dict[str, float]:
-    """Improve the policy on one batch and return metrics.
+    """Improve the policy on one batch and return metrics, those of the first, on-policy pass where passes differ.
 
-    Raises FloatingPointError, before the weights are touched, when the loss or the gradient is not finite.
+    Raises FloatingPointError when a loss or gradient is not finite; that step is not taken.
     """
+    if settings.magnet > 0 and reference is None:
+        raise ValueError("reference: a magnet needs the policy it pulls towards")
     model = policy.model
-    model.train()
     groups = _groups(batch, settings.block_tokens)
-    device = model.device
-    columns = {
-        name: torch.as_tensor(getattr(batch, name), device=device)
-        for name in ("advantages", "weights", "sampler_logprobs")
-    }
-    anchor = None
-    if settings.magnet > 0:
-        if reference is None:
-            raise ValueError("reference: a magnet needs the policy it pulls towards")
-        anchor = batch_logprobs(
-            reference, batch, block_tokens=settings.block_tokens, max_batch_tokens=settings.max_batch_tokens
-        )
-    old = torch.zeros_like(columns["advantages"])
+    pull = (
+        _batch_logprobs(reference, batch, groups, settings.max_batch_tokens)
+        if reference is not None and settings.magnet > 0
+        else None
+    )
+    model.train()
+    old: Tensor | None = None
     metrics: dict[str, float] = {}
-    for epoch in range(settings.epochs):
+    for _ in range(settings.epochs):
         optimizer.zero_grad(set_to_none=True)
-        sums = _Sums()
-
-        def visit(block: HiddenBlock, tokens: NDArray[np.int64], pair: Tensor, tree: TokenTree) -> Tensor:
-            pair_logp, pair_entropy = _pair_logprobs(model, block, tree, batch.temperature)
-            place = torch.as_tensor(tokens, device=device)
-            logp = pair_logp[pair]
-            if epoch == 0:
-                old[place] = logp.detach()
-            weights = columns["weights"][place]
-            terms = settings.loss(logp, old[place], columns["advantages"][place])
-            if anchor is not None:
-                terms = terms + settings.magnet * k2_kl(logp, anchor[place])
-            loss = (weights * terms).sum()
-            sums.add(
-                loss, logp, old[place], pair_entropy[pair], columns["sampler_logprobs"][place], weights > 0
-            )
-            return loss
-
+        batch_pass = _Pass(model, batch, settings, old, pull)
         for group in groups:
-            _each_block(
-                model, group, settings.max_batch_tokens, lambda b, t, p, tree=group.tree: visit(b, t, p, tree)
-            )
-        norm = torch.nn.utils.clip_grad_norm_(model.parameters(), settings.max_grad_norm)
-        if not (np.isfinite(sums.loss) and bool(torch.isfinite(norm))):
+            _each_block(model, group, settings.max_batch_tokens, batch_pass.visit)
+        norm = torch.nn.utils.clip_grad_norm_(model.parameters(), settings.max_grad_norm).item()
+        if not (np.isfinite(batch_pass.loss) and np.isfinite(norm)):
             optimizer.zero_grad(set_to_none=True)
             raise FloatingPointError(
-                f"loss {sums.loss} or gradient norm {float(norm)} is not finite; the weights are unchanged"
+                f"loss {batch_pass.loss} or gradient norm {norm} is not finite; the step was not taken"
             )
         optimizer.step()
         policy.version += 1
-        metrics |= sums.metrics(first=epoch == 0) | ({"grad_norm": float(norm)} if epoch == 0 else {})
+        old = batch_pass.old
+        metrics = batch_pass.metrics() | {"grad_norm": norm} | metrics
     model.eval()
-    computed = sum(g.tree.num_computed_tokens for g in groups)
-    return metrics | {"distinct_tokens": float(computed), "sharing": batch.num_tokens / computed}
-
-
-class _Sums:
-    """Totals over the micro-batches of one epoch."""
-
-    def __init__(self) -> None:
-        self.loss = self.entropy = self.ratio = self.mismatch = 0.0
-        self.tokens = 0
-
-    def add(
-        self, loss: Tensor, logp: Tensor, old: Tensor, entropy: Tensor, sampler: Tensor, trained: Tensor
-    ) -> None:
-        with torch.no_grad():
-            self.loss += float(loss)
-            self.tokens += int(trained.sum())
-            self.entropy += float(entropy[trained].sum())
-            self.ratio += float((logp - old)[trained].exp().sum())
-            gap = (logp - sampler)[trained]
-            self.mismatch += float((gap.exp() - gap - 1).sum())  # k3 estimate of KL(sampler || trainer)
-
-    def metrics(self, *, first: bool) -> Mapping[str, float]:
-        count = max(self.tokens, 1)
-        if not first:
-            return {"ratio": self.ratio / count}
-        return {
-            "loss": self.loss,
-            "entropy": self.entropy / count,
-            "sampler_kl": self.mismatch / count,
-            "trained_tokens": float(self.tokens),
-        }
+    computed = sum(group.tree.num_computed_tokens for group in groups)
+    return metrics | {"computed_tokens": float(computed), "sharing": batch.num_tokens / computed}

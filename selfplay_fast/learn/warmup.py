@@ -38,10 +38,23 @@ def warm_up(
     for step in range(steps):
         for group in optimizer.param_groups:
             group["lr"] = learning_rate * (1 - step / steps)
-        observations, replies = random_play_texts(games, episodes, derive_seed(seed, step))
+        observations, replies = _random_turns(games, turns // len(games), derive_seed(seed, step))
         loss = update(policy, optimizer, demonstration_batch(policy, observations, replies), settings)["loss"]
         progress(f"warm-up on random legal play: step {step + 1}/{steps}, loss {loss:.3f}")
     return loss
+
+
+def _random_turns(games: Sequence[str], turns: int, seed: int) -> tuple[list[str], list[str]]:
+    """``turns`` moves of each game, drawn from about twice as many."""
+    observations: list[str] = []
+    replies: list[str] = []
+    for g, game in enumerate(games):
+        episodes = max(1, turns // 2)
+        texts, answers = random_play_texts([game], episodes, derive_seed(seed, g))
+        chosen = np.random.default_rng(derive_seed(seed, g, 1)).permutation(len(texts))[:turns]
+        observations += [texts[i] for i in chosen]
+        replies += [answers[i] for i in chosen]
+    return observations, replies
 
 
 def demonstration_batch(

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -41,7 +42,7 @@ def prefix_groups(sequences: Sequence[IntArray]) -> list[NDArray[np.int64]]:
     A group is cut where its neighbours share least, as long as the cut saves more than `_SPLIT_GAIN` tokens.
     """
     order = sorted(range(len(sequences)), key=lambda i: sequences[i].astype(">u4").tobytes())
-    shared = [common_prefix(sequences[a], sequences[b]) for a, b in zip(order, order[1:], strict=False)]
+    shared = [common_prefix(sequences[a], sequences[b]) for a, b in pairwise(order)]
     groups: list[NDArray[np.int64]] = []
     pending = [(0, len(order))]
     while pending:

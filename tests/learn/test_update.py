@@ -1,0 +1,162 @@
+"""Oracle: plain autograd with one forward pass per sequence."""
+
+import numpy as np
+import pytest
+import torch
+
+from selfplay_fast.learn.losses import ppo_clip_loss
+from selfplay_fast.learn.packing import TokenBatch
+from selfplay_fast.learn.update import Update, update
+from selfplay_fast.policies.language_model import LanguageModel
+from selfplay_fast.policies.prefix_forward import prefix_groups
+from selfplay_fast.records import Ask, Key, Sampling
+
+
+def make_batch(policy, texts, seed=0):
+    """Sampled replies to the texts (some twice, so that whole sequences repeat), with random advantages."""
+    asks = [
+        Ask(
+            role="a",
+            append=[{"role": "user", "content": text}],
+            key=Key(0, i % 30, 0),
+            sampling=Sampling(max_tokens=5),
+        )
+        for i, text in enumerate([*texts, *texts[:10]])
+    ]
+    asks += asks[:5]
+    replies = policy.generate(asks)
+    lengths = np.array([len(reply.tokens) for reply in replies])
+    total = int(lengths.sum())
+    rng = np.random.default_rng(seed)
+    return TokenBatch(
+        sequences=[reply.context for reply in replies],
+        first=np.array([len(reply.context) - len(reply.tokens) for reply in replies]),
+        offsets=np.concatenate([[0], np.cumsum(lengths)]),
+        advantages=rng.normal(size=total).astype(np.float32),
+        weights=rng.random(total).astype(np.float32) / total,
+        sampler_logprobs=np.concatenate([reply.logprobs for reply in replies]),
+        temperature=1.0,
+    )
+
+
+def plain_gradients(policy, batch):
+    """Gradient of sum of weight * -A r at r = 1, sequence by sequence."""
+    policy.model.zero_grad()
+    for i, sequence in enumerate(batch.sequences):
+        ids = torch.as_tensor(sequence.astype(np.int64))[None]
+        first = int(batch.first[i])
+        logp = torch.log_softmax(policy.model(ids, use_cache=False).logits[0, first - 1 : -1], -1)
+        logp = logp.gather(-1, ids[0, first:, None])[:, 0]
+        rows = slice(batch.offsets[i], batch.offsets[i + 1])
+        (
+            torch.as_tensor(-batch.advantages[rows] * batch.weights[rows]) * (logp - logp.detach()).exp()
+        ).sum().backward()
+    return [parameter.grad.clone() for parameter in policy.model.parameters()]
+
+
+@pytest.mark.parametrize(("block_tokens", "max_batch_tokens"), [(16, 64), (128, 16384), (4096, 16384)])
+def test_gradients_equal_independent_sequences(toy_policy, toy_texts, block_tokens, max_batch_tokens):
+    """Prefix-tree gradients equal those of independent sequences to 1e-5, whatever the block and batch sizes."""
+    batch = make_batch(toy_policy, toy_texts)
+    want = plain_gradients(toy_policy, batch)
+    settings = Update(
+        loss=ppo_clip_loss(), max_grad_norm=1e9, block_tokens=block_tokens, max_batch_tokens=max_batch_tokens
+    )
+    optimizer = torch.optim.SGD(toy_policy.model.parameters(), lr=0.0)
+    metrics = update(toy_policy, optimizer, batch, settings)
+    for parameter, gradient in zip(toy_policy.model.parameters(), want, strict=True):
+        assert (parameter.grad - gradient).abs().max() <= 1e-5 * max(1e-3, gradient.abs().max())
+    assert metrics["sampler_kl"] == pytest.approx(0, abs=1e-6)
+    assert metrics["sharing"] > 3
+
+
+def test_other_games_in_the_batch_change_nothing(toy_policy, toy_texts):
+    """Sequences without a common prefix fall into groups of their own; gradients stay those of plain autograd."""
+    others = ["A different game altogether, " * 5 + f"number {i}" for i in range(20)]
+    batch = make_batch(toy_policy, [*toy_texts, *others])
+    assert len(prefix_groups(batch.sequences)) > 1
+    want = plain_gradients(toy_policy, batch)
+    update(
+        toy_policy,
+        torch.optim.SGD(toy_policy.model.parameters(), lr=0.0),
+        batch,
+        Update(loss=ppo_clip_loss(), max_grad_norm=1e9),
+    )
+    for parameter, gradient in zip(toy_policy.model.parameters(), want, strict=True):
+        assert (parameter.grad - gradient).abs().max() <= 1e-5 * max(1e-3, gradient.abs().max())
+
+
+def test_groups_are_a_partition(toy_policy, toy_texts):
+    """Every sequence is in exactly one group."""
+    rng = np.random.default_rng(0)
+    sequences = [rng.integers(0, 3, size=rng.integers(1, 40)).astype(np.int32) for _ in range(200)]
+    groups = prefix_groups(sequences)
+    assert sorted(np.concatenate(groups).tolist()) == list(range(200))
+
+
+def test_second_epoch_uses_the_first_one_as_denominator(toy_policy, toy_texts):
+    """With two epochs the second step's ratio differs from 1, and the first step's loss is -mean A (ratio 1)."""
+    batch = make_batch(toy_policy, toy_texts)
+    optimizer = torch.optim.SGD(toy_policy.model.parameters(), lr=0.5)
+    metrics = update(toy_policy, optimizer, batch, Update(loss=ppo_clip_loss(), epochs=2))
+    assert metrics["loss"] == pytest.approx(-(batch.advantages * batch.weights).sum(), abs=1e-5)
+    assert metrics["ratio"] != 1
+    assert toy_policy.version == 2
+
+
+def test_steps_towards_good_replies(toy_policy, toy_texts):
+    """Replies with positive advantage become likelier, the others less likely: scored before and after."""
+    asks = [
+        Ask(role="a", append=toy_texts[0], key=Key(0, i, 0), sampling=Sampling(max_tokens=4))
+        for i in range(8)
+    ]
+    replies = toy_policy.generate(asks)
+    good = np.arange(8) < 4
+    lengths = np.array([len(reply.tokens) for reply in replies])
+    sequences, first = [r.context for r in replies], [len(r.context) - len(r.tokens) for r in replies]
+    batch = TokenBatch(
+        sequences=sequences,
+        first=np.array(first),
+        offsets=np.concatenate([[0], np.cumsum(lengths)]),
+        advantages=np.repeat(np.where(good, 1.0, -1.0), lengths).astype(np.float32),
+        weights=np.full(lengths.sum(), 1 / lengths.sum(), np.float32),
+        sampler_logprobs=np.concatenate([r.logprobs for r in replies]),
+        temperature=1.0,
+    )
+    before = toy_policy.sequence_logprobs(sequences, first, [1.0] * 8)
+    update(
+        toy_policy,
+        torch.optim.Adam(toy_policy.model.parameters(), lr=1e-3),
+        batch,
+        Update(loss=ppo_clip_loss()),
+    )
+    change = toy_policy.sequence_logprobs(sequences, first, [1.0] * 8) - before
+    assert change[good].mean() > 0 > change[~good].mean()
+
+
+def test_not_finite_is_refused_and_weights_stay(toy_policy, toy_texts):
+    """A NaN advantage raises FloatingPointError and leaves every weight as it was."""
+    batch = make_batch(toy_policy, toy_texts)
+    batch.advantages[0] = np.nan
+    before = [parameter.detach().clone() for parameter in toy_policy.model.parameters()]
+    optimizer = torch.optim.SGD(toy_policy.model.parameters(), lr=1.0)
+    with pytest.raises(FloatingPointError, match="not finite"):
+        update(toy_policy, optimizer, batch, Update(loss=ppo_clip_loss()))
+    for parameter, value in zip(toy_policy.model.parameters(), before, strict=True):
+        assert torch.equal(parameter, value)
+
+
+def test_magnet_pulls_towards_the_reference(toy_policy, toy_texts):
+    """Without advantages, steps on the magnet alone bring log-probs nearer to the reference's."""
+    reference = LanguageModel(type(toy_policy.model)(toy_policy.model.config).eval(), toy_policy.tokenizer)
+    batch = make_batch(toy_policy, toy_texts)
+    batch.advantages[:] = 0
+    batch.weights[:] = 1 / len(batch.weights)
+    settings = Update(loss=ppo_clip_loss(), magnet=1.0, max_grad_norm=1e9)
+    optimizer = torch.optim.Adam(toy_policy.model.parameters(), lr=1e-3)
+    pulls = [
+        update(toy_policy, optimizer, batch, settings, reference=reference)["magnet_kl"] for _ in range(6)
+    ]
+    assert pulls[-1] < 0.9 * pulls[0]
+    with pytest.raises(ValueError, match="reference"):
+        update(toy_policy, optimizer, batch, settings)

@@ -1,0 +1,95 @@
+"""Oracle: the same protocol run alone, one ask at a time, with the same scripted policy."""
+
+import hashlib
+
+import pytest
+
+from selfplay_fast.play import DialogueTable, Outcome, play, self_play
+from selfplay_fast.play.dialogue_table import NO_KEY
+from selfplay_fast.policies import ScriptedPolicy
+from selfplay_fast.records import Ask
+
+
+def say(ask, sample):
+    """A reply that depends on all that a reply may depend on."""
+    return hashlib.sha256(f"{ask.role}|{ask.append}|{ask.key}|{sample}".encode()).hexdigest()[:8]
+
+
+class Counting(ScriptedPolicy):
+    def __init__(self):
+        super().__init__(say)
+        self.calls, self.asked = 0, 0
+
+    def generate(self, asks):
+        self.calls += 1
+        self.asked += len(asks)
+        return super().generate(asks)
+
+
+def protocol(item):
+    """Attack, three votes at once, two samples of a defence; odd items end after the attack."""
+    attack = yield Ask(role="attacker", append=f"attack {item}", key=NO_KEY)
+    if item % 2:
+        return Outcome(returns={"attacker": 0.0, "defender": 0.0})
+    votes = yield [Ask(role="judge", append=f"{attack.text} {i}", key=NO_KEY) for i in range(3)]
+    nothing = yield []
+    assert nothing == []
+    defences = yield Ask(role="defender", append=votes[1].text, key=NO_KEY, n=2)
+    score = float(defences[0].text < defences[1].text)
+    return Outcome(returns={"attacker": -score, "defender": score}, rewards={4: score}, kept={"item": item})
+
+
+def test_many_at_once_equal_one_at_a_time():
+    """Texts, returns, rewards and order of 200 interleaved dialogues equal those of 200 tables of one."""
+    policy = Counting()
+    together = play(self_play(policy), [DialogueTable(protocol, range(200), seed=3)])
+    assert policy.calls == 3
+    assert policy.asked == 200 + 100 * 3 + 100
+    assert [episode.index for episode in together] == list(range(200))
+    for item, episode in enumerate(together):
+        assert len(episode.turns) == (1 if item % 2 else 6)
+        attack = episode.turns[0]
+        assert attack.reply.text == say(attack.ask, 0)
+        if item % 2 == 0:
+            judges = [turn for turn in episode.turns if turn.ask.role == "judge"]
+            assert [turn.ask.append for turn in judges] == [f"{attack.reply.text} {i}" for i in range(3)]
+            assert len({turn.ask.key for turn in episode.turns}) == 5  # the two samples share an ask
+            defences = [turn.reply.text for turn in episode.turns[-2:]]
+            assert episode.returns["defender"] == float(defences[0] < defences[1])
+            assert episode.turns[4].reward == episode.returns["defender"]
+            assert episode.kept == {"item": item}
+
+
+def test_two_tables_share_the_batch():
+    """The asks of several tables go to the policy in one call per round."""
+    policy = Counting()
+    tables = [DialogueTable(protocol, range(10), seed=seed) for seed in (1, 2)]
+    episodes = play(self_play(policy), tables)
+    assert policy.calls == 3
+    assert [(e.seed, e.index) for e in episodes] == [(s, i) for s in (1, 2) for i in range(10)]
+
+
+def test_cast_gives_each_role_its_policy():
+    """Oracle: counts per policy; a missing role is a ValueError naming it."""
+    attacker, others = Counting(), Counting()
+    play(
+        {"attacker": attacker, "judge": others, "defender": others}, [DialogueTable(protocol, [0, 2], seed=0)]
+    )
+    assert (attacker.asked, others.asked) == (2, 8)
+    with pytest.raises(ValueError, match="judge"):
+        play({"attacker": attacker}, [DialogueTable(protocol, [0], seed=0)])
+
+
+def test_a_protocol_must_yield_asks_and_return_an_outcome():
+    """Oracle: the documented TypeErrors."""
+
+    def returns_nothing(item):
+        yield Ask(role="a", append="", key=NO_KEY)
+
+    def yields_text(item):
+        yield "hello"
+
+    with pytest.raises(TypeError, match="Outcome"):
+        play(self_play(Counting()), [DialogueTable(returns_nothing, [0], seed=0)])
+    with pytest.raises(TypeError, match="Ask"):
+        DialogueTable(yields_text, [0], seed=0)

@@ -1,0 +1,136 @@
+"""Oracles: transformers' own `generate` and one plain forward pass per sequence."""
+
+import numpy as np
+import pytest
+import torch
+
+from selfplay_fast.records import Ask, Key, Sampling
+
+
+def ask(text, index=0, **changes):
+    sampling = changes.pop("sampling", Sampling(max_tokens=6))
+    defaults = {"role": "a", "append": [{"role": "user", "content": text}], "key": Key(0, index, 0)}
+    return Ask(**(defaults | changes), sampling=sampling)
+
+
+def plain_logprobs(policy, context, count, temperature=1.0):
+    """Log-probs of the last ``count`` tokens of one context, by a forward pass of its own."""
+    ids = torch.as_tensor(context.astype(np.int64))[None]
+    with torch.no_grad():
+        logits = policy.model(ids, use_cache=False).logits[0, :-1] / temperature
+    return torch.log_softmax(logits, -1).gather(-1, ids[0, 1:, None])[-count:, 0].numpy()
+
+
+def test_greedy_equals_generate(toy_policy, toy_texts):
+    """Batched decoding with shared prefixes gives the tokens of `model.generate`, prompt by prompt."""
+    asks = [ask(text, sampling=Sampling(temperature=0, max_tokens=6)) for text in toy_texts]
+    for prompt, reply in zip(toy_policy.prompts(asks), toy_policy.generate(asks), strict=True):
+        ids = torch.as_tensor(prompt.astype(np.int64))[None]
+        want = toy_policy.model.generate(
+            ids, attention_mask=torch.ones_like(ids), max_new_tokens=6, do_sample=False
+        )
+        assert want[0, ids.shape[1] :].tolist() == reply.tokens.tolist()
+
+
+def test_a_reply_does_not_depend_on_its_batch(toy_policy, toy_texts):
+    """Oracle: the same ask alone; different keys give different samples."""
+    asks = [ask(text, i) for i, text in enumerate(toy_texts)]
+    together = toy_policy.generate(asks)
+    for one, reply in zip(asks, together, strict=True):
+        assert toy_policy.generate([one])[0].tokens.tolist() == reply.tokens.tolist()
+    assert len({reply.tokens.tobytes() for reply in together}) > len(asks) // 2
+
+
+@pytest.mark.parametrize("temperature", [1.0, 0.5])
+def test_sampler_logprobs(toy_policy, toy_texts, temperature):
+    """The reported log-probs are those of a plain forward pass at the sampling temperature, to 1e-4."""
+    sampling = Sampling(temperature=temperature, max_tokens=6)
+    for reply in toy_policy.generate([ask(text, i, sampling=sampling) for i, text in enumerate(toy_texts)]):
+        want = plain_logprobs(toy_policy, reply.context, len(reply.tokens), temperature)
+        assert reply.logprobs == pytest.approx(want, abs=1e-4)
+
+
+def test_samples_of_one_ask_follow_the_distribution(toy_policy, toy_texts):
+    """First tokens of 4,000 samples against the exact probabilities: within five standard errors each."""
+    n = 4000
+    replies = toy_policy.generate([ask(toy_texts[0], n=n, sampling=Sampling(max_tokens=1))])
+    prompt = torch.as_tensor(toy_policy.prompts([ask(toy_texts[0])])[0].astype(np.int64))[None]
+    with torch.no_grad():
+        p = torch.softmax(toy_policy.model(prompt).logits[0, -1], -1).double().numpy()
+    counts = np.bincount([reply.tokens[0] for reply in replies], minlength=len(p))
+    assert np.all(np.abs(counts / n - p) <= 5 * np.sqrt(p * (1 - p) / n) + 5 / n)
+
+
+def test_score_equals_plain_forward(toy_policy, toy_texts):
+    """Summed log-prob of every choice with its end token, against one forward pass per sequence."""
+    choices = ("\\boxed{1}", "\\boxed{2} and more", "You")
+    asks = [ask(text, choices=choices) for text in toy_texts[:9]]
+    for prompt, scores in zip(toy_policy.prompts(asks), toy_policy.score(asks), strict=True):
+        for choice, score in zip(choices, scores, strict=True):
+            tokens = toy_policy.choice_tokens(choice)
+            want = plain_logprobs(toy_policy, np.concatenate([prompt, tokens]), len(tokens)).sum()
+            assert score == pytest.approx(want, abs=1e-3)
+
+
+def test_choices_restrict_the_reply(toy_policy, toy_texts):
+    """The reply is one of the choices; frequencies follow the normalised scores within five standard errors."""
+    choices = ("\\boxed{1}", "\\boxed{2}", "\\boxed{3}")
+    n = 500
+    asks = [ask(toy_texts[0], choices=choices, n=n)]
+    p = np.exp(toy_policy.score(asks)[0].astype(np.float64))
+    p /= p.sum()
+    said = [reply.text for reply in toy_policy.generate(asks)]
+    share = np.array([said.count(choice) / n for choice in choices])
+    assert np.all(np.abs(share - p) <= 5 * np.sqrt(p * (1 - p) / n) + 5 / n)
+
+
+def test_contexts_grow_by_appending(toy_policy, toy_texts):
+    """Token in, token out: the second turn's context starts with the first one's tokens, nothing re-encoded."""
+    first = toy_policy.generate([ask(toy_texts[0])])[0]
+    again = ask("go on", context=first.context)
+    second = toy_policy.generate([again])[0]
+    assert second.context[: len(first.context)].tolist() == first.context.tolist()
+    added = toy_policy.tokenizer.decode(second.context[len(first.context) : -len(second.tokens)])
+    assert added == "\n<|im_start|>user\ngo on<|im_end|>\n<|im_start|>assistant\n"
+    want = plain_logprobs(toy_policy, second.context, len(second.tokens))
+    assert second.logprobs == pytest.approx(want, abs=1e-4)
+
+
+def test_forced_prefix_is_said_but_not_trained(toy_policy, toy_texts):
+    """Oracle: the record's contract; sampled tokens keep the log-probs of a plain forward pass."""
+    reply = toy_policy.generate([ask(toy_texts[0], forced_prefix="\\boxed{")])[0]
+    forced = toy_policy.encode(["\\boxed{"])[0]
+    assert reply.tokens[: len(forced)].tolist() == forced.tolist()
+    assert reply.train_mask.tolist() == [i >= len(forced) for i in range(len(reply.tokens))]
+    sampled = len(reply.tokens) - len(forced)
+    assert reply.logprobs[-sampled:] == pytest.approx(
+        plain_logprobs(toy_policy, reply.context, sampled), abs=1e-4
+    )
+
+
+def test_length_and_forfeit(toy_policy, toy_texts):
+    """A reply cut at max_tokens says "length"; a prompt that leaves no room is a recorded forfeit."""
+    cut = toy_policy.generate([ask(toy_texts[0], sampling=Sampling(max_tokens=1))])[0]
+    assert len(cut.tokens) == 1
+    assert cut.finish_reason in ("length", "stop")
+    toy_policy.context_limit = 10
+    assert toy_policy.generate([ask(toy_texts[0])])[0].finish_reason == "forfeit"
+
+
+def test_missing_model_is_one_line():
+    """Oracle: the documented ValueError."""
+    from selfplay_fast.policies.language_model import LanguageModel
+
+    with pytest.raises(ValueError, match="no-such-folder") as caught:
+        LanguageModel.load("./no-such-folder")
+    assert "\n" not in str(caught.value)
+
+
+def test_save_and_load_with_plain_transformers(toy_policy, toy_texts, tmp_path):
+    """The saved folder loads with the ordinary auto classes and gives the same greedy replies."""
+    from selfplay_fast.policies.language_model import LanguageModel
+
+    toy_policy.save(tmp_path)
+    asks = [ask(text, sampling=Sampling(temperature=0, max_tokens=4)) for text in toy_texts[:5]]
+    again = LanguageModel.load(tmp_path)
+    assert [r.text for r in again.generate(asks)] == [r.text for r in toy_policy.generate(asks)]
