@@ -1,9 +1,12 @@
 // The Python module selfplay_fast._native: one bind function per domain.
 #include <pybind11/pybind11.h>
 
+#include "bindings/bind_games.h"
+
 void bind_rollout(pybind11::module_& m);
 
 PYBIND11_MODULE(_native, m) {
     m.doc() = "C++ engines, solvers and token trees of selfplay_fast";
+    spf::bind_games(m);
     bind_rollout(m);
 }

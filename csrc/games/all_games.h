@@ -5,5 +5,5 @@
 #include "games/tic_tac_toe.h"
 
 #define SPF_FOR_EACH_GAME(DO) \
-    DO(KuhnPoker)             \
+    DO(KuhnPoker) \
     DO(TicTacToe)

@@ -1,0 +1,61 @@
+// A batch of any game behind one interface, so that the binding code is compiled once. One virtual call moves a whole
+// batch; the loops inside are templates over the game.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <optional>
+#include <span>
+#include <string>
+#include <string_view>
+#include <utility>
+#include <vector>
+
+#include "core/batch.h"
+#include "core/options.h"
+#include "text/text.h"
+
+namespace spf {
+
+class AnyBatch {
+  public:
+    virtual ~AnyBatch() = default;
+    virtual std::unique_ptr<AnyBatch> copy() const = 0;
+
+    virtual const GameInfo& info() const = 0;
+    virtual std::int64_t size() const = 0;
+    virtual const std::int32_t* current_player() const = 0;
+    virtual const std::uint8_t* terminated() const = 0;
+    virtual const float* returns() const = 0;
+    virtual const std::uint8_t* legal_actions() = 0;
+
+    virtual void step(std::span<const std::int64_t> actions, Rows rows, std::span<const std::string_view> texts) = 0;
+    virtual void reset(Rows rows, std::optional<std::span<const std::uint64_t>> seeds, std::int64_t repeat) = 0;
+    virtual void sample_actions(std::uint64_t seed, std::span<std::int64_t> out) const = 0;
+    virtual std::int64_t random_playouts() = 0;
+
+    virtual std::vector<std::string> observation(Rows rows) const = 0;
+    virtual std::vector<int> tensor_shape() const = 0;  // throws if the game has no tensor
+    virtual void observation_tensor(Rows rows, float* out) const = 0;
+    virtual std::vector<std::string> messages_since(std::int64_t row, Player player) const = 0;
+    virtual std::string information_state(std::int64_t row, Player player) const = 0;
+    virtual std::string action_text(std::int64_t row, Action action) const = 0;
+    virtual std::string reply_text(std::int64_t row, Action action) const = 0;
+    virtual std::vector<Reading> parse(std::span<const std::string_view> replies, Rows rows, bool strict) const = 0;
+    virtual std::vector<ChanceOutcome> chance_outcomes(std::int64_t row) const = 0;
+    virtual std::vector<Action> history(std::int64_t row) const = 0;
+
+    virtual std::string snapshot() const = 0;
+    virtual void restore(std::string_view bytes) = 0;
+};
+
+struct GameEntry {
+    GameInfo (*describe)(const OptionValues&);
+    std::unique_ptr<AnyBatch> (*make)(const OptionValues&, std::int64_t size, const BatchOptions&, const Format&);
+    Format (*format)(Style);
+};
+
+template <class Game>
+GameEntry game_entry();  // one generated translation unit per game
+
+}  // namespace spf

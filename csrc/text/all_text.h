@@ -1,0 +1,5 @@
+// The words of all games; the second list a new game adds a line to.
+#pragma once
+
+#include "text/kuhn_poker_text.h"
+#include "text/tic_tac_toe_text.h"

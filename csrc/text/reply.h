@@ -1,0 +1,184 @@
+// Reads an action out of a model's reply. Replies are untrusted bytes; every reader is linear in their length and
+// never throws on what they say.
+//
+// Lenient: the last \boxed{...} if there is one, else the last [...] that names an action, else the last line, whole or
+// after its last colon; case, inner blanks and common decoration do not matter.
+// Strict: what SPIRAL's published parser accepts, quirks included.
+#pragma once
+
+#include <string>
+#include <string_view>
+
+#include "core/game.h"
+#include "text/text.h"
+#include "text/utf8.h"
+
+namespace spf {
+
+inline constexpr std::string_view kBoxed = "\\boxed";
+inline constexpr std::size_t kLongestWords = 64;  // no single action is written longer
+
+struct Box {
+    bool found = false;   // the reply says \boxed
+    bool closed = false;  // and its braces match
+    std::string_view content;
+};
+
+// The last \boxed of a reply. Blanks before the brace are allowed if lenient.
+inline Box last_box(std::string_view reply, bool lenient) {
+    Box box;
+    const std::size_t start = reply.rfind(kBoxed);
+    if (start == std::string_view::npos) return box;
+    box.found = true;
+    std::size_t open = start + kBoxed.size();
+    while (lenient && open < reply.size() && is_space(reply[open])) ++open;
+    if (open >= reply.size() || reply[open] != '{') return box;
+    std::size_t depth = 0;
+    for (std::size_t i = open; i < reply.size(); ++i) {
+        if (reply[i] == '{') ++depth;
+        if (reply[i] == '}' && --depth == 0) {
+            box.closed = true;
+            box.content = reply.substr(open + 1, i - open - 1);
+            return box;
+        }
+    }
+    return box;
+}
+
+inline std::string_view without_wrapper(std::string_view text) {  // \text{x} -> x
+    constexpr std::string_view kText = "\\text{";
+    if (text.starts_with(kText) && text.ends_with('}')) return text.substr(kText.size(), text.size() - kText.size() - 1);
+    return text;
+}
+
+inline std::string collapse_blanks(std::string_view text) {
+    std::string out;
+    for (const char c : trim(text)) {
+        if (!is_space(c)) {
+            out += c;
+        } else if (out.back() != ' ') {
+            out += ' ';
+        }
+    }
+    return out;
+}
+
+// Lower case, single blanks, without decoration around it; empty if too long to be one action.
+inline std::string plain_words(std::string_view text) {
+    constexpr std::string_view kDecoration = "\"'`*$.,;:!()[]{}<>_";
+    text = without_wrapper(trim(text));
+    const auto strip = [&](auto end, auto drop) {
+        while (!text.empty() && (is_space(end()) || kDecoration.find(end()) != std::string_view::npos)) drop();
+    };
+    strip([&] { return text.front(); }, [&] { text.remove_prefix(1); });
+    strip([&] { return text.back(); }, [&] { text.remove_suffix(1); });
+    if (text.size() > kLongestWords) return {};
+    std::string words = collapse_blanks(text);
+    for (char& c : words) {
+        if (c >= 'A' && c <= 'Z') c = static_cast<char>(c - 'A' + 'a');
+    }
+    return words;
+}
+
+inline std::string quoted(std::string_view text) { return "'" + sanitize(text, 40) + "'"; }
+
+template <TurnGame Game>
+Reading refuse(const Game& game, const typename Game::State& state, const std::string& why) {
+    std::string choices;
+    int shown = 0;
+    for (const Action action : game.legal_actions(state)) {
+        if (shown++ == 9) {
+            choices += ", ...";
+            break;
+        }
+        if (shown > 1) choices += ", ";
+        append_action(game, state, action, Style::kSpiral, choices);
+    }
+    return {kInvalidAction, why + "; legal: " + choices};
+}
+
+template <TurnGame Game>
+Reading read_single(const Game& game, const typename Game::State& state, std::string_view text) {
+    const Action action = GameText<Game>::read_words(game, state, plain_words(text));
+    if (action >= 0) return {action, {}};
+    return refuse(game, state, quoted(text) + (action == kIllegalWords ? " is not allowed now" : " is not an action"));
+}
+
+template <TurnGame Game>
+Reading read_lenient(const Game& game, const typename Game::State& state, std::string_view reply) {
+    using Text = GameText<Game>;
+    if constexpr (requires { Text::read_lenient(game, state, reply); }) {
+        return Text::read_lenient(game, state, reply);
+    } else {
+        const Box box = last_box(reply, true);
+        if (box.closed) return read_single(game, state, box.content);
+        if (box.found) return refuse(game, state, "the last \\boxed{ is not closed");
+        std::size_t close = std::string_view::npos;
+        for (std::size_t i = reply.size(); i-- > 0;) {  // innermost brackets, from the back
+            if (reply[i] == ']') close = i;
+            if (reply[i] != '[' || close == std::string_view::npos) continue;
+            const std::string_view content = reply.substr(i + 1, close - i - 1);
+            if (Text::read_words(game, state, plain_words(content)) != kUnknownWords) return read_single(game, state, content);
+            close = std::string_view::npos;
+        }
+        std::string_view line = trim(reply);
+        if (line.empty()) return refuse(game, state, "the reply is empty");
+        const std::size_t newline = line.rfind('\n');
+        if (newline != std::string_view::npos) line.remove_prefix(newline + 1);
+        if (Text::read_words(game, state, plain_words(line)) != kUnknownWords) return read_single(game, state, line);
+        const std::size_t colon = line.rfind(':');
+        if (colon != std::string_view::npos) {
+            const std::string_view rest = line.substr(colon + 1);
+            if (Text::read_words(game, state, plain_words(rest)) != kUnknownWords) return read_single(game, state, rest);
+        }
+        return refuse(game, state, "no action found at the end of the reply");
+    }
+}
+
+// What SPIRAL's parser makes of a reply before it compares with the action space.
+inline std::string strict_candidate(std::string_view reply) {
+    const Box box = last_box(reply, false);
+    const std::string_view text = box.closed ? without_wrapper(box.content) : trim(reply);
+    std::string out;
+    for (std::size_t i = 0; i < text.size();) {  // \boxed{x} inside becomes [x]
+        constexpr std::string_view kOpen = "\\boxed{";
+        if (text.substr(i, kOpen.size()) == kOpen) {
+            const std::size_t close = text.find('}', i);
+            if (close != std::string_view::npos) {
+                out += '[';
+                out += text.substr(i + kOpen.size(), close - i - kOpen.size());
+                out += ']';
+                i = close + 1;
+                continue;
+            }
+            out += text.substr(i);
+            break;
+        }
+        out += text[i++];
+    }
+    const bool bracketed = out.find('[') != std::string::npos || out.find(']') != std::string::npos;
+    if (!bracketed) {
+        int words = 0;
+        for (std::size_t i = 0; i < out.size(); ++i) words += !is_space(out[i]) && (i == 0 || is_space(out[i - 1]));
+        if (words <= 5) out = "[" + out + "]";
+    }
+    return collapse_blanks(out);
+}
+
+template <TurnGame Game>
+Reading read_strict(const Game& game, const typename Game::State& state, std::string_view reply) {
+    if (reply.empty()) return refuse(game, state, "the reply is empty");
+    if constexpr (requires { GameText<Game>::read_strict(game, state, reply); }) {
+        return GameText<Game>::read_strict(game, state, reply);
+    } else {
+        const std::string candidate = strict_candidate(reply);
+        for (const Action action : game.legal_actions(state)) {
+            std::string spelled;
+            append_action(game, state, action, Style::kSpiral, spelled);
+            if (spelled == candidate) return {action, {}};
+        }
+        return refuse(game, state, quoted(candidate) + " is not exactly a legal action");
+    }
+}
+
+}  // namespace spf

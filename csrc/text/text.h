@@ -1,0 +1,121 @@
+// The words of a game. Each game specialises GameText; everything around it is the same for all games.
+//
+// An observation begins with what never changes (task, rules, reply format) and ends with what does (who you are, what
+// you see), so that prompts share long prefixes.
+#pragma once
+
+#include <cstddef>
+#include <optional>
+#include <span>
+#include <stdexcept>
+#include <string>
+#include <string_view>
+
+#include "core/game.h"
+#include "text/utf8.h"
+
+namespace spf {
+
+enum class Style { kPlain, kSpiral };
+
+struct Format {
+    Style style = Style::kSpiral;
+    bool legal_list = true;             // end with the legal actions
+    std::size_t speech_characters = 200;  // how much of one utterance the other player sees
+};
+
+// One text per player turn so far, in order; empty where nobody speaks.
+using Said = std::span<const std::string>;
+
+// What a game must say:
+//     static constexpr bool kLegalList;                                          // is the list shown by default?
+//     static constexpr std::string_view kRules;                                  // the same under all options
+//     static void variant(const Game&, std::string& out);                        // a line on the options, or nothing
+//     static void situation(const Game&, const State&, Player, const Format&, Said, std::string& out);
+//     static void action_words(const Game&, const State&, Action, std::string& out);   // "bet"
+//     static Action read_words(const Game&, const State&, std::string_view words);     // lower case, single blanks
+// read_words gives a legal action, kIllegalWords for an action that is not allowed now, kUnknownWords for no action.
+template <class Game>
+struct GameText;
+
+// A game whose replies are more than one word brings its own readers instead, of a whole reply:
+//     static Reading read_lenient(const Game&, const State&, std::string_view reply);
+//     static Reading read_strict(const Game&, const State&, std::string_view reply);
+
+inline constexpr Action kIllegalWords = -2;
+inline constexpr Action kUnknownWords = -3;
+
+// What a reply came to: a legal action, or kInvalidAction and why.
+struct Reading {
+    Action action = kInvalidAction;
+    std::string refusal;
+};
+
+inline Style style_named(std::string_view name) {
+    if (name == "plain") return Style::kPlain;
+    if (name == "spiral") return Style::kSpiral;
+    throw std::invalid_argument("style must be plain or spiral, got '" + std::string(name) + "'");
+}
+
+template <class Game>
+Format default_format(Style style) {
+    return {style, GameText<Game>::kLegalList};
+}
+
+// As it stands in legal lists: "[bet]" in style spiral, "bet" in plain.
+template <TurnGame Game>
+void append_action(const Game& game, const typename Game::State& state, Action action, Style style, std::string& out) {
+    if (style == Style::kSpiral) out += '[';
+    GameText<Game>::action_words(game, state, action, out);
+    if (style == Style::kSpiral) out += ']';
+}
+
+// The whole reply that plays the action.
+template <TurnGame Game>
+std::string reply_text(const Game& game, const typename Game::State& state, Action action, Style style) {
+    std::string out = style == Style::kSpiral ? "\\boxed{" : "";
+    GameText<Game>::action_words(game, state, action, out);
+    if (style == Style::kSpiral) out += '}';
+    return out;
+}
+
+template <TurnGame Game>
+std::string legal_list(const Game& game, const typename Game::State& state, Style style) {
+    std::string out;
+    for (const Action action : game.legal_actions(state)) {
+        if (!out.empty()) out += ", ";
+        append_action(game, state, action, style, out);
+    }
+    return out;
+}
+
+// The constant beginning of every observation.
+template <TurnGame Game>
+std::string preamble(const Game& game, Style style) {
+    std::string out(GameText<Game>::kRules);
+    out += '\n';
+    if (style == Style::kSpiral) out += "Think step by step, then write your final action inside \\boxed{}.\n";
+    GameText<Game>::variant(game, out);
+    return out;
+}
+
+// What a player may read in a state; player is normally the one to move.
+template <TurnGame Game>
+void append_situation(const Game& game, const typename Game::State& state, Player player, const Format& format, Said said,
+                      std::string& out) {
+    GameText<Game>::situation(game, state, player, format, said, out);
+    if (format.legal_list && game.current_player(state) == player) {
+        out += GameText<Game>::kLegalList ? " Legal: " : "\nLegal: ";  // texts without a list by default may end in a board
+        out += legal_list(game, state, format.style);
+    }
+}
+
+template <TurnGame Game>
+std::string observation(const Game& game, const typename Game::State& state, Player player, const Format& format,
+                        Said said = {}) {
+    std::string out = preamble(game, format.style);
+    append_situation(game, state, player, format, said, out);
+    return out;
+}
+
+}  // namespace spf

@@ -1,0 +1,50 @@
+// Tic-tac-toe in words: free cells show their number.
+#pragma once
+
+#include <string>
+#include <string_view>
+
+#include "games/tic_tac_toe.h"
+#include "text/text.h"
+
+namespace spf {
+
+template <>
+struct GameText<TicTacToe> {
+    using State = TicTacToe::State;
+    static constexpr bool kLegalList = false;  // the numbers on the board are the list
+
+    static constexpr std::string_view kRules =
+        "Two-player zero-sum game: tic-tac-toe. Player O begins, then both mark one free cell in turn. Free cells show "
+        "their number. The first full row, column or diagonal of one mark wins; a full board without one is a draw. "
+        "Your action is the number of a free cell.";
+    static void variant(const TicTacToe&, std::string&) {}
+
+    static void situation(const TicTacToe& game, const State& s, Player player, const Format&, Said, std::string& out) {
+        out += player == 0 ? "You are O. Board:" : "You are X. Board:";
+        for (int cell = 0; cell < game.size * game.size; ++cell) {
+            out += cell % game.size == 0 ? '\n' : ' ';
+            if (TicTacToe::is_marked(s, 0, cell)) {
+                out += 'O';
+            } else if (TicTacToe::is_marked(s, 1, cell)) {
+                out += 'X';
+            } else {
+                out += std::to_string(cell);
+            }
+        }
+    }
+
+    static void action_words(const TicTacToe&, const State&, Action cell, std::string& out) { out += std::to_string(cell); }
+
+    static Action read_words(const TicTacToe& game, const State& s, std::string_view words) {
+        if (words.empty() || words.size() > 9) return kUnknownWords;
+        Action cell = 0;
+        for (const char c : words) {
+            if (c < '0' || c > '9') return kUnknownWords;
+            cell = cell * 10 + (c - '0');
+        }
+        return game.legal_actions(s).contains(cell) ? cell : kIllegalWords;
+    }
+};
+
+}  // namespace spf

@@ -1,0 +1,300 @@
+"""Many games side by side, stepped in C++.
+
+    g = games.make("kuhn_poker", batch_size=128, seed=0)
+    while not g.terminated.all():
+        g.step(g.sample_actions(seed=7))  # one draw per (seed, row, ply)
+    g.returns
+
+Shapes: ``B`` games, ``P`` players, ``A`` enumerable actions, ``K`` rows of a call. Players are numbered from 0; -1 is
+chance, -4 means the game is over. A game with options may be written ``"kuhn_poker(rounds=5)"`` wherever a name is
+taken.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from selfplay_fast import _native
+
+__all__ = ["CHANCE", "INVALID", "TERMINAL", "Batch", "Description", "describe", "make", "names"]
+
+CHANCE = -1
+TERMINAL = -4
+INVALID = -1
+"""What ``parse`` gives for a refused reply and ``sample_actions`` for an ended game."""
+
+Style = Literal["spiral", "plain"]
+_SEED_MASK = 2**64 - 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class Description:
+    """What a game is, with its options as configured."""
+
+    name: str
+    num_players: int
+    num_actions: int
+    """Enumerable actions; a game may take richer ones beside them."""
+    max_turns: int
+    zero_sum: bool
+    perfect_information: bool
+    speech: bool
+    """Do the players hear what is said in ``step(texts=...)``?"""
+    options: dict[str, int | str]
+    option_help: dict[str, str]
+    """For every option what it means and which values it takes."""
+
+
+def names() -> list[str]:
+    """All games, in alphabetical order."""
+    return list(_native.game_names())
+
+
+def describe(game: str, **options: int | str) -> Description:
+    """Describe ``game``, which may carry options: ``describe("kuhn_poker(rounds=5)")``.
+
+    Raises ValueError for an unknown game or option (suggesting the nearest) and for a value out of range.
+    """
+    name, given = _resolve(game, options)
+    return _description(_native.describe_game(name, given))
+
+
+def make(
+    game: str,
+    batch_size: int,
+    *,
+    seed: int = 0,
+    threads: int | None = None,
+    style: Style = "spiral",
+    legal_list: bool | None = None,
+    speech_characters: int = 200,
+    chance: Literal["sampled", "explicit"] = "sampled",
+    autoreset: Literal["off", "same_step", "next_step"] = "off",
+    **options: int | str,
+) -> Batch:
+    r"""``batch_size`` new games.
+
+    seed: with the row and the episode number it keys all chance; results depend on nothing else.
+    threads: None for all cores; small jobs stay on the calling thread either way.
+    style: ``"spiral"`` asks for the action in ``\boxed{}`` and lists actions as ``[bet]``; ``"plain"`` does neither.
+    legal_list: end observations with the legal actions; None for the game's own habit.
+    speech_characters: how much of one utterance the other player sees, in games with speech.
+    chance: ``"explicit"`` stops where nature moves and lets ``step`` play one of ``chance_outcomes(row)``.
+    autoreset: begin the next game in a row in the same step (its result stays visible until the next) or with the next.
+    options: of the game, see ``describe``.
+
+    Raises ValueError for an unknown game or option (suggesting the nearest) and for a value out of range.
+    """
+    name, given = _resolve(game, options)
+    if threads is not None and threads < 1:
+        raise ValueError(f"threads must be at least 1 or None for all cores, got {threads}")
+    if speech_characters < 0:
+        raise ValueError(f"speech_characters must be 0 or more, got {speech_characters}")
+    native = _native.GameBatch(
+        name,
+        given,
+        batch_size,
+        seed & _SEED_MASK,
+        threads or 0,
+        style,
+        legal_list,
+        speech_characters,
+        chance,
+        autoreset,
+    )
+    return Batch(native)
+
+
+class Batch:
+    """``B`` games of one kind; made by ``make``. Games in a batch share nothing but their options."""
+
+    __slots__ = ("_native", "description")
+
+    def __init__(self, native: _native.GameBatch) -> None:
+        self._native = native
+        self.description = _description(native.info)
+
+    def __len__(self) -> int:
+        return len(self._native.current_player)
+
+    def __repr__(self) -> str:
+        options = ", ".join(f"{key}={value}" for key, value in self.options.items())
+        return f"<{self.name}({options}) x {len(self)}>"
+
+    @property
+    def name(self) -> str:
+        return self.description.name
+
+    @property
+    def options(self) -> dict[str, int | str]:
+        return self.description.options
+
+    @property
+    def current_player(self) -> NDArray[np.int32]:
+        """int32[B]: the player to move, ``CHANCE`` or ``TERMINAL``. A read-only view that follows the games."""
+        return self._native.current_player
+
+    @property
+    def legal_actions(self) -> NDArray[np.bool_]:
+        """bool[B, A], all False at chance nodes and after the end. A read-only view, brought up to date by this access."""
+        return self._native.legal_actions
+
+    @property
+    def terminated(self) -> NDArray[np.bool_]:
+        """bool[B]. A read-only view that follows the games."""
+        return self._native.terminated
+
+    @property
+    def returns(self) -> NDArray[np.float32]:
+        """float32[B, P], 0 until a game is over. A read-only view that follows the games."""
+        return self._native.returns
+
+    def step(
+        self, actions: ArrayLike, rows: ArrayLike | None = None, texts: Sequence[str | bytes] | None = None
+    ) -> None:
+        """Play ``actions`` int64[K] in ``rows`` int64[K], or in all rows, where entries of ended games are ignored.
+
+        texts: the whole reply per action; what it says aloud is heard in games with speech and ignored in others.
+        Raises ValueError naming game, row and action, and TypeError for a wrong dtype, before anything changes.
+        """
+        self._native.step(actions, rows, texts)
+
+    def reset(
+        self, rows: ArrayLike | None = None, seeds: Iterable[int] | None = None, repeat: int = 1
+    ) -> None:
+        """Begin new games in ``rows``, or everywhere, each with its next random stream.
+
+        repeat: consecutive groups of this many rows get the same deal. seeds: one per group; the deal is then a
+        function of the seed alone, whatever the row.
+        """
+        keys = None if seeds is None else np.array([int(seed) & _SEED_MASK for seed in seeds], np.uint64)
+        self._native.reset(rows, keys, repeat)
+
+    def sample_actions(self, seed: int) -> NDArray[np.int64]:
+        """int64[B]: a uniform legal action per row, ``INVALID`` where the game is over; a function of (seed, row, ply)."""
+        return self._native.sample_actions(seed & _SEED_MASK)
+
+    def random_playouts(self) -> int:
+        """Play every game to its end with uniform actions; return the number of turns taken."""
+        return self._native.random_playouts()
+
+    def observation(self, rows: ArrayLike | None = None) -> list[str]:
+        """The complete message for the player to move of each row; empty where nobody is to move."""
+        return self._native.observation(rows)
+
+    def observation_tensor(self, rows: ArrayLike | None = None) -> NDArray[np.float32]:
+        """float32[K, ...] in OpenSpiel's encoding, zeros where nobody is to move; ValueError if the game has none."""
+        return self._native.observation_tensor(rows)
+
+    def messages_since(self, row: int, player: int) -> list[str]:
+        """What is new for ``player`` since its last turn: the others' moves, then what it sees if it is to move.
+
+        Before its first turn: the complete observation.
+        """
+        return self._native.messages_since(row, player)
+
+    def information_state(self, row: int, player: int) -> str:
+        """The canonical key of all that ``player`` knows."""
+        return self._native.information_state(row, player)
+
+    def action_text(self, row: int, action: int) -> str:
+        """A legal action as legal lists show it: ``[bet]``, in style plain ``bet``."""
+        return self._native.action_text(row, action)
+
+    def reply_text(self, row: int, action: int) -> str:
+        r"""The canonical reply that plays a legal action, ``\boxed{bet}`` or in style plain ``bet``."""
+        return self._native.reply_text(row, action)
+
+    def parse(
+        self,
+        replies: Sequence[str | bytes],
+        rows: ArrayLike | None = None,
+        mode: Literal["lenient", "strict"] = "lenient",
+    ) -> tuple[NDArray[np.int64], list[str | None]]:
+        r"""Read one reply per row: int64[K] of legal actions or ``INVALID``, and for each why it was refused.
+
+        Lenient reads the last ``\boxed{}``, else the last ``[...]`` that names an action, else the last line. Strict
+        reads what SPIRAL's published parser reads. Replies may hold anything; their content never raises.
+        """
+        return self._native.parse(replies, rows, mode)
+
+    def chance_outcomes(self, row: int) -> list[tuple[int, float]]:
+        """(action, probability) of what nature may do next; empty unless it is to move (chance="explicit")."""
+        return self._native.chance_outcomes(row)
+
+    def history(self, row: int) -> list[int]:
+        """All actions of the row's game so far, nature's included."""
+        return self._native.history(row)
+
+    def copy(self) -> Batch:
+        """An independent batch in the same state."""
+        return Batch(self._native.copy())
+
+    def state(self) -> bytes:
+        """A snapshot of all games, for ``set_state`` of a batch made with the same game, options and size."""
+        return self._native.state()
+
+    def set_state(self, state: bytes) -> None:
+        """Load a snapshot. ValueError, and nothing changes, if it is damaged or of another kind of batch."""
+        self._native.set_state(state)
+
+
+def _resolve(game: str, options: dict[str, int | str]) -> tuple[str, list[tuple[str, int | str]]]:
+    """Split "name(option=value, ...)", merge the options and check their names; C++ checks the values."""
+    name, written = _parse(game)
+    known = names()
+    if name not in known:
+        raise ValueError(f"unknown game {name!r}{_nearest(name, known)}")
+    merged = {**written, **options}
+    allowed = [option.name for option in _native.describe_game(name, []).options]
+    for option in merged:
+        if option not in allowed:
+            raise ValueError(f"{name} has no option {option!r}{_nearest(option, allowed)}")
+    return name, list(merged.items())
+
+
+def _parse(game: str) -> tuple[str, dict[str, int | str]]:
+    name, bracket, rest = game.strip().partition("(")
+    if not bracket:
+        return name, {}
+    if not rest.endswith(")"):
+        raise ValueError(f"game {game!r} must look like name(option=value, ...)")
+    options: dict[str, int | str] = {}
+    for item in filter(None, (part.strip() for part in rest[:-1].split(","))):
+        key, equals, value = (part.strip() for part in item.partition("="))
+        if not equals or not key or not value:
+            raise ValueError(f"game {game!r} must look like name(option=value, ...)")
+        value = value.strip("'\"")
+        options[key] = int(value) if value.lstrip("-").isdecimal() else value
+    return name.strip(), options
+
+
+def _nearest(word: str, known: Sequence[str]) -> str:
+    close = difflib.get_close_matches(word, known, n=1, cutoff=0.5)
+    return f"; did you mean {close[0]!r}?" if close else f"; there are: {', '.join(known) or 'none'}"
+
+
+def _description(info: Any) -> Description:
+    options: dict[str, int | str] = {}
+    texts = {}
+    for option in info.options:
+        options[option.name] = option.words[option.value] if option.words else option.value
+        values = option.words or [str(v) for v in range(option.low, option.high + 1, option.step)]
+        texts[option.name] = f"{option.help}: {', '.join(values) if len(values) < 6 else values[0] + '..' + values[-1]}"
+    return Description(
+        name=info.name,
+        num_players=info.num_players,
+        num_actions=info.num_actions,
+        max_turns=info.max_turns,
+        zero_sum=info.zero_sum,
+        perfect_information=info.perfect_information,
+        speech=info.speech,
+        options=options,
+        option_help=texts,
+    )
