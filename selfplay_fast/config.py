@@ -18,7 +18,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-_RECIPES = "selfplay_fast.recipes"
+RECIPES = "selfplay_fast.recipes"
 
 
 def nearest(word: str, known: Iterable[str]) -> str:
@@ -31,7 +31,7 @@ def nearest(word: str, known: Iterable[str]) -> str:
 
 def recipe_names() -> list[str]:
     """The recipes that are installed, sorted."""
-    package = importlib.import_module(_RECIPES)
+    package = importlib.import_module(RECIPES)
     return sorted(m.name for m in pkgutil.iter_modules(package.__path__) if not m.name.startswith("_"))
 
 
@@ -42,7 +42,7 @@ def load_recipe(name: str) -> types.ModuleType:
         raise ValueError(
             f"unknown recipe {name!r}{nearest(name, names)}; there are: {', '.join(names) or 'none'}"
         )
-    return importlib.import_module(f"{_RECIPES}.{name}")
+    return importlib.import_module(f"{RECIPES}.{name}")
 
 
 def config_to_dict(config: Any) -> dict[str, Any]:

@@ -13,6 +13,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import shutil
 import time
 import traceback
 from collections.abc import Iterator, Mapping, Sequence
@@ -44,6 +45,7 @@ class Run:
         self._writer: Any = None
         self._began = time.monotonic()
         self._step = 0
+        self._new = False
 
     @classmethod
     def create(
@@ -65,6 +67,7 @@ class Run:
             )
             raise ValueError(f"run folder {directory} already exists: {hint}, or name another one")
         run = cls(directory, recipe, config, tensorboard=tensorboard)
+        run._new = True
         try:
             directory.mkdir(parents=True, exist_ok=named)
             run._write_config()
@@ -156,9 +159,15 @@ class Run:
         self._began = time.monotonic() - (rows[-1].get("time_s") or 0.0 if rows else 0.0)
 
     def fail(self, error: BaseException) -> None:
-        """Close what is open after an error and keep the traceback in `error.txt`; the run can be resumed."""
+        """Close what is open after an error and keep the traceback in `error.txt`; the run can be resumed.
+
+        A new run that was refused before its first row (an unknown model, say) leaves no folder behind.
+        """
         self._close()
         if isinstance(error, KeyboardInterrupt):
+            return
+        if self._new and isinstance(error, ValueError | OSError) and not self._has_results():
+            shutil.rmtree(self.directory, ignore_errors=True)
             return
         try:
             text = "".join(traceback.format_exception(error))
@@ -177,6 +186,10 @@ class Run:
             console.print(closing_table(rows))
         console.print(f"report: {report}", markup=False, soft_wrap=True)
         return report
+
+    def _has_results(self) -> bool:
+        metrics = self.directory / data.METRICS
+        return (metrics.is_file() and metrics.stat().st_size > 0) or any(self.checkpoints.glob("step-*"))
 
     def _elapsed(self) -> float:
         return time.monotonic() - self._began

@@ -1,0 +1,98 @@
+"""From a command line to a dataclass. tyro parses; wrong input becomes one line that says what would be right."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import io
+import re
+import typing
+from collections.abc import Iterator, Sequence
+from typing import Any, TypeVar
+
+import tyro
+
+from .config import nearest
+
+Options = TypeVar("Options")
+
+
+class UsageError(ValueError):
+    """The command line itself is wrong."""
+
+
+def parse(
+    kind: type[Options], arguments: Sequence[str], program: str, default: Options | None = None
+) -> Options:
+    """Parse with tyro; what it prints about wrong input becomes one line."""
+    _check_flags(kind, arguments, program)
+    complaint = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(complaint):
+            if default is None:
+                return tyro.cli(kind, prog=program, args=arguments)
+            return tyro.cli(kind, prog=program, args=arguments, default=default)
+    except SystemExit as stop:
+        if stop.code:
+            raise UsageError(_reworded(complaint.getvalue(), program)) from None
+        raise
+
+
+def _check_flags(kind: type, arguments: Sequence[str], program: str) -> None:
+    known = {name: hint for name, hint in _flags(kind)}
+    for argument in arguments:
+        if not argument.startswith("--") or argument in ("--", "--help"):
+            continue
+        name = argument[2:].partition("=")[0].replace("-", "_")
+        switched_off = name.startswith("no_") and known.get(name[3:]) is bool
+        if name not in known and not switched_off:
+            close = nearest(f"--{name}".replace("_", "-"), [f"--{k}".replace("_", "-") for k in known])
+            raise UsageError(f"unknown option {argument.partition('=')[0]}{close}; see {program} --help")
+
+
+def _flags(kind: type) -> Iterator[tuple[str, Any]]:
+    hints = typing.get_type_hints(kind)
+    for field in dataclasses.fields(kind):
+        hint = hints[field.name]
+        if isinstance(hint, type) and dataclasses.is_dataclass(hint):
+            yield from _flags(hint)
+        else:
+            yield field.name, hint
+
+
+def _reworded(complaint: str, program: str) -> str:
+    """The gist of tyro's boxed message."""
+    lines = [line.strip("│╭╮╰╯ ") for line in complaint.splitlines()]
+    text: list[str] = []
+    for line in lines[1:]:
+        if set(line) == {"─"}:
+            break
+        text.append(line)
+    message = " ".join(" ".join(text).split())
+    message = message.removeprefix("Error parsing ").split(" Got errors:")[0]
+    flag = message.split(":")[0]
+    if wrong := re.search(r"invalid literal for int\(\) with base 10: (\S+)", complaint):
+        message = f"{flag}: expected a whole number, got {wrong[1]}"
+    elif wrong := re.search(r"could not convert string to float: (\S+)", complaint):
+        message = f"{flag}: expected a number, got {wrong[1]}"
+    elif wrong := re.match(r"Missing from [^:]+: (\S+)", message):
+        message = f"{wrong[1]} is missing"
+    elif wrong := re.match(r"Missing value for argument '([^']+)'", message):
+        message = f"{wrong[1]}: missing value"
+    elif wrong := re.match(r"Unrecognized options: (.+)", message):
+        message = f"unexpected {wrong[1]!r}"
+    return f"{message or 'bad command line'}; see {program} --help"
+
+
+def value_of(flag: str, arguments: Sequence[str]) -> str | None:
+    """The value of an option that decides about the defaults of the others."""
+    flag_forms = (flag, flag.replace("-", "_").replace("__", "--", 1))
+    for i, argument in enumerate(arguments):
+        name, equals, value = argument.partition("=")
+        if name in flag_forms:
+            if equals:
+                return value
+            if i + 1 < len(arguments) and not arguments[i + 1].startswith("--"):
+                return arguments[i + 1]
+            raise UsageError(f"{flag}: missing value")
+    return None
