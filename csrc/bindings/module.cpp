@@ -4,9 +4,11 @@
 #include "bindings/bind_games.h"
 
 void bind_rollout(pybind11::module_& m);
+void bind_solvers(pybind11::module_& m);
 
 PYBIND11_MODULE(_native, m) {
     m.doc() = "C++ engines, solvers and token trees of selfplay_fast";
     spf::bind_games(m);
     bind_rollout(m);
+    bind_solvers(m);
 }

@@ -1,0 +1,28 @@
+// A game walked into the form its solver needs; instantiated once per game by a generated translation unit.
+#pragma once
+
+#include <cstdint>
+#include <variant>
+
+#include "core/options.h"
+#include "solvers/game_tree.h"
+#include "solvers/positions.h"
+
+namespace spf {
+
+using SolverForm = std::variant<GameTree, Positions>;
+
+template <class Game>
+SolverForm solver_form(const OptionValues& options, std::int64_t max_nodes);
+
+template <TurnGame Game>
+SolverForm make_solver_form(const OptionValues& options, std::int64_t max_nodes) {
+    const Game game = configure<Game>(options);
+    if constexpr (Game::kPerfectInformation) {
+        return PositionsBuilder<Game>(game, max_nodes).build();
+    } else {
+        return GameTreeBuilder<Game>(game, max_nodes).build();
+    }
+}
+
+}  // namespace spf
