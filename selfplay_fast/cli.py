@@ -11,7 +11,7 @@ import os
 import signal
 import sys
 import types
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Annotated, Any, NoReturn
 
@@ -74,7 +74,7 @@ class GamesOptions:
     """List the games and their options."""
 
     json: bool = False
-    """print JSON instead of a table"""
+    """print JSON instead"""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -158,6 +158,8 @@ def train(arguments: list[str]) -> None:
 def evaluate(arguments: list[str]) -> None:
     """Score a model against fixed opponents and measure its exploitability."""
     options = parse(EvaluateOptions, arguments, f"{PROGRAM} evaluate")
+    if options.episodes < 1:
+        raise UsageError(f"--episodes: must be at least 1, got {options.episodes}")
     games, max_tokens, load = _model_of(options)
     _check_games(games)
 
@@ -167,8 +169,6 @@ def evaluate(arguments: list[str]) -> None:
     from .records import Sampling
     from .report.terminal import evaluation_table
 
-    if options.episodes < 1:
-        raise UsageError(f"--episodes: must be at least 1, got {options.episodes}")
     sampling = Sampling(temperature=options.temperature, top_p=options.top_p, max_tokens=max_tokens)
     with Console(stderr=True).status(f"evaluating {options.target}"):
         metrics = evaluate_policy(
@@ -202,16 +202,20 @@ def games(arguments: list[str]) -> None:
 
     from . import games as engine
 
-    described = {name: _fields_of(engine.describe(name)) for name in engine.names()}
+    described = {name: dataclasses.asdict(engine.describe(name)) for name in engine.names()}
     if options.json:
-        print(json.dumps(described, indent=2, default=str))
+        print(json.dumps(described, indent=2))
         return
 
-    from rich.console import Console
-
-    from .report.terminal import games_table
-
-    Console(highlight=False).print(games_table(described))
+    for name, facts in described.items():
+        kind = "perfect" if facts["perfect_information"] else "hidden"
+        zero_sum = "zero-sum, " if facts["zero_sum"] else ""
+        print(
+            f"{name}: {facts['num_players']} players, {zero_sum}{kind} information, {facts['max_turns']} turns at most"
+        )
+        for option, default in facts["options"].items():
+            print(f"    {f'{option}={default}':<16}{facts['option_help'].get(option, '')}")
+    print(f"\nwith options: {PROGRAM} train RECIPE --games 'NAME(option=value)'")
 
 
 def export(arguments: list[str]) -> None:
@@ -403,10 +407,6 @@ def _model_of(options: EvaluateOptions) -> tuple[Sequence[str], int, Callable[[]
 
     names = options.games if options.games is not None else ("kuhn_poker", "tic_tac_toe")
     return names, options.max_tokens or 512, load_model
-
-
-def _fields_of(description: Any) -> dict[str, Any]:
-    return dict(description) if isinstance(description, Mapping) else dataclasses.asdict(description)
 
 
 def _one_line(text: str) -> str:

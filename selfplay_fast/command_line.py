@@ -61,27 +61,29 @@ def _flags(kind: type) -> Iterator[tuple[str, Any]]:
 
 
 def _reworded(complaint: str, program: str) -> str:
-    """The gist of tyro's boxed message."""
-    lines = [line.strip("│╭╮╰╯ ") for line in complaint.splitlines()]
-    text: list[str] = []
-    for line in lines[1:]:
-        if set(line) == {"─"}:
-            break
-        text.append(line)
-    message = " ".join(" ".join(text).split())
-    message = message.removeprefix("Error parsing ").split(" Got errors:")[0]
-    flag = message.split(":")[0]
-    if wrong := re.search(r"invalid literal for int\(\) with base 10: (\S+)", complaint):
-        message = f"{flag}: expected a whole number, got {wrong[1]}"
-    elif wrong := re.search(r"could not convert string to float: (\S+)", complaint):
-        message = f"{flag}: expected a number, got {wrong[1]}"
-    elif wrong := re.match(r"Missing from [^:]+: (\S+)", message):
-        message = f"{wrong[1]} is missing"
-    elif wrong := re.match(r"Missing value for argument '([^']+)'", message):
-        message = f"{wrong[1]}: missing value"
-    elif wrong := re.match(r"Unrecognized options: (.+)", message):
-        message = f"unexpected {wrong[1]!r}"
-    return f"{message or 'bad command line'}; see {program} --help"
+    """The gist of tyro's boxed message, whichever way it drew the box."""
+    lines = (line.strip(" │|╭╮╰╯") for line in complaint.splitlines())
+    text = " ".join(" ".join(lines).split())
+    end = r"(?= Got errors:| [-─+]{4}|$)"
+    message = "bad command line"
+    if found := re.search(rf"Error parsing (\S+): (.*?){end}", text):
+        message = f"{found[1]}: {found[2]}"
+        if wrong := re.search(r"invalid literal for int\(\) with base 10: (\S+)", text):
+            message = f"{found[1]}: expected a whole number, got {wrong[1]}"
+        elif wrong := re.search(r"could not convert string to float: (\S+)", text):
+            message = f"{found[1]}: expected a number, got {wrong[1]}"
+    elif found := re.search(r"Missing from [^:]+: (\S+)", text):
+        message = f"{found[1]} is missing"
+    elif found := re.search(r"Missing value for argument '([^']+)'", text):
+        message = f"{found[1]}: missing value"
+    elif found := re.search(rf"Unrecognized options: (.+?){end}", text):
+        message = f"unexpected {found[1]!r}"
+    elif found := re.search(
+        r"nvalid choice '([^']*)' for argument '([^']+)'\. Expected one of \(([^)]*)\)", text
+    ):
+        choices = re.findall(r"'([^']*)'", found[3])
+        message = f"{found[2]}: {found[1]!r} is not one of {', '.join(choices)}{nearest(found[1], choices)}"
+    return f"{message}; see {program} --help"
 
 
 def value_of(flag: str, arguments: Sequence[str]) -> str | None:

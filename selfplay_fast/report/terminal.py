@@ -236,26 +236,6 @@ def evaluation_table(metrics: Mapping[str, float]) -> Table:
     return table
 
 
-def games_table(described: Mapping[str, Mapping[str, Any]]) -> Table:
-    """What can be played, and with which options."""
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    table.add_column("game", style="bold", no_wrap=True)
-    for name in ("players", "actions", "turns"):
-        table.add_column(name, justify="right")
-    table.add_column("kind")
-    table.add_column("options (default)")
-    for name, facts in described.items():
-        kind = "zero-sum" if facts["zero_sum"] else "general-sum"
-        kind += ", perfect information" if facts["perfect_information"] else ", hidden information"
-        options = facts["options"]
-        shown = (
-            [f"{key}={value}" for key, value in options.items()] if isinstance(options, Mapping) else options
-        )
-        numbers = (str(facts["num_players"]), str(facts["num_actions"]), str(facts["max_turns"]))
-        table.add_row(name, *numbers, kind, "  ".join(map(str, shown)))
-    return table
-
-
 def _arrow(change: Change) -> Text:
     if change.better is None or change.after is None or change.before is None:
         return Text("")

@@ -1,0 +1,241 @@
+"""The command line: what is asked for is done, and wrong input is one clear line with exit code 2.
+
+Oracles: the files a command leaves, and for errors the wrong word and the right one nearest to it.
+"""
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import yaml
+
+import selfplay_fast.recipes
+from selfplay_fast.cli import COMMANDS, main
+
+TOY_RECIPE = '''
+"""TOY: a recipe for tests.  Nobody et al.
+
+More about it.
+"""
+from dataclasses import dataclass
+from typing import Literal
+
+@dataclass(frozen=True, kw_only=True)
+class Config:
+    """Settings of the toy."""
+
+    games: tuple[str, ...] = ("kuhn_poker",)
+    """what to play"""
+    steps: int = 3
+    """how long"""
+    learning_rate: float = 1e-3
+    """how fast"""
+    magnet: bool = False
+    """a switch"""
+    order: Literal["post", "pre"] = "post"
+    """which first"""
+    fail: str = ""
+    """what to raise"""
+
+PRESETS = {"nano": Config(), "paper": Config(steps=5, learning_rate=1e-6)}
+
+def train(config, run):
+    run.status("starting")
+    done = 0
+    if config.fail == "early":
+        raise ValueError("model: no such thing")
+    metrics = run.directory / "metrics.jsonl"
+    if metrics.exists():
+        done = len(metrics.read_text().splitlines()) - 1
+    else:
+        run.log(0, {"kuhn_poker/legal_rate": 0.5})
+    for step in run.steps(config.steps, start=done):
+        run.log(step, {"loss": 1 / step, "kuhn_poker/legal_rate": 1.0})
+        if step == 2 and config.fail:
+            raise {"nan": FloatingPointError("loss is NaN at step 2"), "bug": KeyError("oops\\nline"),
+                   "stop": KeyboardInterrupt()}[config.fail]
+'''
+
+
+@pytest.fixture(autouse=True)
+def _toy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """A recipe `toy`, found by its file name, and an empty working folder."""
+    folder = tmp_path / "more_recipes"
+    folder.mkdir()
+    (folder / "toy.py").write_text(TOY_RECIPE)
+    monkeypatch.setattr(selfplay_fast.recipes, "__path__", [*selfplay_fast.recipes.__path__, str(folder)])
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("SPF_DEBUG", raising=False)
+    yield
+    sys.modules.pop("selfplay_fast.recipes.toy", None)
+
+
+@pytest.fixture
+def refused(capsys: pytest.CaptureFixture[str]) -> Callable[..., str]:
+    """Run a wrong command line and return its only line on stderr."""
+
+    def run(*arguments: str, code: int = 2) -> str:
+        assert main(arguments) == code
+        captured = capsys.readouterr()
+        assert captured.out == ""
+        lines = captured.err.splitlines()
+        assert len(lines) == 1, captured.err
+        assert lines[0].startswith("selfplay-fast: ")
+        return lines[0].removeprefix("selfplay-fast: ")
+
+    return run
+
+
+def test_train_writes_a_run(capsys: pytest.CaptureFixture[str]) -> None:
+    """Oracle: the options given, read back from the run folder; the preset's for the rest."""
+    arguments = "train toy --preset paper --games tic_tac_toe kuhn_poker(rounds=5) --magnet --run-dir r"
+    assert main(arguments.split()) == 0
+    config = yaml.safe_load(Path("r/config.yaml").read_text())["config"]
+    assert config["games"] == ["tic_tac_toe", "kuhn_poker(rounds=5)"]
+    assert (config["steps"], config["learning_rate"], config["magnet"]) == (5, 1e-6, True)
+    rows = [json.loads(line) for line in Path("r/metrics.jsonl").read_text().splitlines()]
+    assert [row["step"] for row in rows] == [0, 1, 2, 3, 4, 5]
+    assert Path("r/report.html").is_file()
+    assert "r/report.html" in capsys.readouterr().out
+
+
+def test_train_stopped_and_resumed(capsys: pytest.CaptureFixture[str]) -> None:
+    """Oracle: exit code 130 and the command to go on, which then goes on, and may lengthen the run."""
+    assert main(["train", "toy", "--fail", "stop", "--run-dir", "r"]) == 130
+    assert "train --resume r" in capsys.readouterr().err
+    content = Path("r/config.yaml").read_text().replace("fail: stop", "fail: ''")
+    Path("r/config.yaml").write_text(content)
+    assert main(["train", "--resume", "r", "--steps", "4"]) == 0
+    rows = [json.loads(line) for line in Path("r/metrics.jsonl").read_text().splitlines()]
+    assert [row["step"] for row in rows] == [0, 1, 2, 3, 4]
+    assert yaml.safe_load(Path("r/config.yaml").read_text())["config"]["steps"] == 4
+    assert main(["train", "toy", "--resume=r"]) == 0
+
+
+def test_train_fails_in_one_line_and_keeps_the_run(refused: Callable[..., str], capsys) -> None:
+    """Oracle: the recipe's own message as the last line, the traceback in error.txt, the rows kept."""
+    assert main(["train", "toy", "--fail", "nan", "--run-dir", "r"]) == 2
+    assert capsys.readouterr().err.splitlines()[-1] == "selfplay-fast: error: loss is NaN at step 2"
+    assert "FloatingPointError" in Path("r/error.txt").read_text()
+    assert len(Path("r/metrics.jsonl").read_text().splitlines()) == 3
+    assert main(["train", "toy", "--fail", "bug", "--run-dir", "r2"]) == 1
+    last = capsys.readouterr().err.splitlines()[-1]
+    assert last.startswith("selfplay-fast: internal error: KeyError: ")
+    with pytest.raises(FloatingPointError):
+        main(["train", "toy", "--fail", "nan", "--run-dir", "r3", "--debug"])
+
+
+def test_a_refused_start_leaves_no_folder() -> None:
+    """Oracle: the folder is not there after a model that does not exist, and can be used then."""
+    assert main(["train", "toy", "--fail", "early", "--run-dir", "r"]) == 2
+    assert not Path("r").exists()
+    assert main(["train", "toy", "--run-dir", "r"]) == 0
+
+
+@pytest.mark.parametrize(
+    ("line", "words"),
+    [
+        ("trian toy", ["'trian'", "'train'"]),
+        ("train tyo", ["'tyo'", "'toy'"]),
+        ("train toy --preset papr", ["'papr'", "'paper'"]),
+        ("train toy --preset", ["--preset", "missing value"]),
+        ("train toy --stepz 3", ["--stepz", "'--steps'"]),
+        ("train toy --learning-rte 3", ["--learning-rte", "'--learning-rate'"]),
+        ("train toy --no-steps", ["--no-steps"]),
+        ("train toy --steps abc", ["--steps", "whole number", "'abc'"]),
+        ("train toy --steps 1.5", ["--steps", "whole number", "'1.5'"]),
+        ("train toy --learning-rate fast", ["--learning-rate", "number", "'fast'"]),
+        ("train toy --steps", ["--steps", "missing value"]),
+        ("train toy --order psot", ["--order", "'psot'", "post, pre", "'post'"]),
+        ("train toy extra", ["unexpected 'extra'"]),
+        ("train toy --games kuhn_pokr", ["kuhn_pokr", "'kuhn_poker'"]),
+        ("train toy --games kuhn_poker(round=5)", ["round", "'rounds'"]),
+        ("train toy --games", ["--games", "at least one"]),
+        ("train --steps 3", ["name a recipe", "toy"]),
+        ("train --resume nowhere", ["no run at nowhere"]),
+        ("train toy --run-dir /proc/spf", ["cannot write", "/proc/spf"]),
+        ("evaluate", ["RUN_OR_MODEL", "missing"]),
+        ("evaluate ./nowhere", ["./nowhere"]),
+        ("evaluate model --episodes 0", ["--episodes"]),
+        ("evaluate model --step 3", ["--step", "not a run"]),
+        ("evaluate model --games tictactoe", ["tictactoe", "'tic_tac_toe'"]),
+        ("report nowhere", ["no run at nowhere"]),
+        ("report", ["RUN", "missing"]),
+        ("games --jsn", ["--jsn", "'--json'"]),
+        ("export nowhere out", ["no run at nowhere"]),
+        ("export nowhere", ["OUT", "missing"]),
+    ],
+)
+def test_wrong_input_is_one_line(line: str, words: list[str], refused: Callable[..., str]) -> None:
+    """Oracle: every wrong word is named, with the right one where one is near; no folder is made."""
+    message = refused(*line.split())
+    for word in words:
+        assert word in message
+    assert not Path("runs").exists()
+
+
+def test_a_resumed_run_keeps_its_settings(refused: Callable[..., str], capsys) -> None:
+    """Oracle: the option that may not change is named; another recipe and another folder are refused."""
+    assert main(["train", "toy", "--run-dir", "r"]) == 0
+    capsys.readouterr()
+    assert "--learning-rate" in refused("train", "--resume", "r", "--learning-rate", "1")
+    assert "is a run of 'toy'" in refused("train", "spiral", "--resume", "r")
+    assert "--run-dir" in refused("train", "--resume", "r", "--run-dir", "q")
+    assert "already exists" in refused("train", "toy", "--run-dir", "r")
+    Path("r/config.yaml").write_text(Path("r/config.yaml").read_text().replace("steps:", "stebs:"))
+    assert "did you mean 'steps'" in refused("train", "--resume", "r")
+
+
+def test_report_of_a_run_in_progress(capsys: pytest.CaptureFixture[str]) -> None:
+    """Oracle: a half-written last line is left out, and the page and table hold the rest."""
+    assert main(["train", "toy", "--run-dir", "r"]) == 0
+    with Path("r/metrics.jsonl").open("a") as file:
+        file.write('{"step": 4, "lo')
+    Path("r/report.html").unlink()
+    assert main(["report", "r"]) == 0
+    assert "50.0 %" in capsys.readouterr().out
+    assert Path("r/report.html").is_file()
+
+
+def test_games_lists_all_with_options(capsys: pytest.CaptureFixture[str]) -> None:
+    """Oracle: the engine's own list."""
+    from selfplay_fast import games
+
+    assert main(["games", "--json"]) == 0
+    listed = json.loads(capsys.readouterr().out)
+    assert list(listed) == games.names()
+    assert listed["kuhn_poker"]["options"]["rounds"] == 1
+    assert main(["games"]) == 0
+    shown = capsys.readouterr().out
+    for name in games.names():
+        assert name in shown
+
+
+def test_help_names_everything(capsys: pytest.CaptureFixture[str]) -> None:
+    """Oracle: the commands, the recipe's docstring and its fields with their help."""
+    assert main(["--help"]) == 0
+    shown = capsys.readouterr().out
+    assert all(name in shown for name in COMMANDS)
+    assert main(["train", "--help"]) == 0
+    assert "TOY: a recipe for tests." in capsys.readouterr().out
+    assert main(["train", "toy", "--help"]) == 0
+    shown = capsys.readouterr().out
+    assert all(word in shown for word in ("--learning-rate", "how fast", "--resume", "--magnet", "a switch"))
+    assert main(["--version"]) == 0
+    assert main([]) == 2
+
+
+def test_help_is_quick() -> None:
+    """Oracle: a fresh process that shows help has not imported torch, transformers or the engine."""
+    code = """
+import sys
+from selfplay_fast.cli import main
+for arguments in (["--help"], ["train", "--help"], ["report", "--help"], ["train", "spira"]):
+    main(arguments)
+print([name for name in ("torch", "transformers", "selfplay_fast._native") if name in sys.modules])
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[-1] == "[]"
