@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import TypeAlias
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -32,7 +33,7 @@ __all__ = [
 ]
 
 FloatArray = NDArray[np.float64]
-Form = _native.GameTree | _native.Positions
+Form: TypeAlias = "_native.GameTree | _native.Positions"
 
 MAX_NODES = 1_000_000
 
@@ -186,6 +187,7 @@ def minimax(game: str, *, max_nodes: int = MAX_NODES) -> dict[str, PerfectPlay]:
     if about.num_players != 2 or not about.zero_sum or not about.perfect_information:
         raise ValueError(f"minimax: {game} is not a two-player zero-sum game of perfect information")
     form = _form(game, max_nodes)
+    assert isinstance(form, _native.Positions)
     values, optimal = form.minimax()
     return {
         state.key: PerfectPlay(
