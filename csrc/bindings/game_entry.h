@@ -30,8 +30,12 @@ class GameBatch final : public AnyBatch {
 
     void step(std::span<const std::int64_t> actions, Rows rows, std::span<const std::string_view> texts) override {
         std::vector<std::string> said;
-        said.reserve(texts.size());
-        for (const std::string_view text : texts) said.push_back(sanitize(text, format_.speech_characters));
+        if constexpr (kHasSpeech<Game>) {
+            said.reserve(texts.size());
+            for (const std::string_view text : texts) {
+                said.push_back(GameText<Game>::spoken(text, format_.speech_characters));
+            }
+        }
         batch_.step(actions, rows, said);
     }
     void reset(Rows rows, std::optional<std::span<const std::uint64_t>> seeds, std::int64_t repeat) override {

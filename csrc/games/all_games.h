@@ -2,8 +2,10 @@
 #pragma once
 
 #include "games/kuhn_poker.h"
+#include "games/negotiation.h"
 #include "games/tic_tac_toe.h"
 
 #define SPF_FOR_EACH_GAME(DO) \
-    DO(KuhnPoker) \
+    DO(KuhnPoker)             \
+    DO(Negotiation)           \
     DO(TicTacToe)

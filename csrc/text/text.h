@@ -38,9 +38,12 @@ using Said = std::span<const std::string>;
 template <class Game>
 struct GameText;
 
-// A game whose replies are more than one word brings its own readers instead, of a whole reply:
+// A game whose replies are more than one word brings its own readers instead, of a whole reply, and may keep the
+// brackets inside the box (kBracketsInBox):
 //     static Reading read_lenient(const Game&, const State&, std::string_view reply);
 //     static Reading read_strict(const Game&, const State&, std::string_view reply);
+// A game with speech also says which part of a reply is heard:
+//     static std::string spoken(std::string_view reply, std::size_t max_characters);
 
 inline constexpr Action kIllegalWords = -2;
 inline constexpr Action kUnknownWords = -3;
@@ -62,19 +65,23 @@ Format default_format(Style style) {
     return {style, GameText<Game>::kLegalList};
 }
 
-// As it stands in legal lists: "[bet]" in style spiral, "bet" in plain.
+// As it stands in legal lists: "[bet]" in style spiral, "bet" in plain; "[accept] [offer: ...]" of "accept; offer: ...".
 template <TurnGame Game>
 void append_action(const Game& game, const typename Game::State& state, Action action, Style style, std::string& out) {
-    if (style == Style::kSpiral) out += '[';
+    const std::size_t start = out.size();
     GameText<Game>::action_words(game, state, action, out);
-    if (style == Style::kSpiral) out += ']';
+    if (style != Style::kSpiral) return;
+    for (std::size_t cut = start; (cut = out.find("; ", cut)) != std::string::npos;) out.replace(cut, 2, "] [");
+    out.insert(start, 1, '[');
+    out += ']';
 }
 
 // The whole reply that plays the action.
 template <TurnGame Game>
 std::string reply_text(const Game& game, const typename Game::State& state, Action action, Style style) {
+    constexpr bool kBracketed = requires { requires GameText<Game>::kBracketsInBox; };
     std::string out = style == Style::kSpiral ? "\\boxed{" : "";
-    GameText<Game>::action_words(game, state, action, out);
+    append_action(game, state, action, kBracketed ? style : Style::kPlain, out);
     if (style == Style::kSpiral) out += '}';
     return out;
 }
