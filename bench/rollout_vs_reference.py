@@ -117,8 +117,7 @@ def generate(setting: Setting, texts: Sequence[str]) -> list[tuple[list[int], li
             input_ids=ids,
             attention_mask=mask,
             max_new_tokens=setting.length,
-            do_sample=not setting.greedy,
-            top_k=0,
+            **({"do_sample": False} if setting.greedy else {"do_sample": True, "top_k": 0}),
         )
     prompts = [row[keep].tolist() for row, keep in zip(ids, mask.bool(), strict=True)]
     return list(zip(prompts, output[:, ids.shape[1] :].tolist(), strict=True))
@@ -139,7 +138,7 @@ def play_turns(
         for (name, row), (prompt, reply), text in zip(running, replies, decoded, strict=True):
             rows = np.array([row])
             actions, _ = batches[name].parse([text], rows)
-            batches[name].step(actions, rows=rows)
+            batches[name].step(actions, rows=rows, texts=[text])
             spoken[name, row].append(Spoken(tuple(prompt), tuple(reply), int(actions[0])))
         running = [
             (name, row)
