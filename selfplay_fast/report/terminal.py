@@ -11,6 +11,7 @@ from rich import box
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
 from rich.markup import escape
+from rich.padding import Padding
 from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
@@ -136,20 +137,17 @@ class Display:
         return Group(*parts)
 
     def _metric_lines(self) -> list[RenderableType]:
-        lines: list[RenderableType] = []
-        common = _common_metrics(self._latest)
-        if common:
-            lines.append(Text("  " + "   ".join(common), style="dim", overflow="ellipsis", no_wrap=True))
+        lines = []
+        if common := _common_metrics(self._latest):
+            lines.append(Text("   ".join(common), style="dim", overflow="ellipsis", no_wrap=True))
         names = games([self._latest])
         width = max((len(name) for name in names), default=0)
         for name in names:
             values = "  ".join(_game_metrics(self._latest, name))
-            lines.append(
-                Text.assemble(
-                    ("  " + name.ljust(width), "bold"), "  ", values, overflow="ellipsis", no_wrap=True
-                )
-            )
-        return lines
+            parts = ((name.ljust(width), "bold"), "  ", values)
+            lines.append(Text.assemble(*parts, overflow="ellipsis", no_wrap=True))
+        # The margin at the right leaves room for the ^C that a terminal echoes behind the last line.
+        return [Padding(line, (0, 3, 0, 2)) for line in lines]
 
     def _plain_line(self, step: int) -> None:
         if self._console.is_terminal or self._progress is None:
@@ -179,18 +177,22 @@ def _common_metrics(row: Mapping[str, float]) -> list[str]:
 
 
 def _game_metrics(row: Mapping[str, float], game: str) -> list[str]:
+    """The game's newest values in a few words: legal replies, returns by role, scores, NashConv."""
+    of_game = {
+        key.removeprefix(f"{game}/"): value for key, value in row.items() if key.startswith(f"{game}/")
+    }
+    returns = [number(value) for key, value in of_game.items() if key.startswith("return/")]
     shown = []
-    for key, value in row.items():
-        name = key.removeprefix(f"{game}/")
-        if name == key or not (
-            name in ("legal_rate", "nash_conv") or name.startswith(("return/", "score_vs_"))
-        ):
-            continue
-        if is_error(name) or is_seat(name):
-            continue
-        short = {"legal_rate": "legal", "nash_conv": "NashConv"}.get(name)
-        short = short or name.replace("return/", "return ").replace("score_vs_", "vs ").replace("_", " ")
-        shown.append(f"{short} {format_value(name, number(value))}")
+    if "legal_rate" in of_game:
+        shown.append(f"legal {format_value('legal_rate', number(of_game['legal_rate']))}")
+    if "nash_conv" in of_game:
+        shown.append(f"NashConv {format_value('nash_conv', number(of_game['nash_conv']))}")
+    if returns:
+        shown.append("returns " + " ".join(format_value("return/", value) for value in returns))
+    for key, value in of_game.items():
+        if key.startswith("score_vs_") and not (is_error(key) or is_seat(key)):
+            opponent = key.removeprefix("score_vs_").replace("_", " ")
+            shown.append(f"vs {opponent} {format_value(key, number(value))}")
     return shown
 
 
