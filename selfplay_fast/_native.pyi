@@ -1,0 +1,325 @@
+"""
+C++ engines, solvers and token trees of selfplay_fast
+"""
+from __future__ import annotations
+import collections.abc
+import numpy
+import numpy.typing
+import typing
+__all__: list[str] = ['Cfr', 'GameBatch', 'GameInfo', 'GameTooLargeError', 'GameTree', 'InformationState', 'OptionInfo', 'Positions', 'TokenTree', 'describe_game', 'game_names', 'solver_form', 'tree_mask']
+class OptionInfo:
+    """
+    One option of a game, as configured
+    """
+    @property
+    def help(self) -> str:
+        ...
+    @property
+    def high(self) -> int:
+        ...
+    @property
+    def low(self) -> int:
+        ...
+    @property
+    def name(self) -> str:
+        ...
+    @property
+    def step(self) -> int:
+        ...
+    @property
+    def value(self) -> int:
+        ...
+    @property
+    def words(self) -> list[str]:
+        ...
+class GameInfo:
+    """
+    What a configured game is
+    """
+    @property
+    def max_turns(self) -> int:
+        ...
+    @property
+    def name(self) -> str:
+        ...
+    @property
+    def num_actions(self) -> int:
+        ...
+    @property
+    def num_players(self) -> int:
+        ...
+    @property
+    def options(self) -> list[OptionInfo]:
+        ...
+    @property
+    def perfect_information(self) -> bool:
+        ...
+    @property
+    def speech(self) -> bool:
+        ...
+    @property
+    def zero_sum(self) -> bool:
+        ...
+class GameBatch:
+    """
+    Many games of one kind, side by side
+    """
+    def __init__(self, name: str, options: collections.abc.Sequence[tuple[str, typing.SupportsInt | typing.SupportsIndex | str]], batch_size: typing.SupportsInt | typing.SupportsIndex, seed: typing.SupportsInt | typing.SupportsIndex, threads: typing.SupportsInt | typing.SupportsIndex, style: str, legal_list: bool | None, speech_characters: typing.SupportsInt | typing.SupportsIndex, chance: str, autoreset: str) -> None:
+        ...
+    def action_text(self, row: typing.SupportsInt | typing.SupportsIndex, action: typing.SupportsInt | typing.SupportsIndex) -> str:
+        ...
+    def chance_outcomes(self, row: typing.SupportsInt | typing.SupportsIndex) -> list[tuple[int, float]]:
+        ...
+    def copy(self) -> GameBatch:
+        ...
+    def history(self, row: typing.SupportsInt | typing.SupportsIndex) -> list[int]:
+        ...
+    def information_state(self, row: typing.SupportsInt | typing.SupportsIndex, player: typing.SupportsInt | typing.SupportsIndex) -> str:
+        ...
+    def messages_since(self, row: typing.SupportsInt | typing.SupportsIndex, player: typing.SupportsInt | typing.SupportsIndex) -> list:
+        ...
+    def observation(self, rows: typing.Any = None) -> list:
+        ...
+    def observation_tensor(self, rows: typing.Any = None) -> numpy.typing.NDArray[numpy.float32]:
+        ...
+    def parse(self, replies: collections.abc.Sequence, rows: typing.Any = None, mode: str = 'lenient') -> tuple:
+        ...
+    def random_playouts(self) -> int:
+        ...
+    def reply_text(self, row: typing.SupportsInt | typing.SupportsIndex, action: typing.SupportsInt | typing.SupportsIndex) -> str:
+        ...
+    def reset(self, rows: typing.Any = None, seeds: typing.Annotated[numpy.typing.ArrayLike, numpy.uint64] | None = None, repeat: typing.SupportsInt | typing.SupportsIndex = 1) -> None:
+        ...
+    def sample_actions(self, seed: typing.SupportsInt | typing.SupportsIndex) -> numpy.typing.NDArray[numpy.int64]:
+        ...
+    def set_state(self, state: bytes) -> None:
+        ...
+    def state(self) -> bytes:
+        ...
+    def step(self, actions: typing.Any, rows: typing.Any = None, texts: collections.abc.Sequence | None = None) -> None:
+        ...
+    @property
+    def current_player(self) -> numpy.ndarray:
+        """
+        int32[B]: player to move, -1 chance, -4 over; a read-only view
+        """
+    @property
+    def info(self) -> GameInfo:
+        ...
+    @property
+    def legal_actions(self) -> numpy.ndarray:
+        """
+        bool[B, A]: brought up to date by this access; a read-only view
+        """
+    @property
+    def returns(self) -> numpy.ndarray:
+        """
+        float32[B, P]: 0 until a game is over; a read-only view
+        """
+    @property
+    def terminated(self) -> numpy.ndarray:
+        """
+        bool[B]; a read-only view
+        """
+class TokenTree:
+    """
+    Token sequences packed into prefix trees.
+    
+    A model that runs over `shared` once and over every block, each node attending to `shared` and to its
+    ancestors-or-self (j <= i < node_exit[j]), has computed every scored token of every sequence.
+    
+    Legend: N sequences, P shared tokens, M nodes, R blocks, S scored tokens, U distinct (node, target) pairs.
+    The arrays are views of the tree.
+    """
+    def __init__(self, tokens: typing.Annotated[numpy.typing.ArrayLike, numpy.int64], offsets: typing.Annotated[numpy.typing.ArrayLike, numpy.int64], first_scored: typing.Annotated[numpy.typing.ArrayLike, numpy.int64], max_nodes: typing.SupportsInt | typing.SupportsIndex) -> None:
+        """
+        Pack N sequences.
+        
+        tokens int64[total]: all sequences one after another, values >= 0; offsets int64[N + 1];
+        first_scored int64[N]: index inside the sequence of the first token whose log-probability is needed (the length
+        of the prompt), from 1 to length - 1; max_nodes: capacity of a block (a longer sequence gets a block alone).
+        Raises ValueError on malformed input, TypeError on arrays that are not integers.
+        """
+    @property
+    def block_offsets(self) -> numpy.typing.NDArray[numpy.int64]:
+        """
+        int64[R + 1]: block r is nodes [r] to [r + 1]
+        """
+    @property
+    def node_exit(self) -> numpy.typing.NDArray[numpy.int32]:
+        """
+        int32[M]: inside a block, j is an ancestor of i or i itself iff j <= i < node_exit[j]
+        """
+    @property
+    def node_position(self) -> numpy.typing.NDArray[numpy.int64]:
+        """
+        int64[M]: position of the token in its sequences
+        """
+    @property
+    def node_tokens(self) -> numpy.typing.NDArray[numpy.int64]:
+        """
+        int64[M]: depth-first inside a block
+        """
+    @property
+    def num_computed_tokens(self) -> int:
+        """
+        P + M: tokens the model runs over (the last token of a sequence is only predicted)
+        """
+    @property
+    def num_distinct_tokens(self) -> int:
+        """
+        nodes of one trie of all sequences, last tokens included
+        """
+    @property
+    def num_input_tokens(self) -> int:
+        """
+        tokens given
+        """
+    @property
+    def pair_node(self) -> numpy.typing.NDArray[numpy.int64]:
+        """
+        int64[U]: distinct (node, target) pairs, sorted
+        """
+    @property
+    def pair_of_scored(self) -> numpy.typing.NDArray[numpy.int64]:
+        """
+        int64[S]: which pair each scored token is
+        """
+    @property
+    def pair_target(self) -> numpy.typing.NDArray[numpy.int64]:
+        """
+        int64[U]
+        """
+    @property
+    def scored_node(self) -> numpy.typing.NDArray[numpy.int64]:
+        """
+        int64[S]: the node whose output predicts each scored token, in input order
+        """
+    @property
+    def scored_offsets(self) -> numpy.typing.NDArray[numpy.int64]:
+        """
+        int64[N + 1]: scored tokens of sequence n
+        """
+    @property
+    def scored_targets(self) -> numpy.typing.NDArray[numpy.int64]:
+        """
+        int64[S]: the scored tokens, in input order
+        """
+    @property
+    def shared(self) -> numpy.typing.NDArray[numpy.int64]:
+        """
+        int64[P]: prefix of all sequences, ending before the first token that predicts a scored one
+        """
+class GameTooLargeError(ValueError):
+    pass
+class InformationState:
+    """
+    Where one player has to decide, as far as it can tell.
+    """
+    @property
+    def history(self) -> list[int]:
+        """
+        one way to get there, nature's moves included
+        """
+    @property
+    def key(self) -> str:
+        ...
+    @property
+    def legal_actions(self) -> list[int]:
+        ...
+    @property
+    def player(self) -> int:
+        ...
+class GameTree:
+    """
+    A game with hidden information, in sequence form.
+    """
+    def best_response(self, policy: typing.Annotated[numpy.typing.ArrayLike, numpy.float64], player: typing.SupportsInt | typing.SupportsIndex) -> tuple[numpy.typing.NDArray[numpy.float64], float]:
+        """
+        (policy with the player's rows replaced by a best response to the others, the player's value).
+        """
+    def nash_conv(self, policies: typing.Annotated[numpy.typing.ArrayLike, numpy.float64]) -> numpy.typing.NDArray[numpy.float64]:
+        """
+        NashConv float64[K] of policies float64[K, I, A].
+        """
+    def policy_value(self, policy: typing.Annotated[numpy.typing.ArrayLike, numpy.float64]) -> list[float]:
+        """
+        Expected return of every player; policy float64[I, A].
+        """
+    @property
+    def information_states(self) -> list[InformationState]:
+        """
+        list[InformationState], the rows I of policy tables
+        """
+    @property
+    def num_actions(self) -> int:
+        ...
+    @property
+    def num_players(self) -> int:
+        ...
+class Positions:
+    """
+    A game of perfect information, as its distinct positions.
+    """
+    def best_response(self, policy: typing.Annotated[numpy.typing.ArrayLike, numpy.float64], player: typing.SupportsInt | typing.SupportsIndex) -> tuple[numpy.typing.NDArray[numpy.float64], float]:
+        """
+        (policy with the player's rows replaced by a best response to the others, the player's value).
+        """
+    def minimax(self) -> tuple[numpy.typing.NDArray[numpy.float64], numpy.typing.NDArray[numpy.bool]]:
+        """
+        Perfect play of a two-player zero-sum game: value float64[I] for whoever moves, optimal bool[I, A].
+        """
+    def nash_conv(self, policies: typing.Annotated[numpy.typing.ArrayLike, numpy.float64]) -> numpy.typing.NDArray[numpy.float64]:
+        """
+        NashConv float64[K] of policies float64[K, I, A].
+        """
+    def policy_value(self, policy: typing.Annotated[numpy.typing.ArrayLike, numpy.float64]) -> list[float]:
+        """
+        Expected return of every player; policy float64[I, A].
+        """
+    @property
+    def information_states(self) -> list[InformationState]:
+        """
+        list[InformationState], the rows I of policy tables
+        """
+    @property
+    def num_actions(self) -> int:
+        ...
+    @property
+    def num_players(self) -> int:
+        ...
+    @property
+    def num_positions(self) -> int:
+        """
+        terminal ones included
+        """
+class Cfr:
+    """
+    Counterfactual regret minimisation with alternating updates.
+    """
+    def __init__(self, tree: GameTree, variant: str) -> None:
+        ...
+    def average_policy(self) -> numpy.typing.NDArray[numpy.float64]:
+        """
+        float64[I, A]; uniform where no iteration went.
+        """
+    def run(self, iterations: typing.SupportsInt | typing.SupportsIndex) -> None:
+        ...
+def describe_game(name: str, options: collections.abc.Sequence[tuple[str, typing.SupportsInt | typing.SupportsIndex | str]]) -> GameInfo:
+    ...
+def game_names() -> list[str]:
+    ...
+def solver_form(name: str, options: collections.abc.Mapping[str, typing.SupportsInt | typing.SupportsIndex | str], max_nodes: typing.SupportsInt | typing.SupportsIndex) -> GameTree | Positions:
+    """
+    The whole game: Positions if information is perfect, else GameTree.
+    
+    Raises ValueError on an unknown game or option, beyond max_nodes positions or histories, or without perfect recall.
+    """
+def tree_mask(node_exit: typing.Annotated[numpy.typing.ArrayLike, numpy.int32], block_offsets: typing.Annotated[numpy.typing.ArrayLike, numpy.int64], shared_length: typing.SupportsInt | typing.SupportsIndex, width: typing.SupportsInt | typing.SupportsIndex | None = None) -> numpy.typing.NDArray[numpy.bool]:
+    """
+    Attention mask of a run of R blocks: bool[R, C, P + C].
+    
+    node_exit int32[M] of the whole tree; block_offsets int64[R + 1], a slice of the tree's (R consecutive blocks);
+    shared_length P; width C, by default the largest of these blocks. True where a node may attend: the shared
+    positions, its ancestors, itself. Padded rows see themselves alone. Raises ValueError on malformed input.
+    """
