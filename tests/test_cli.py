@@ -4,6 +4,7 @@ Oracles: the files a command leaves, and for errors the wrong word and the right
 """
 
 import json
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -187,6 +188,66 @@ def test_a_resumed_run_keeps_its_settings(refused: Callable[..., str], capsys) -
     assert "already exists" in refused("train", "toy", "--run-dir", "r")
     Path("r/config.yaml").write_text(Path("r/config.yaml").read_text().replace("steps:", "stebs:"))
     assert "did you mean 'steps'" in refused("train", "--resume", "r")
+
+
+@pytest.fixture(scope="module")
+def nano_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """One step of the real recipe on one game."""
+    run = tmp_path_factory.mktemp("nano") / "run"
+    settings = (
+        "--games kuhn_poker --steps 1 --warmup-steps 1 --eval-episodes 2 --episodes-per-step 4 --threads 1"
+    )
+    assert main(["train", "spiral", *settings.split(), "--run-dir", str(run)]) == 0
+    return run
+
+
+def test_evaluate_a_run_and_its_export(
+    nano_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Oracle: the exact NashConv of the run's last row, again from its checkpoint and from the exported folder."""
+    rows = [json.loads(line) for line in (nano_run / "metrics.jsonl").read_text().splitlines()]
+    assert main(["export", str(nano_run), str(tmp_path / "model")]) == 0
+    capsys.readouterr()
+    for target, more in (
+        (nano_run, []),
+        (tmp_path / "model", ["--games", "kuhn_poker", "--max-tokens", "16"]),
+    ):
+        assert main(["evaluate", str(target), "--episodes", "2", "--json", *more]) == 0
+        metrics = json.loads(capsys.readouterr().out)
+        assert metrics["kuhn_poker/nash_conv"] == pytest.approx(rows[-1]["kuhn_poker/nash_conv"], abs=1e-6)
+    assert main(["evaluate", str(nano_run), "--episodes", "2", "--step", "0"]) == 0
+    assert f"{rows[0]['kuhn_poker/nash_conv']:.3f}" in capsys.readouterr().out
+
+
+def test_export_is_an_ordinary_folder(nano_run: Path, tmp_path: Path) -> None:
+    """Oracle: transformers' own loader."""
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    out = tmp_path / "model"
+    assert main(["export", str(nano_run), str(out), "--step", "0"]) == 0
+    model, tokenizer = AutoModelForCausalLM.from_pretrained(out), AutoTokenizer.from_pretrained(out)
+    assert model.get_input_embeddings().num_embeddings >= len(tokenizer)
+    assert tokenizer.decode(tokenizer("check").input_ids, skip_special_tokens=True) == "check"
+
+
+def test_a_damaged_run_is_refused(
+    nano_run: Path, tmp_path: Path, refused: Callable[..., str], capsys
+) -> None:
+    """Oracle: a weights file cut in half, a step that is not there, a used folder; each named in one line."""
+    copy = tmp_path / "copy"
+    shutil.copytree(nano_run, copy)
+    assert "no checkpoint of step 7; there are: 0, 1" in refused("export", str(copy), "out", "--step", "7")
+    assert "already exists" in refused("export", str(copy), str(nano_run))
+    weights = copy / "checkpoints" / "step-000001" / "model" / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[: weights.stat().st_size // 2])
+    for command in (["export", str(copy), "out"], ["evaluate", str(copy)]):
+        assert "step-000001 is damaged" in refused(*command)
+        assert not Path("out").exists()
+    assert main(["train", "--resume", str(copy)]) == 2
+    assert "step-000001 is damaged" in capsys.readouterr().err.splitlines()[-1]
+    assert (copy / "metrics.jsonl").read_text() == (nano_run / "metrics.jsonl").read_text()
+    shutil.rmtree(copy / "checkpoints")
+    assert "has no checkpoint yet" in refused("export", str(copy), "out")
 
 
 def test_report_of_a_run_in_progress(capsys: pytest.CaptureFixture[str]) -> None:

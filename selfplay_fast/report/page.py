@@ -46,6 +46,7 @@ def render(run_dir: Path) -> str:
     """The page as text."""
     config = data.read_config(run_dir)
     rows = data.read_metrics(run_dir)
+    changes = summary.changes(rows)
     scripts = [(_HERE / name).read_text(encoding="utf-8") for name in _SCRIPTS]
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(_HERE),
@@ -60,7 +61,8 @@ def render(run_dir: Path) -> str:
         name=run_dir.resolve().name,
         facts=_facts(config, rows),
         config=_config_items(config["config"]),
-        changes=_by_game(summary.changes(rows)),
+        changes=_by_game(changes),
+        doubt=summary.DOUBT if any(change.doubtful for change in changes) else None,
         first_step=rows[0]["step"] if rows else None,
         last_step=rows[-1]["step"] if len(rows) > 1 else None,
         style=(_HERE / "page.css").read_text(encoding="utf-8"),

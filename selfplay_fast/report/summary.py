@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from typing import Any
 
 ERROR_ENDING = "_error"  # `score_vs_random_error` is the standard error of `score_vs_random`
+ENOUGH_MASS = 0.99  # of a model's probability must be on the replies that were scored
+DOUBT = "* less than 99 % of the model's probability is on legal replies, so this is not yet the NashConv of its play"
 _SEATS = ("_first", "_second")
 # The order of the tables; what is not here follows by name.
 _ORDER = ("legal_rate", "return/", "score_vs_", "not_lost_vs_", "nash_conv")
@@ -26,11 +28,18 @@ class Change:
     after_step: int
     before_error: float | None = None  # standard errors, where the run logged them
     after_error: float | None = None
+    before_doubtful: bool = False  # see `DOUBT`
+    after_doubtful: bool = False
+
+    @property
+    def doubtful(self) -> bool:
+        """Whether a value is not to be trusted; tables mark it with a star and print `DOUBT` below."""
+        return self.before_doubtful or self.after_doubtful
 
     @property
     def better(self) -> bool | None:
         """Whether the change is in the right direction; None for measures that have no right direction."""
-        if self.before is None or self.after is None or self.before == self.after:
+        if self.before is None or self.after is None or self.before == self.after or self.doubtful:
             return None
         if self.key.startswith("nash_conv"):
             return self.after < self.before
@@ -121,6 +130,8 @@ def changes(rows: Sequence[Mapping[str, Any]]) -> list[Change]:
                     after_step=int(last["step"]),
                     before_error=_error(first, name),
                     after_error=_error(last, name),
+                    before_doubtful=_is_doubtful(first, game, key),
+                    after_doubtful=last is not first and _is_doubtful(last, game, key),
                 )
             )
     return result
@@ -135,6 +146,11 @@ def headline(changes_: Sequence[Change]) -> list[Change]:
         or change.key.startswith("return/")
         or (change.key.startswith("score_vs_") and not is_seat(change.key))
     ]
+
+
+def _is_doubtful(row: Mapping[str, Any], game: str, key: str) -> bool:
+    mass = number(row.get(f"{game}/scored_mass"))
+    return key == "nash_conv" and mass is not None and mass < ENOUGH_MASS
 
 
 def _error(row: Mapping[str, Any], name: str) -> float | None:

@@ -25,7 +25,7 @@ from rich.progress import (
 from rich.table import Table
 from rich.text import Text
 
-from .summary import Change, changes, format_value, games, headline, is_error, is_seat, number
+from .summary import DOUBT, Change, changes, format_value, games, headline, is_error, is_seat, number
 
 _PLAIN_INTERVAL_S = 15.0  # between two lines when stderr is a file
 
@@ -196,11 +196,9 @@ def _game_metrics(row: Mapping[str, float], game: str) -> list[str]:
     return shown
 
 
-def closing_table(rows: Sequence[Mapping[str, Any]], title: str = "") -> Table:
+def closing_table(rows: Sequence[Mapping[str, Any]]) -> Table:
     """Per game, every headline measure before and after."""
-    table = Table(
-        title=title or None, box=box.SIMPLE_HEAD, title_justify="left", title_style="bold", pad_edge=False
-    )
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, caption_justify="left")
     table.add_column("game", style="bold", no_wrap=True)
     table.add_column("measure", no_wrap=True)
     steps = [int(row["step"]) for row in rows]
@@ -208,14 +206,17 @@ def closing_table(rows: Sequence[Mapping[str, Any]], title: str = "") -> Table:
     table.add_column(f"after (step {steps[-1]})" if len(steps) > 1 else "after", justify="right")
     table.add_column("", width=1)
     previous = ""
-    for change in headline(changes(rows)):
+    shown = headline(changes(rows))
+    if any(change.doubtful for change in shown):
+        table.caption = DOUBT
+    for change in shown:
         if previous and change.game != previous:
             table.add_section()
         table.add_row(
             escape(change.game) if change.game != previous else "",
             escape(change.label),
-            format_value(change.key, change.before, change.before_error),
-            format_value(change.key, change.after, change.after_error),
+            format_value(change.key, change.before, change.before_error) + " *" * change.before_doubtful,
+            format_value(change.key, change.after, change.after_error) + " *" * change.after_doubtful,
             _arrow(change),
         )
         previous = change.game
@@ -224,15 +225,18 @@ def closing_table(rows: Sequence[Mapping[str, Any]], title: str = "") -> Table:
 
 def evaluation_table(metrics: Mapping[str, float]) -> Table:
     """Every measure of one evaluation."""
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, caption_justify="left")
     table.add_column("game", style="bold", no_wrap=True)
     table.add_column("measure", no_wrap=True)
     table.add_column("value", justify="right")
     previous = ""
-    for change in changes([{"step": 0, **metrics}]):
+    shown = changes([{"step": 0, **metrics}])
+    if any(change.doubtful for change in shown):
+        table.caption = DOUBT
+    for change in shown:
         if previous not in ("", change.game):
             table.add_section()
-        value = format_value(change.key, change.before, change.before_error)
+        value = format_value(change.key, change.before, change.before_error) + " *" * change.doubtful
         table.add_row("" if change.game == previous else change.game, change.label, value)
         previous = change.game
     return table

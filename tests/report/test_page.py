@@ -112,6 +112,20 @@ def test_before_and_after(synthetic_run: Path) -> None:
     assert f"{nash.after:.3f}" in page
 
 
+def test_a_doubtful_nash_conv_is_starred(synthetic_run: Path) -> None:
+    """Oracle: the first row's scored mass set below 0.99: a star and its explanation, and no praise."""
+    path = synthetic_run / "metrics.jsonl"
+    assert "* less than 99" not in write_report(synthetic_run).read_text()
+    rows = [json.loads(line) for line in path.read_text().splitlines()]
+    rows[0]["kuhn_poker/scored_mass"] = 0.98
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    nash = next(change for change in changes(rows) if change.key == "nash_conv")
+    assert (nash.before_doubtful, nash.after_doubtful, nash.better) == (True, False, None)
+    page = write_report(synthetic_run).read_text()
+    assert "0.910 *" in page
+    assert "* less than 99" in page
+
+
 @pytest.mark.parametrize(
     ("key", "value", "text"),
     [
