@@ -100,5 +100,5 @@ def _series(rows: Sequence[Mapping[str, Any]], key: str, name: str) -> dict[str,
 
 
 def _pretty(name: str) -> str:
-    text = summary.label(name)
+    text = summary.label(name).removesuffix(" s")
     return text[:1].upper() + text[1:]
