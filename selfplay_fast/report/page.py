@@ -103,7 +103,7 @@ def _episode(episode: Mapping[str, Any], texts: dict[str, int]) -> dict[str, Any
     return {
         "game": str(episode.get("game", "")),
         "options": ", ".join(f"{key}={value}" for key, value in (episode.get("options") or {}).items()),
-        "seed": episode.get("seed"),
+        "seed": None if episode.get("seed") is None else str(episode["seed"]),  # may exceed 2^53
         "returns": {str(role): summary.number(value) for role, value in (returns or {}).items()},
         "turns": [_turn(turn, texts) for turn in turns or () if isinstance(turn, Mapping)],
     }

@@ -38,8 +38,16 @@ class Change:
 
     @property
     def better(self) -> bool | None:
-        """Whether the change is in the right direction; None for measures that have no right direction."""
+        """Whether the change is in the right direction.
+
+        None for measures without one, for single seats, and for changes of less than two standard errors.
+        """
         if self.before is None or self.after is None or self.before == self.after or self.doubtful:
+            return None
+        if is_seat(self.key):
+            return None  # half the games and no standard error
+        noise = math.hypot(self.before_error or 0.0, self.after_error or 0.0)
+        if abs(self.after - self.before) < 2 * noise:
             return None
         if self.key.startswith("nash_conv"):
             return self.after < self.before

@@ -92,7 +92,8 @@ def synthetic_run(tmp_path: Path) -> Path:
     (run / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     for step in (0, 50, 100):
         episodes = [
-            _episode(game, step + i, hostile=i == 1) for i, game in enumerate(("kuhn_poker", "tic_tac_toe"))
+            _episode(game, 2**62 + step + i, hostile=i == 1)
+            for i, game in enumerate(("kuhn_poker", "tic_tac_toe"))
         ]
         text = "".join(json.dumps(episode) + "\n" for episode in episodes)
         (run / "episodes" / f"step-{step:06d}.jsonl").write_text(text)

@@ -126,6 +126,16 @@ def test_a_doubtful_nash_conv_is_starred(synthetic_run: Path) -> None:
     assert "* less than 99" in page
 
 
+@pytest.mark.parametrize(("after", "verdict"), [(0.25, None), (0.3, True), (-0.3, False)])
+def test_noise_is_not_praised(after: float, verdict: bool | None) -> None:
+    """Oracle: two standard errors of a difference, here 2 sqrt(0.1^2 + 0.1^2) = 0.283."""
+    rows = [
+        {"step": 0, "g/score_vs_random": 0.0, "g/score_vs_random_error": 0.1},
+        {"step": 9, "g/score_vs_random": after, "g/score_vs_random_error": 0.1},
+    ]
+    assert [change.better for change in changes(rows)] == [verdict]
+
+
 @pytest.mark.parametrize(
     ("key", "value", "text"),
     [
@@ -173,6 +183,7 @@ def test_transcripts_keep_what_was_said(synthetic_run: Path) -> None:
         written = [json.loads(line) for line in path.read_text().splitlines()]
         for shown, episode in zip(step["episodes"], written, strict=True):
             assert shown["returns"] == episode["returns"]
+            assert shown["seed"] == str(episode["seed"])
             for turn, original in zip(shown["turns"], episode["turns"], strict=True):
                 assert texts[turn["prompt"]] == original["prompt"]
                 assert texts[turn["reply"]] == original["reply"]
