@@ -142,7 +142,7 @@ class Batch:
 
     @property
     def legal_actions(self) -> NDArray[np.bool_]:
-        """bool[B, A], all False at chance nodes and after the end. A read-only view, brought up to date by this access."""
+        """bool[B, A], all False at chance nodes and after the end. A read-only view, updated by this access."""
         return self._native.legal_actions
 
     @property
@@ -177,7 +177,7 @@ class Batch:
         self._native.reset(rows, keys, repeat)
 
     def sample_actions(self, seed: int) -> NDArray[np.int64]:
-        """int64[B]: a uniform legal action per row, ``INVALID`` where the game is over; a function of (seed, row, ply)."""
+        """int64[B]: a uniform legal action per row by (seed, row, ply); ``INVALID`` where the game is over."""
         return self._native.sample_actions(seed & _SEED_MASK)
 
     def random_playouts(self) -> int:
@@ -286,7 +286,9 @@ def _description(info: Any) -> Description:
     for option in info.options:
         options[option.name] = option.words[option.value] if option.words else option.value
         values = option.words or [str(v) for v in range(option.low, option.high + 1, option.step)]
-        texts[option.name] = f"{option.help}: {', '.join(values) if len(values) < 6 else values[0] + '..' + values[-1]}"
+        texts[option.name] = (
+            f"{option.help}: {', '.join(values) if len(values) < 6 else values[0] + '..' + values[-1]}"
+        )
     return Description(
         name=info.name,
         num_players=info.num_players,

@@ -120,9 +120,10 @@ py::list strings(const std::vector<std::string>& texts) {
     return out;
 }
 
-std::unique_ptr<AnyBatch> make(const std::string& name, const OptionValues& options, std::int64_t size, std::uint64_t seed,
-                               int threads, const std::string& style, std::optional<bool> legal_list,
-                               std::size_t speech_characters, const std::string& chance, const std::string& autoreset) {
+std::unique_ptr<AnyBatch> make(const std::string& name, const OptionValues& options, std::int64_t size,
+                               std::uint64_t seed, int threads, const std::string& style,
+                               std::optional<bool> legal_list, std::size_t speech_characters, const std::string& chance,
+                               const std::string& autoreset) {
     const GameEntry game = entry(name);
     if (size < 1) throw std::invalid_argument("batch_size must be at least 1, got " + std::to_string(size));
     BatchOptions batch{seed, threads > 0 ? threads : default_threads(), chance == "explicit", Autoreset::kOff};
@@ -169,104 +170,117 @@ py::tuple parse(const AnyBatch& batch, const py::sequence& replies, const py::ob
 
 void bind_views(py::class_<AnyBatch>& batch) {
     batch
-        .def_property_readonly("current_player",
-                               [](const py::object& self) {
-                                   const auto& b = self.cast<const AnyBatch&>();
-                                   return view<std::int32_t>(self, b.current_player(), {b.size()});
-                               },
-                               "int32[B]: player to move, -1 chance, -4 over; a read-only view")
-        .def_property_readonly("legal_actions",
-                               [](const py::object& self) {
-                                   auto& b = self.cast<AnyBatch&>();
-                                   return view<bool>(self, b.legal_actions(), {b.size(), b.info().num_actions});
-                               },
-                               "bool[B, A]: brought up to date by this access; a read-only view")
-        .def_property_readonly("terminated",
-                               [](const py::object& self) {
-                                   const auto& b = self.cast<const AnyBatch&>();
-                                   return view<bool>(self, b.terminated(), {b.size()});
-                               },
-                               "bool[B]; a read-only view")
-        .def_property_readonly("returns",
-                               [](const py::object& self) {
-                                   const auto& b = self.cast<const AnyBatch&>();
-                                   return view<float>(self, b.returns(), {b.size(), b.info().num_players});
-                               },
-                               "float32[B, P]: 0 until a game is over; a read-only view");
+        .def_property_readonly(
+            "current_player",
+            [](const py::object& self) {
+                const auto& b = self.cast<const AnyBatch&>();
+                return view<std::int32_t>(self, b.current_player(), {b.size()});
+            },
+            "int32[B]: player to move, -1 chance, -4 over; a read-only view")
+        .def_property_readonly(
+            "legal_actions",
+            [](const py::object& self) {
+                auto& b = self.cast<AnyBatch&>();
+                return view<bool>(self, b.legal_actions(), {b.size(), b.info().num_actions});
+            },
+            "bool[B, A]: brought up to date by this access; a read-only view")
+        .def_property_readonly(
+            "terminated",
+            [](const py::object& self) {
+                const auto& b = self.cast<const AnyBatch&>();
+                return view<bool>(self, b.terminated(), {b.size()});
+            },
+            "bool[B]; a read-only view")
+        .def_property_readonly(
+            "returns",
+            [](const py::object& self) {
+                const auto& b = self.cast<const AnyBatch&>();
+                return view<float>(self, b.returns(), {b.size(), b.info().num_players});
+            },
+            "float32[B, P]: 0 until a game is over; a read-only view");
 }
 
 void bind_moves(py::class_<AnyBatch>& batch) {
     batch
-        .def("step",
-             [](AnyBatch& b, const py::object& actions, const py::object& rows, const std::optional<py::sequence>& texts) {
-                 const Ints moves = ints_of(actions, "actions");
-                 const auto played = span_of(moves, "actions");
-                 const std::optional<Ints> numbers = rows_of(rows);
-                 const Rows which = span_of(numbers);
-                 const Texts said(texts ? *texts : py::sequence(py::tuple()), "texts");
-                 const py::gil_scoped_release unlocked;
-                 b.step(played, which, said.views);
-             },
-             py::arg("actions"), py::arg("rows") = py::none(), py::arg("texts") = py::none())
-        .def("reset",
-             [](AnyBatch& b, const py::object& rows, const std::optional<Seeds>& seeds, std::int64_t repeat) {
-                 const std::optional<Ints> numbers = rows_of(rows);
-                 const Rows which = span_of(numbers);
-                 std::optional<std::span<const std::uint64_t>> keys;
-                 if (seeds) keys = span_of(*seeds, "seeds");
-                 const py::gil_scoped_release unlocked;
-                 b.reset(which, keys, repeat);
-             },
-             py::arg("rows") = py::none(), py::arg("seeds") = py::none(), py::arg("repeat") = 1)
-        .def("sample_actions",
-             [](const AnyBatch& b, std::uint64_t seed) {
-                 Ints out(b.size());
-                 std::span<std::int64_t> place(out.mutable_data(), static_cast<std::size_t>(b.size()));
-                 const py::gil_scoped_release unlocked;
-                 b.sample_actions(seed, place);
-                 return out;
-             },
-             py::arg("seed"))
+        .def(
+            "step",
+            [](AnyBatch& b, const py::object& actions, const py::object& rows,
+               const std::optional<py::sequence>& texts) {
+                const Ints moves = ints_of(actions, "actions");
+                const auto played = span_of(moves, "actions");
+                const std::optional<Ints> numbers = rows_of(rows);
+                const Rows which = span_of(numbers);
+                const Texts said(texts ? *texts : py::sequence(py::tuple()), "texts");
+                const py::gil_scoped_release unlocked;
+                b.step(played, which, said.views);
+            },
+            py::arg("actions"), py::arg("rows") = py::none(), py::arg("texts") = py::none())
+        .def(
+            "reset",
+            [](AnyBatch& b, const py::object& rows, const std::optional<Seeds>& seeds, std::int64_t repeat) {
+                const std::optional<Ints> numbers = rows_of(rows);
+                const Rows which = span_of(numbers);
+                std::optional<std::span<const std::uint64_t>> keys;
+                if (seeds) keys = span_of(*seeds, "seeds");
+                const py::gil_scoped_release unlocked;
+                b.reset(which, keys, repeat);
+            },
+            py::arg("rows") = py::none(), py::arg("seeds") = py::none(), py::arg("repeat") = 1)
+        .def(
+            "sample_actions",
+            [](const AnyBatch& b, std::uint64_t seed) {
+                Ints out(b.size());
+                std::span<std::int64_t> place(out.mutable_data(), static_cast<std::size_t>(b.size()));
+                const py::gil_scoped_release unlocked;
+                b.sample_actions(seed, place);
+                return out;
+            },
+            py::arg("seed"))
         .def("random_playouts", &AnyBatch::random_playouts, py::call_guard<py::gil_scoped_release>())
-        .def("chance_outcomes",
-             [](const AnyBatch& b, std::int64_t row) {
-                 std::vector<std::pair<std::int64_t, double>> out;
-                 for (const ChanceOutcome& o : b.chance_outcomes(row)) out.emplace_back(o.action, o.probability);
-                 return out;
-             },
-             py::arg("row"))
+        .def(
+            "chance_outcomes",
+            [](const AnyBatch& b, std::int64_t row) {
+                std::vector<std::pair<std::int64_t, double>> out;
+                for (const ChanceOutcome& o : b.chance_outcomes(row)) out.emplace_back(o.action, o.probability);
+                return out;
+            },
+            py::arg("row"))
         .def("history", &AnyBatch::history, py::arg("row"));
 }
 
 void bind_texts(py::class_<AnyBatch>& batch) {
     batch
-        .def("observation",
-             [](const AnyBatch& b, const py::object& rows) {
-                 const std::optional<Ints> numbers = rows_of(rows);
-                 const Rows which = span_of(numbers);
-                 std::vector<std::string> texts;
-                 {
-                     const py::gil_scoped_release unlocked;
-                     texts = b.observation(which);
-                 }
-                 return strings(texts);
-             },
-             py::arg("rows") = py::none())
-        .def("observation_tensor",
-             [](const AnyBatch& b, const py::object& rows) {
-                 const std::optional<Ints> numbers = rows_of(rows);
-                 const Rows which = span_of(numbers);
-                 std::vector<py::ssize_t> shape{which ? static_cast<py::ssize_t>(which->size()) : b.size()};
-                 for (const int n : b.tensor_shape()) shape.push_back(n);
-                 py::array_t<float> out(shape);
-                 float* place = out.mutable_data();
-                 const py::gil_scoped_release unlocked;
-                 b.observation_tensor(which, place);
-                 return out;
-             },
-             py::arg("rows") = py::none())
-        .def("messages_since", [](const AnyBatch& b, std::int64_t row, Player p) { return strings(b.messages_since(row, p)); },
-             py::arg("row"), py::arg("player"))
+        .def(
+            "observation",
+            [](const AnyBatch& b, const py::object& rows) {
+                const std::optional<Ints> numbers = rows_of(rows);
+                const Rows which = span_of(numbers);
+                std::vector<std::string> texts;
+                {
+                    const py::gil_scoped_release unlocked;
+                    texts = b.observation(which);
+                }
+                return strings(texts);
+            },
+            py::arg("rows") = py::none())
+        .def(
+            "observation_tensor",
+            [](const AnyBatch& b, const py::object& rows) {
+                const std::optional<Ints> numbers = rows_of(rows);
+                const Rows which = span_of(numbers);
+                std::vector<py::ssize_t> shape{which ? static_cast<py::ssize_t>(which->size()) : b.size()};
+                for (const int n : b.tensor_shape()) shape.push_back(n);
+                py::array_t<float> out(shape);
+                float* place = out.mutable_data();
+                const py::gil_scoped_release unlocked;
+                b.observation_tensor(which, place);
+                return out;
+            },
+            py::arg("rows") = py::none())
+        .def(
+            "messages_since",
+            [](const AnyBatch& b, std::int64_t row, Player p) { return strings(b.messages_since(row, p)); },
+            py::arg("row"), py::arg("player"))
         .def("information_state", &AnyBatch::information_state, py::arg("row"), py::arg("player"))
         .def("action_text", &AnyBatch::action_text, py::arg("row"), py::arg("action"))
         .def("reply_text", &AnyBatch::reply_text, py::arg("row"), py::arg("action"))
@@ -299,19 +313,24 @@ void bind_games(py::module_& m) {
         for (const auto& [name, game] : entries()) names.push_back(name);
         return names;
     });
-    m.def("describe_game", [](const std::string& name, const OptionValues& options) { return entry(name).describe(options); },
-          py::arg("name"), py::arg("options"));
+    m.def(
+        "describe_game",
+        [](const std::string& name, const OptionValues& options) { return entry(name).describe(options); },
+        py::arg("name"), py::arg("options"));
 
     py::class_<AnyBatch> batch(m, "GameBatch", "Many games of one kind, side by side");
-    batch.def(py::init(&make), py::arg("name"), py::arg("options"), py::arg("batch_size"), py::arg("seed"), py::arg("threads"),
-              py::arg("style"), py::arg("legal_list"), py::arg("speech_characters"), py::arg("chance"), py::arg("autoreset"));
+    batch.def(py::init(&make), py::arg("name"), py::arg("options"), py::arg("batch_size"), py::arg("seed"),
+              py::arg("threads"), py::arg("style"), py::arg("legal_list"), py::arg("speech_characters"),
+              py::arg("chance"), py::arg("autoreset"));
     batch.def_property_readonly("info", &AnyBatch::info, py::return_value_policy::copy);
     bind_views(batch);
     bind_moves(batch);
     bind_texts(batch);
     batch.def("copy", &AnyBatch::copy)
         .def("state", [](const AnyBatch& b) { return py::bytes(b.snapshot()); })
-        .def("set_state", [](AnyBatch& b, const py::bytes& bytes) { b.restore(std::string_view(bytes)); }, py::arg("state"));
+        .def(
+            "set_state", [](AnyBatch& b, const py::bytes& bytes) { b.restore(std::string_view(bytes)); },
+            py::arg("state"));
 }
 
 }  // namespace spf

@@ -15,9 +15,13 @@ template <TurnGame Game>
 class GameBatch final : public AnyBatch {
   public:
     GameBatch(const Game& game, std::int64_t size, const BatchOptions& options, const Format& format)
-        : batch_(game, size, options), format_(format), info_(spf::describe(game)), preamble_(preamble(game, format.style)) {
+        : batch_(game, size, options),
+          format_(format),
+          info_(spf::describe(game)),
+          preamble_(preamble(game, format.style)) {
         configuration_ = info_.name;
-        for (const OptionInfo& option : info_.options) configuration_ += " " + option.name + "=" + std::to_string(option.value);
+        for (const OptionInfo& option : info_.options)
+            configuration_ += " " + option.name + "=" + std::to_string(option.value);
     }
     std::unique_ptr<AnyBatch> copy() const override { return std::make_unique<GameBatch>(*this); }
 
@@ -41,7 +45,9 @@ class GameBatch final : public AnyBatch {
     void reset(Rows rows, std::optional<std::span<const std::uint64_t>> seeds, std::int64_t repeat) override {
         batch_.reset(rows, seeds, repeat);
     }
-    void sample_actions(std::uint64_t seed, std::span<std::int64_t> out) const override { batch_.sample_actions(seed, out); }
+    void sample_actions(std::uint64_t seed, std::span<std::int64_t> out) const override {
+        batch_.sample_actions(seed, out);
+    }
     std::int64_t random_playouts() override { return batch_.random_playouts(); }
 
     std::vector<std::string> observation(Rows rows) const override {
@@ -154,7 +160,8 @@ class GameBatch final : public AnyBatch {
 
     void check_row(std::int64_t row) const {
         if (row >= 0 && row < size()) return;
-        throw std::invalid_argument(info_.name + ": row " + std::to_string(row) + " is outside 0.." + std::to_string(size() - 1));
+        throw std::invalid_argument(info_.name + ": row " + std::to_string(row) + " is outside 0.." +
+                                    std::to_string(size() - 1));
     }
     void check_player(Player player) const {
         if (player >= 0 && player < Game::kPlayers) return;
@@ -164,7 +171,8 @@ class GameBatch final : public AnyBatch {
     void check_action(std::int64_t row, Action action) const {
         check_row(row);
         if (batch_.current_player()[row] >= 0 && spf::is_legal(batch_.game(), batch_.state(row), action)) return;
-        throw std::invalid_argument(info_.name + ": action " + std::to_string(action) + " is illegal in row " + std::to_string(row));
+        throw std::invalid_argument(info_.name + ": action " + std::to_string(action) + " is illegal in row " +
+                                    std::to_string(row));
     }
 
     Batch<Game> batch_;

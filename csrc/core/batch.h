@@ -60,7 +60,9 @@ class Batch {
     std::int64_t size() const { return static_cast<std::int64_t>(states_.size()); }
     const State& state(std::int64_t row) const { return states_[index(row)]; }
     std::uint32_t ply(std::int64_t row) const { return ply_[index(row)]; }
-    std::span<const Action> history(std::int64_t row) const { return {&history_[index(row) * plies_], ply_[index(row)]}; }
+    std::span<const Action> history(std::int64_t row) const {
+        return {&history_[index(row) * plies_], ply_[index(row)]};
+    }
     std::span<const std::string> said(std::int64_t row) const {
         if constexpr (kHasSpeech<Game>) {
             return said_[index(row)];
@@ -113,8 +115,8 @@ class Batch {
         const std::int64_t count = rows ? static_cast<std::int64_t>(rows->size()) : size();
         check_rows(rows);
         if (repeat < 1 || count % repeat != 0) {
-            throw std::invalid_argument(name() + ": repeat must divide the " + std::to_string(count) +
-                                        " rows, got " + std::to_string(repeat));
+            throw std::invalid_argument(name() + ": repeat must divide the " + std::to_string(count) + " rows, got " +
+                                        std::to_string(repeat));
         }
         if (seeds && static_cast<std::int64_t>(seeds->size()) != count / repeat) {
             throw std::invalid_argument(name() + ": seeds must hold one number per group, " +
@@ -305,15 +307,16 @@ class Batch {
                                         std::to_string(said.size()));
         }
         std::atomic<std::size_t> bad = count;
-        parallel_rows(static_cast<std::int64_t>(count), options_.threads, kStepNs, [&](std::int64_t begin, std::int64_t end) {
-            for (std::size_t i = index(begin); i < index(end); ++i) {
-                if (can_step(rows ? index((*rows)[i]) : i, actions[i], rows.has_value())) continue;
-                std::size_t lowest = bad.load();
-                while (i < lowest && !bad.compare_exchange_weak(lowest, i)) {
-                }
-                return;
-            }
-        });
+        parallel_rows(static_cast<std::int64_t>(count), options_.threads, kStepNs,
+                      [&](std::int64_t begin, std::int64_t end) {
+                          for (std::size_t i = index(begin); i < index(end); ++i) {
+                              if (can_step(rows ? index((*rows)[i]) : i, actions[i], rows.has_value())) continue;
+                              std::size_t lowest = bad.load();
+                              while (i < lowest && !bad.compare_exchange_weak(lowest, i)) {
+                              }
+                              return;
+                          }
+                      });
         if (const std::size_t i = bad; i < count) {
             const std::int64_t row = rows ? (*rows)[i] : static_cast<std::int64_t>(i);
             const bool over = current_player_[index(row)] == kTerminal;

@@ -135,7 +135,7 @@ struct ChanceOutcomes {
 template <class Game>
 struct Option {
     std::string_view name;
-    int Game::*member;
+    int Game::* member;
     int low, high;
     std::string_view help;
     std::string_view words = {};  // separated by single spaces; empty for a number
@@ -152,10 +152,10 @@ concept TurnGame =
         { G::kMaxChance } -> std::convertible_to<int>;   // most outcomes of one chance node
         { G::kZeroSum } -> std::convertible_to<bool>;
         { G::kPerfectInformation } -> std::convertible_to<bool>;
-        { G::options() };                                  // std::array<Option<G>, n>
-        { game.num_actions() } -> std::same_as<int>;       // enumerable actions under these options
-        { game.max_plies() } -> std::same_as<int>;         // longest history, chance included
-        { game.max_turns() } -> std::same_as<int>;         // longest history, players only
+        { G::options() };                             // std::array<Option<G>, n>
+        { game.num_actions() } -> std::same_as<int>;  // enumerable actions under these options
+        { game.max_plies() } -> std::same_as<int>;    // longest history, chance included
+        { game.max_turns() } -> std::same_as<int>;    // longest history, players only
         { game.initial() } -> std::same_as<typename G::State>;
         { game.current_player(seen) } -> std::same_as<Player>;
         { game.legal_actions(seen) } -> std::same_as<ActionSet<G::kMaxActions>>;

@@ -42,8 +42,10 @@ inline std::vector<std::string> split_words(std::string_view words) {
 
 template <TurnGame Game>
 GameInfo describe(const Game& game) {
-    GameInfo info{std::string(Game::kName), Game::kPlayers, game.num_actions(), game.max_turns(), Game::kZeroSum,
-                  Game::kPerfectInformation, kHasSpeech<Game>, {}};
+    GameInfo info{std::string(Game::kName), Game::kPlayers,
+                  game.num_actions(),       game.max_turns(),
+                  Game::kZeroSum,           Game::kPerfectInformation,
+                  kHasSpeech<Game>,         {}};
     for (const Option<Game>& option : Game::options()) {
         info.options.push_back({std::string(option.name), std::string(option.help), split_words(option.words),
                                 game.*option.member, option.low, option.high, option.step});
@@ -55,7 +57,9 @@ GameInfo describe(const Game& game) {
 template <TurnGame Game>
 Game configure(const OptionValues& values) {
     Game game;
-    const auto refuse = [](const std::string& what) { throw std::invalid_argument(std::string(Game::kName) + ": " + what); };
+    const auto refuse = [](const std::string& what) {
+        throw std::invalid_argument(std::string(Game::kName) + ": " + what);
+    };
     for (const auto& [name, value] : values) {
         bool known = false;
         for (const Option<Game>& option : Game::options()) {
@@ -67,7 +71,8 @@ Game configure(const OptionValues& values) {
                 while (index < words.size() && words[index] != *word) ++index;
                 if (words.empty()) refuse("option " + name + " must be a whole number, got '" + *word + "'");
                 if (index == words.size()) {
-                    refuse("option " + name + " must be one of: " + std::string(option.words) + "; got '" + *word + "'");
+                    refuse("option " + name + " must be one of: " + std::string(option.words) + "; got '" + *word +
+                           "'");
                 }
                 game.*option.member = static_cast<int>(index);
                 continue;

@@ -18,7 +18,8 @@ struct KuhnPoker {
     int rules = 0;  // kCorrect or kTextArena
 
     static constexpr int kCorrect = 0;
-    static constexpr int kTextArena = 1;  // as published: bets move no chips, and the last round's winner takes the match
+    static constexpr int kTextArena =
+        1;  // as published: bets move no chips, and the last round's winner takes the match
     static constexpr int kMaxRounds = 15;
 
     static constexpr std::string_view kName = "kuhn_poker";

@@ -26,8 +26,13 @@ struct Negotiation {
     static constexpr Action kAccept = 0, kDeny = 1, kFirstTrade = 2;
     static constexpr bool kZeroSum = true, kPerfectInformation = false, kSpeech = true;
     static constexpr auto options() {
-        return std::array{Option<Negotiation>{"resources", &Negotiation::resources, 2, kMaxResources,
-                                              "2: fixed goods, talk alone is a move; 5: random goods, act every turn", {}, 3}};
+        return std::array{Option<Negotiation>{"resources",
+                                              &Negotiation::resources,
+                                              2,
+                                              kMaxResources,
+                                              "2: fixed goods, talk alone is a move; 5: random goods, act every turn",
+                                              {},
+                                              3}};
     }
 
     enum class Answer : std::uint8_t { kNone, kAccept, kDeny };

@@ -67,7 +67,9 @@ struct TicTacToe {
         }
     }
 
-    SPF_HD static bool is_marked(const State& s, Player player, int cell) { return ((s.marks[player] >> cell) & 1u) != 0; }
+    SPF_HD static bool is_marked(const State& s, Player player, int cell) {
+        return ((s.marks[player] >> cell) & 1u) != 0;
+    }
 
   private:
     SPF_HD std::uint32_t all_cells() const { return (1u << (size * size)) - 1u; }

@@ -37,7 +37,8 @@ inline int good_named(const Negotiation& game, std::string_view name) {
     for (int good = 0; good < game.resources; ++good) {
         const std::string_view known = good_name(game, good);
         if (same_letters(name, known)) return good;
-        if (name.size() == known.size() + 1 && lower(name.back()) == 's' && starts_with_letters(name, known)) return good;
+        if (name.size() == known.size() + 1 && lower(name.back()) == 's' && starts_with_letters(name, known))
+            return good;
     }
     return -1;
 }
@@ -108,7 +109,8 @@ class GoodsReader {
         const bool comma = skip_commas();
         if (rest_.empty()) return true;
         constexpr std::string_view kAnd = "and";
-        if ((blank || (loose_ && comma)) && starts_with_letters(rest_, kAnd) && rest_.size() > kAnd.size() && is_space(rest_[kAnd.size()])) {
+        if ((blank || (loose_ && comma)) && starts_with_letters(rest_, kAnd) && rest_.size() > kAnd.size() &&
+            is_space(rest_[kAnd.size()])) {
             rest_.remove_prefix(kAnd.size());
             skip_commas();
             return !rest_.empty();
@@ -125,7 +127,8 @@ class GoodsReader {
 inline std::optional<Negotiation::Move> read_offer(const Negotiation& game, std::string_view text, bool loose) {
     constexpr std::string_view kArrows[] = {"->", "\\longrightarrow", "\\rightarrow", "\\Rightarrow", "\\to"};
     text = trim(text);
-    while (!text.empty() && std::string_view(".,!? ").find(text.back()) != std::string_view::npos) text.remove_suffix(1);
+    while (!text.empty() && std::string_view(".,!? ").find(text.back()) != std::string_view::npos)
+        text.remove_suffix(1);
     for (const std::string_view lead : {"I give", "I offer"}) {
         if (starts_with_letters(text, lead) && text.size() > lead.size() && is_space(text[lead.size()])) {
             text = trim(text.substr(lead.size()));

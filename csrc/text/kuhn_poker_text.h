@@ -23,8 +23,9 @@ struct GameText<KuhnPoker> {
     static void variant(const KuhnPoker& game, std::string& out) {
         if (game.rounds == 1 && game.rules == KuhnPoker::kCorrect) return;
         out += "The match has " + std::to_string(game.rounds) + (game.rounds == 1 ? " round" : " rounds");
-        out += game.rules == KuhnPoker::kTextArena ? ". Every round is worth one chip and the winner of the last round wins the match.\n"
-                                                   : ". Whoever has more chips at the end wins the match.\n";
+        out += game.rules == KuhnPoker::kTextArena
+                   ? ". Every round is worth one chip and the winner of the last round wins the match.\n"
+                   : ". Whoever has more chips at the end wins the match.\n";
     }
 
     static void situation(const KuhnPoker& game, const State& s, Player player, const Format&, Said, std::string& out) {

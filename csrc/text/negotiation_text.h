@@ -21,8 +21,10 @@ struct GameText<Negotiation> {
     static constexpr bool kBracketsInBox = true;
 
     static constexpr std::string_view kRules =
-        "Two-player zero-sum game: negotiation. Both players own goods and value them differently; the other's goods and "
-        "values are hidden. After 10 turns the player whose goods gained more worth, each by its own values, wins; equal "
+        "Two-player zero-sum game: negotiation. Both players own goods and value them differently; the other's goods "
+        "and "
+        "values are hidden. After 10 turns the player whose goods gained more worth, each by its own values, wins; "
+        "equal "
         "gains are a draw. In your turn you may answer an open offer with [accept] or [deny], make one such as "
         "[offer: 2 Wood -> 1 Gold], where you give what stands first, and add a few words to the other player.";
     static void variant(const Negotiation& game, std::string& out) {
@@ -86,7 +88,8 @@ struct GameText<Negotiation> {
     static Reading read_strict(const Negotiation& game, const State& s, std::string_view reply) {
         if (game.resources == 2) {
             const Box box = last_box(reply, false);
-            if (!box.closed || box.content.empty()) return refuse(game, s, "the reply needs a \\boxed{} that is not empty");
+            if (!box.closed || box.content.empty())
+                return refuse(game, s, "the reply needs a \\boxed{} that is not empty");
             return judge(game, s, find_tokens(game, box.content, false));
         }
         const std::string message = strict_candidate(reply);
@@ -229,7 +232,8 @@ struct GameText<Negotiation> {
             move.give = found.terms->give;
             move.want = found.terms->want;
         }
-        if (!lax && move.answer == Answer::kNone && !move.offers()) return refuse(game, s, "an answer or an offer is needed");
+        if (!lax && move.answer == Answer::kNone && !move.offers())
+            return refuse(game, s, "an answer or an offer is needed");
         return {game.pack(move), {}};
     }
 };

@@ -47,7 +47,8 @@ inline Box last_box(std::string_view reply, bool lenient) {
 
 inline std::string_view without_wrapper(std::string_view text) {  // \text{x} -> x
     constexpr std::string_view kText = "\\text{";
-    if (text.starts_with(kText) && text.ends_with('}')) return text.substr(kText.size(), text.size() - kText.size() - 1);
+    if (text.starts_with(kText) && text.ends_with('}'))
+        return text.substr(kText.size(), text.size() - kText.size() - 1);
     return text;
 }
 
@@ -118,7 +119,8 @@ Reading read_lenient(const Game& game, const typename Game::State& state, std::s
             if (reply[i] == ']') close = i;
             if (reply[i] != '[' || close == std::string_view::npos) continue;
             const std::string_view content = reply.substr(i + 1, close - i - 1);
-            if (Text::read_words(game, state, plain_words(content)) != kUnknownWords) return read_single(game, state, content);
+            if (Text::read_words(game, state, plain_words(content)) != kUnknownWords)
+                return read_single(game, state, content);
             close = std::string_view::npos;
         }
         std::string_view line = trim(reply);
@@ -129,7 +131,8 @@ Reading read_lenient(const Game& game, const typename Game::State& state, std::s
         const std::size_t colon = line.rfind(':');
         if (colon != std::string_view::npos) {
             const std::string_view rest = line.substr(colon + 1);
-            if (Text::read_words(game, state, plain_words(rest)) != kUnknownWords) return read_single(game, state, rest);
+            if (Text::read_words(game, state, plain_words(rest)) != kUnknownWords)
+                return read_single(game, state, rest);
         }
         return refuse(game, state, "no action found at the end of the reply");
     }

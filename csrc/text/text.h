@@ -20,7 +20,7 @@ enum class Style { kPlain, kSpiral };
 
 struct Format {
     Style style = Style::kSpiral;
-    bool legal_list = true;             // end with the legal actions
+    bool legal_list = true;               // end with the legal actions
     std::size_t speech_characters = 200;  // how much of one utterance the other player sees
 };
 
@@ -65,7 +65,8 @@ Format default_format(Style style) {
     return {style, GameText<Game>::kLegalList};
 }
 
-// As it stands in legal lists: "[bet]" in style spiral, "bet" in plain; "[accept] [offer: ...]" of "accept; offer: ...".
+// As it stands in legal lists: "[bet]" in style spiral, "bet" in plain; "[accept] [offer: ...]" of "accept; offer:
+// ...".
 template <TurnGame Game>
 void append_action(const Game& game, const typename Game::State& state, Action action, Style style, std::string& out) {
     const std::size_t start = out.size();
@@ -108,11 +109,12 @@ std::string preamble(const Game& game, Style style) {
 
 // What a player may read in a state; player is normally the one to move.
 template <TurnGame Game>
-void append_situation(const Game& game, const typename Game::State& state, Player player, const Format& format, Said said,
-                      std::string& out) {
+void append_situation(const Game& game, const typename Game::State& state, Player player, const Format& format,
+                      Said said, std::string& out) {
     GameText<Game>::situation(game, state, player, format, said, out);
     if (format.legal_list && game.current_player(state) == player) {
-        out += GameText<Game>::kLegalList ? " Legal: " : "\nLegal: ";  // texts without a list by default may end in a board
+        out += GameText<Game>::kLegalList ? " Legal: "
+                                          : "\nLegal: ";  // texts without a list by default may end in a board
         out += legal_list(game, state, format.style);
     }
 }

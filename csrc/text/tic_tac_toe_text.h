@@ -34,7 +34,9 @@ struct GameText<TicTacToe> {
         }
     }
 
-    static void action_words(const TicTacToe&, const State&, Action cell, std::string& out) { out += std::to_string(cell); }
+    static void action_words(const TicTacToe&, const State&, Action cell, std::string& out) {
+        out += std::to_string(cell);
+    }
 
     static Action read_words(const TicTacToe& game, const State& s, std::string_view words) {
         if (words.empty() || words.size() > 9) return kUnknownWords;

@@ -49,19 +49,19 @@ inline std::string sanitize(std::string_view text, std::size_t max_characters) {
         }
         const std::size_t length = utf8_length(text);
         const unsigned char first = static_cast<unsigned char>(text.front());
-        if (length == 1 && (first <= 0x20 || first == 0x7F)) {
+        const bool c1_control = length == 2 && first == 0xC2 && static_cast<unsigned char>(text[1]) < 0xA0;
+        const bool line_break = text.starts_with("\xE2\x80\xA8") || text.starts_with("\xE2\x80\xA9");
+        if ((length == 1 && (first <= 0x20 || first == 0x7F)) || c1_control || line_break) {
             if (out.empty() || out.back() != ' ') {
                 out += ' ';
                 ++written;
             }
-        } else if (length == 2 && first == 0xC2 && static_cast<unsigned char>(text[1]) < 0xA0) {
-            out += ' ';  // C1 controls
-            ++written;
         } else if (length == 0) {
             out += "\xEF\xBF\xBD";
             ++written;
         } else {
-            const bool marker = !out.empty() && ((out.back() == '<' && first == '|') || (out.back() == '|' && first == '>'));
+            const bool marker =
+                !out.empty() && ((out.back() == '<' && first == '|') || (out.back() == '|' && first == '>'));
             if (marker) out += ' ';
             out.append(text.substr(0, length));
             ++written;

@@ -1,0 +1,137 @@
+// Oracle: the contract of the readers. Whatever a reply holds, they return a legal action or a reason in valid UTF-8,
+// and so does what is heard of it. Inputs are random bytes and shuffled pieces of well-formed replies.
+#include <string>
+#include <vector>
+
+#include "check.h"
+#include "core/rng.h"
+#include "games/all_games.h"
+#include "text/all_text.h"
+#include "text/reply.h"
+
+namespace {
+
+constexpr int kRounds = 20'000;
+
+bool is_utf8(std::string_view text) {
+    while (!text.empty()) {
+        const std::size_t length = spf::utf8_length(text);
+        if (length == 0) return false;
+        text.remove_prefix(length);
+    }
+    return true;
+}
+
+std::string random_reply(spf::Rng& rng) {
+    static const std::vector<std::string> kPieces = {"\\boxed{",
+                                                     "\\boxed",
+                                                     "{",
+                                                     "}",
+                                                     "[",
+                                                     "]",
+                                                     "bet",
+                                                     "check",
+                                                     "fold",
+                                                     "4",
+                                                     "17",
+                                                     " ",
+                                                     "\n",
+                                                     "accept",
+                                                     "deny",
+                                                     "offer",
+                                                     "Offer:",
+                                                     "->",
+                                                     "2 ",
+                                                     "Wood",
+                                                     "Gold",
+                                                     ", ",
+                                                     " and ",
+                                                     "+",
+                                                     "\\text{",
+                                                     ";",
+                                                     ":",
+                                                     "\"",
+                                                     "<|",
+                                                     "|>",
+                                                     "\\to",
+                                                     "I give ",
+                                                     "0",
+                                                     "-1",
+                                                     "</think>",
+                                                     "\xff",
+                                                     "\xed\xa0\x80",
+                                                     "\xf0\x9f\x82\xa1",
+                                                     std::string(1, '\0'),
+                                                     "9999999999999999999999",
+                                                     "Sheeps",
+                                                     "pass"};
+    std::string reply;
+    const bool soup = rng.below(4) != 0;
+    const std::uint32_t length = rng.below(soup ? 25 : 200);
+    for (std::uint32_t i = 0; i < length; ++i) {
+        if (soup) {
+            reply += kPieces[rng.below(static_cast<std::uint32_t>(kPieces.size()))];
+        } else {
+            reply += static_cast<char>(rng.below(256));
+        }
+    }
+    return reply;
+}
+
+template <spf::TurnGame Game>
+void judge(const Game& game, const typename Game::State& state, const spf::Reading& reading) {
+    if (reading.action == spf::kInvalidAction) {
+        CHECK(!reading.refusal.empty() && is_utf8(reading.refusal));
+        return;
+    }
+    CHECK(reading.refusal.empty() && spf::is_legal(game, state, reading.action));
+    for (const spf::Style style : {spf::Style::kPlain, spf::Style::kSpiral}) {
+        CHECK(spf::read_lenient(game, state, spf::reply_text(game, state, reading.action, style)).action ==
+              reading.action);
+    }
+}
+
+// Random replies along random games; what the lenient reader accepts is played now and then.
+template <spf::TurnGame Game>
+void fuzz(const Game& game) {
+    spf::Rng rng(7, static_cast<std::uint64_t>(game.max_plies()));
+    auto state = game.initial();
+    for (int round = 0; round < kRounds; ++round) {
+        while (game.current_player(state) < 0) {
+            if (game.current_player(state) == spf::kTerminal) {
+                state = game.initial();
+            } else {
+                game.apply(state, spf::sample_chance(game.chance_outcomes(state), spf::Rng(8, rng.next())));
+            }
+        }
+        const std::string reply = random_reply(rng);
+        const spf::Reading reading = spf::read_lenient(game, state, reply);
+        judge(game, state, reading);
+        judge(game, state, spf::read_strict(game, state, reply));
+        if constexpr (spf::kHasSpeech<Game>) {
+            const std::string heard = spf::GameText<Game>::spoken(reply, 20);
+            CHECK(is_utf8(heard) && heard.find('\n') == std::string::npos && heard.find("<|") == std::string::npos);
+        }
+        const bool follow = reading.action >= 0 && rng.below(2) == 0;
+        const spf::Action random = spf::sample_action(game.legal_actions(state), spf::Rng(9, rng.next()));
+        game.apply(state, follow ? reading.action : random);
+    }
+}
+
+template <spf::TurnGame Game>
+void all() {
+    fuzz(Game{});
+    for (const spf::Option<Game>& option : Game::options()) {
+        Game game;
+        game.*option.member = option.high;
+        fuzz(game);
+    }
+}
+
+}  // namespace
+
+int main() {
+#define SPF_FUZZ(Game) all<spf::Game>();
+    SPF_FOR_EACH_GAME(SPF_FUZZ)
+#undef SPF_FUZZ
+}

@@ -1,0 +1,52 @@
+"""What the game tests share: all games under test and random play."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+
+from selfplay_fast import games
+
+GAMES = [
+    "kuhn_poker",
+    "kuhn_poker(rounds=5)",
+    "kuhn_poker(rounds=5, rules=textarena)",
+    "tic_tac_toe",
+    "tic_tac_toe(size=5)",
+    "negotiation",
+    "negotiation(resources=5)",
+]
+
+
+@pytest.fixture(scope="session")
+def all_games() -> list[str]:
+    """Every game under test."""
+    return GAMES
+
+
+@pytest.fixture(params=GAMES)
+def game(request: pytest.FixtureRequest) -> str:
+    """Every game under test, with its options."""
+    return str(request.param)
+
+
+@pytest.fixture(params=["spiral", "plain"])
+def style(request: pytest.FixtureRequest) -> games.Style:
+    """Both text styles."""
+    return request.param
+
+
+@pytest.fixture(scope="session")
+def positions() -> Callable[..., list[games.Batch]]:
+    """A function (game, size, seed, **arguments of make) -> copies of one batch after every step of random play."""
+
+    def play(game: str, size: int, seed: int = 0, **arguments: object) -> list[games.Batch]:
+        batch = games.make(game, size, seed=seed, **arguments)
+        seen = [batch.copy()]
+        while not batch.terminated.all():
+            batch.step(batch.sample_actions(seed))
+            seen.append(batch.copy())
+        return seen
+
+    return play

@@ -1,0 +1,194 @@
+"""Oracle: the contract. What every game promises, checked on random play of all games, options and styles."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+
+from selfplay_fast import games
+
+Positions = Callable[..., list[games.Batch]]
+
+
+def test_the_list_under_test_is_complete(all_games: list[str]) -> None:
+    """Oracle: contract. A game that is added must be added to these tests."""
+    assert {name.split("(")[0] for name in all_games} == set(games.names())
+
+
+def test_legal_exactly_while_not_over(game: str, positions: Positions) -> None:
+    """Oracle: contract. A row has a legal action iff a player is to move, and ends within max_turns."""
+    about = games.describe(game)
+    seen = positions(game, 64)
+    assert len(seen) <= about.max_turns + 1
+    for batch in seen:
+        moving = batch.current_player >= 0
+        assert (batch.legal_actions.any(axis=1) == moving).all()
+        assert (batch.terminated == (batch.current_player == games.TERMINAL)).all()
+        assert batch.legal_actions.shape == (64, about.num_actions)
+        assert (batch.current_player[moving] < about.num_players).all()
+
+
+def test_payoffs(game: str, positions: Positions) -> None:
+    """Oracle: contract. Returns are 0 until the end and of zero sum at the end."""
+    for batch in positions(game, 64):
+        assert (batch.returns[~batch.terminated] == 0).all()
+        if games.describe(game).zero_sum:
+            assert (batch.returns.sum(axis=1) == 0).all()
+
+
+def test_threads_and_seed(game: str, positions: Positions) -> None:
+    """Oracle: contract. One thread and eight give the same games; another seed gives others."""
+    one, eight = (positions(game, 3000, 5, threads=threads)[-1] for threads in (1, 8))
+    assert one.state() == eight.state()
+    other = positions(game, 3000, 6)[-1]
+    assert [other.history(row) for row in range(50)] != [one.history(row) for row in range(50)]
+
+
+def test_playouts_do_not_depend_on_threads_or_batch_size(game: str) -> None:
+    """Oracle: contract. Row r of a large batch plays the game of row r of a small one."""
+    small, large = (games.make(game, size, seed=9, threads=threads) for size, threads in ((10, 1), (5000, 8)))
+    small.random_playouts()
+    large.random_playouts()
+    assert small.terminated.all()
+    assert large.terminated.all()
+    assert [small.history(r) for r in range(10)] == [large.history(r) for r in range(10)]
+    assert (small.returns == large.returns[:10]).all()
+
+
+@pytest.mark.parametrize("mode", ["lenient", "strict"])
+def test_every_action_can_be_said(game: str, style: games.Style, mode: str, positions: Positions) -> None:
+    """Oracle: contract. parse(reply_text(action)) == action for every legal action of every position."""
+    for batch in positions(game, 4, style=style):
+        for row, action in np.argwhere(batch.legal_actions):
+            reply = batch.reply_text(int(row), int(action))
+            if mode == "strict" and style == "plain" and games.describe(game).speech:
+                continue  # the published parser wants a box there
+            read, why = batch.parse([reply], [row], mode=mode)
+            assert (read[0], why) == (action, [None]), reply
+            shown = batch.action_text(int(row), int(action))
+            assert (style == "spiral") == (shown[0] == "[")
+            assert batch.parse([f"So I take\n{shown}"], [row])[0][0] == action, shown
+
+
+def test_illegal_actions_are_refused_before_anything_changes(game: str, positions: Positions) -> None:
+    """Oracle: contract. step raises ValueError naming game, action and row, and the batch stays as it was."""
+    for batch in positions(game, 8)[:4]:
+        moves = batch.sample_actions(1)
+        before = batch.state()
+        for row in np.flatnonzero(~batch.terminated):
+            for bad in {
+                -5,
+                -1,
+                batch.legal_actions.shape[1],
+                2**40,
+                *np.flatnonzero(~batch.legal_actions[row]),
+            }:
+                wrong = moves.copy()
+                wrong[row] = bad
+                name = games.describe(game).name
+                with pytest.raises(ValueError, match=rf"^{name}: action {bad} is illegal in row {row}$"):
+                    batch.step(wrong)
+        assert batch.state() == before
+
+
+def test_snapshots(game: str, positions: Positions) -> None:
+    """Oracle: contract. A snapshot restores everything, and play goes on as it would have."""
+    for batch in positions(game, 16):
+        twin = games.make(game, 16, seed=77)
+        twin.set_state(batch.state())
+        assert twin.state() == batch.state()
+        assert twin.observation() == batch.observation()
+        for a, b in ((twin.current_player, batch.current_player), (twin.returns, batch.returns)):
+            assert (a == b).all()
+        assert (twin.legal_actions == batch.legal_actions).all()
+        twin.random_playouts()
+        batch.random_playouts()
+        assert twin.state() == batch.state()
+
+
+def test_damaged_snapshots_change_nothing(game: str, positions: Positions) -> None:
+    """Oracle: contract. Every changed byte, cut and extension is a ValueError, and the batch stays as it was."""
+    batch = positions(game, 2)[2]
+    good = batch.state()
+    twin = games.make(game, 2, seed=5)
+    before = twin.state()
+    damaged = [
+        good[:i] + bytes([good[i] ^ bit]) + good[i + 1 :] for i in range(len(good)) for bit in (1, 128)
+    ]
+    damaged += [good[:cut] for cut in range(0, len(good), 7)] + [good + b"\0", b"", b"nonsense"]
+    for state in damaged:
+        with pytest.raises(ValueError, match="snapshot"):
+            twin.set_state(state)
+    assert twin.state() == before
+    with pytest.raises(ValueError, match="another batch size"):
+        games.make(game, 3).set_state(good)
+
+
+def hidden_draws(game: str, player: int) -> list[int]:
+    """The plies of the first deal that nature plays for the other seat alone."""
+    if game.startswith("kuhn_poker"):
+        return [1 - player]
+    block = 5 * (1 - player)  # negotiation: amounts of both, then values of both
+    return [*range(block, block + 5), *range(10 + block, 15 + block)]
+
+
+@pytest.mark.parametrize("player", [0, 1])
+@pytest.mark.parametrize("game", ["kuhn_poker", "kuhn_poker(rounds=5)", "negotiation(resources=5)"])
+def test_hidden_things_stay_hidden(game: str, style: games.Style, player: int) -> None:
+    """Oracle: contract. Games that differ only in what a player cannot know look equal to it, and have one key."""
+    hidden = hidden_draws(game, player)
+    rng = np.random.default_rng(3)
+    compared = 0
+    for _ in range(40):
+        pair = games.make(game, 2, chance="explicit", style=style)
+        for ply in range(20 if "resources=5" in game else 2):
+            first, second = pair.chance_outcomes(0), pair.chance_outcomes(1)
+            common = sorted({a for a, _ in first} & {a for a, _ in second})
+            a = b = int(rng.choice(common))
+            if ply in hidden:
+                others = [o for o, _ in second if o != a]
+                if "kuhn" in game and ply == 0:  # the card the observer gets next must be left in both decks
+                    others = others[:1]
+                b = int(rng.choice(others)) if others else a
+            pair.step([a, b])
+        for _ in range(6):
+            if (pair.current_player < 0).any():
+                break
+            if pair.current_player[0] == player:
+                compared += pair.history(0) != pair.history(1)
+                assert pair.information_state(0, player) == pair.information_state(1, player)
+                one, two = pair.observation()
+                assert one == two
+                assert pair.messages_since(0, player) == pair.messages_since(1, player)
+            both = np.flatnonzero(pair.legal_actions.all(axis=0))
+            if len(both) == 0:
+                break
+            move = int(rng.choice(both))
+            pair.step([move, move])
+    assert compared >= 20, f"only {compared} pairs were compared"
+
+
+def test_texts_and_keys_separate_the_same_positions(game: str, positions: Positions) -> None:
+    """Oracle: contract. Two observations of one player are equal iff the information-state keys are."""
+    pairs = set()
+    for batch in positions(game, 300):
+        for row in np.flatnonzero(batch.current_player >= 0):
+            player = int(batch.current_player[row])
+            pairs.add((player, batch.information_state(int(row), player), batch.observation([row])[0]))
+    assert len({(player, key) for player, key, _ in pairs}) == len(pairs)
+    assert len({(player, text) for player, _, text in pairs}) == len(pairs)
+
+
+def test_observations_begin_alike(game: str, style: games.Style, positions: Positions) -> None:
+    """Oracle: contract. All observations of a game share the whole constant text; what changes is the short end."""
+    texts = {t for batch in positions(game, 40, style=style) for t in batch.observation() if t}
+    first = min(texts)
+    start = first[: first.index("You are ")]
+    assert all(text.startswith(start) for text in texts)
+    assert len(start) > 200
+    assert ("\\boxed{}" in start) == (style == "spiral")
+    rules = start.split("\n")[0]
+    default = games.make(games.describe(game).name, 1, style=style).observation()[0]
+    assert default.startswith(rules), "the rules do not depend on options"

@@ -1,0 +1,192 @@
+"""Oracle: peer. textarena 0.6.4, the release SPIRAL trained on, with the hidden state injected.
+
+Compared are legality, turn order and rewards. Known differences, which the tests step around:
+the Kuhn class of this release plays max_rounds - 2 rounds and calls every match a draw, so rounds are compared one by
+one; its negotiation closes an open offer on any message that does not accept it and ignores idle answers and talk with
+five goods, so such messages are not sent; and it calls Gold Ore.
+"""
+
+from __future__ import annotations
+
+import random
+import re
+from typing import Any
+
+import numpy as np
+import pytest
+
+from selfplay_fast import games
+
+pytest.importorskip("textarena", exc_type=ImportError)
+from textarena.envs.KuhnPoker.env import KuhnPokerEnv
+from textarena.envs.SimpleNegotiation.env import SimpleNegotiationEnv
+from textarena.envs.TicTacToe.env import TicTacToeEnv
+
+
+def _begin(env: Any) -> None:
+    env.reset(num_players=2)
+    env.state.error_allowance = 0  # as SPIRAL sets it: the first invalid move ends the game
+
+
+def _check_turn(env: Any, batch: games.Batch, message: str) -> bool:
+    """Give both sides a message: same verdict, same next player or same end. True while the game goes on."""
+    offender = env.state.current_player_id
+    assert batch.current_player[0] == offender
+    reply = message if "[" in message else f"\\boxed{{{message}}}"  # talk alone has to be boxed for us
+    actions, why = batch.parse([reply])
+    done, _ = env.step(message)
+    if done and "Invalid" in env.state.info.get("reason", ""):
+        assert env.state.rewards == {offender: -1, 1 - offender: 0}
+        assert actions[0] == games.INVALID, message
+        return False
+    assert actions[0] >= 0, (message, why)
+    batch.step(actions, texts=[reply])
+    assert bool(batch.terminated[0]) == done
+    if done:
+        assert batch.returns[0].tolist() == [env.state.rewards[0], env.state.rewards[1]]
+    return not done
+
+
+def test_tic_tac_toe() -> None:
+    """Oracle: peer textarena. A thousand random games with one illegal or unreadable move in twenty."""
+    rng = random.Random(1)
+    batch = games.make("tic_tac_toe", 1)
+    ends = []
+    for _ in range(1000):
+        env = TicTacToeEnv()
+        _begin(env)
+        batch.reset()
+        free = list(range(9))
+        while True:
+            move = free.pop(rng.randrange(len(free))) if rng.random() < 0.95 else rng.randrange(12)
+            spelled = rng.choice(
+                ["[{}]", "[ {} ]", "I mark [{}] now", "no idea {} ..."][: 3 if rng.random() < 0.9 else 4]
+            )
+            if not _check_turn(env, batch, spelled.format(move)):
+                break
+            free = [cell for cell in free if batch.legal_actions[0, cell]]
+        ends.append((bool(batch.terminated[0]), *batch.returns[0].tolist()))
+    assert {(True, 1.0, -1.0), (True, -1.0, 1.0), (True, 0.0, 0.0), (False, 0.0, 0.0)} == set(ends)
+
+
+def test_kuhn_poker_rounds() -> None:
+    """Oracle: peer textarena. Five-round matches: who moves, what is allowed, who wins every round, what it pays."""
+    rng = random.Random(2)
+    batch = games.make("kuhn_poker(rounds=5, rules=textarena)", 1, chance="explicit")
+    for _ in range(500):
+        env = KuhnPokerEnv(max_rounds=7)
+        _begin(env)
+        batch.reset()
+        results: list[int] = []  # of player 0
+        for _round in range(5):
+            state = env.state.game_state
+            before = state["player_chips"][0]  # the ante is in
+            batch.step([state["player_cards"][0]])
+            batch.step([state["player_cards"][1]])
+            started = state["current_round"]
+            while state["current_round"] == started:
+                assert batch.current_player[0] == env.state.current_player_id
+                told = [int(chips) for chips in re.findall(r": ([+-]\d+)\.", batch.observation()[0])]
+                assert told == [chips if batch.current_player[0] == 0 else -chips for chips in results]
+                legal = [batch.action_text(0, action)[1:-1] for action in (0, 1)]
+                theirs = state["current_legal_action_tree"]
+                assert sorted(legal) == sorted(theirs)
+                for word in {"check", "bet", "fold", "call"} - set(theirs):
+                    assert batch.parse([f"[{word}]"])[0][0] == games.INVALID
+                word = rng.choice(legal)
+                actions, _ = batch.parse([f"I [{word.title()}]"])
+                env.step(f"[{word}]")
+                batch.step(actions)
+            env.state.current_player_id = state["starting_player"]
+            results.append(state["player_chips"][0] - before)  # the ante of the next round is in again
+            assert results[-1] in (1, -1), "whatever was bet"
+        assert batch.terminated[0]
+        assert batch.returns[0].tolist() == [results[-1], -results[-1]]
+
+
+def _goods(rng: random.Random, names: list[str]) -> str:
+    chosen = rng.sample(names, rng.choice([1, 1, 1, 2]))
+    items = [
+        f"{rng.choice([1, 1, 2, 3, 5, 9])} {rng.choice([name, name.lower(), name.upper()])}"
+        for name in chosen
+    ]
+    return rng.choice([", ", " and ", " , "]).join(items)
+
+
+def _message(rng: random.Random, names: list[str], is_open: bool, may_idle: bool) -> str:
+    answers = ["[Accept]", "[deny]", "[ACCEPT]", "I [Accept] gladly."]
+    offer = f"[{rng.choice(['Offer', 'offer'])}: {rng.choice(['', 'I give ', 'I offer '])}{_goods(rng, names)} -> "
+    offer += f"{_goods(rng, names)}{rng.choice(['', '', '.', '!'])}]"
+    if rng.random() < 0.03:
+        offer = rng.choice(
+            [
+                "[Offer: 2 Wood]",
+                "[Offer: Wood -> Gold]",
+                "[Offer: 0 Wood -> 1 Gold]",
+                "[Offer: 1 Wood -> 1 Gold -> 1 Wood]",
+                "[Offer: 1 Wood => 1 Gold]",
+                "[Offer: 1 Oil -> 1 Gold]",
+                "[Offer: two Wood -> 1 Gold]",
+                "[Offer: ->]",
+            ]
+        )
+    if is_open:
+        return rng.choice([rng.choice(answers), offer, f"{rng.choice(answers)} {offer}"])
+    return rng.choice([offer, offer, *(["Let us talk.", "[Deny]", "[Accept]"] if may_idle else [])])
+
+
+@pytest.mark.parametrize("resources", [2, 5])
+def test_negotiation(resources: int) -> None:
+    """Oracle: peer textarena. Random messages, valid and not; goods are compared after every one of them."""
+    rng = random.Random(3)
+    names = ["Wood", "Gold"] if resources == 2 else ["Wheat", "Wood", "Sheep", "Brick", "Gold"]
+    ends = []
+    for _ in range(1500):
+        env = SimpleNegotiationEnv()
+        env.resource_names = names
+        env.base_values = dict(
+            zip(["Wheat", "Wood", "Sheep", "Brick", "Gold"], [5, 10, 15, 25, 40], strict=True)
+        )
+        env.base_values = {name: env.base_values[name] for name in names}
+        _begin(env)
+        state = env.state.game_state
+        batch = games.make("negotiation", 1, resources=resources, chance="explicit")
+        if resources == 2:
+            state["player_resources"] = {p: {name: 10 for name in names} for p in (0, 1)}
+            state["player_values"] = {0: {"Wood": 5, "Gold": 15}, 1: {"Wood": 15, "Gold": 5}}
+            for p in (0, 1):
+                worth = env._calculate_player_inventory_value(p, state)
+                state["inventory_value"][p] = {"initial": worth, "current": worth, "change": 0}
+        else:
+            for table in ("player_resources", "player_values"):
+                for p in (0, 1):
+                    for name in names:
+                        batch.step([state[table][p][name]])
+        running = True
+        while running:
+            message = _message(rng, names, state["current_offer"] is not None, resources == 2)
+            running = _check_turn(env, batch, message)
+            if running:
+                for p in (0, 1):
+                    held = [
+                        int(part.split("x")[0])
+                        for part in batch.information_state(0, p).split(";")[0].split(",")
+                    ]
+                    assert held == [state["player_resources"][p][name] for name in names]
+        ends.append((bool(batch.terminated[0]), *batch.returns[0].tolist()))
+    assert {(True, 1.0, -1.0), (True, -1.0, 1.0), (True, 0.0, 0.0), (False, 0.0, 0.0)} == set(ends)
+
+
+def test_five_goods_are_drawn_from_the_same_ranges() -> None:
+    """Oracle: peer textarena. Over many deals both reach the same smallest and largest amounts and values."""
+    batch = games.make("negotiation(resources=5)", 4000, seed=8)
+    ours = np.array([batch.history(row) for row in range(len(batch))])
+    theirs = []
+    for _ in range(1000):
+        env = SimpleNegotiationEnv()
+        _begin(env)
+        state = env.state.game_state
+        tables = [state[table][p] for table in ("player_resources", "player_values") for p in (0, 1)]
+        theirs.append([table[name] for table in tables for name in env.resource_names])
+    assert ours.min(axis=0).tolist() == np.min(theirs, axis=0).tolist()
+    assert ours.max(axis=0).tolist() == np.max(theirs, axis=0).tolist()
