@@ -1,0 +1,38 @@
+"""What the README promises, run as written."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+README = (ROOT / "README.md").read_text()
+
+
+def test_the_example_runs(capsys: pytest.CaptureFixture[str]) -> None:
+    """Oracle: a bet of player 0 in every game, then random play: returns sum to zero; the rest must only run."""
+    code = re.search(r"```python\n(.*?)```", README, re.DOTALL)
+    assert code is not None
+    names: dict[str, object] = {}
+    exec(compile(code[1], "README.md", "exec"), names)
+    assert "Kuhn poker" in capsys.readouterr().out
+    assert names["refused"] == [None] * 4096
+    assert names["batch"].returns.sum() == 0  # type: ignore[attr-defined]
+    assert len(names["episodes"]) == 16  # type: ignore[arg-type]
+
+
+def test_the_tree_names_what_is_there() -> None:
+    """Oracle: the file system; every folder of the README's tree exists."""
+    tree = README.split("## Where things are")[1].split("```")[1]
+    folders = [line.split()[0] for line in tree.strip().splitlines()]
+    assert len(folders) > 5
+    assert [folder for folder in folders if not (ROOT / folder).is_dir()] == []
+
+
+def test_the_links_lead_somewhere() -> None:
+    """Oracle: the file system; every relative link of the documentation exists."""
+    for page in [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]:
+        links = re.findall(r"\]\(([^)#:]+)\)", page.read_text())
+        assert [link for link in links if not (page.parent / link).exists()] == [], page.name
