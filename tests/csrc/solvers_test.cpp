@@ -178,8 +178,7 @@ void refusals() {
 }
 
 void token_tree() {
-    const std::vector<std::int64_t> tokens{7, 8, 1, 5, 9, 7, 8, 2, 5, 9, 7, 8, 1, 6, 9},
-        offsets{0, 5, 10, 15};
+    const std::vector<std::int64_t> tokens{7, 8, 1, 5, 9, 7, 8, 2, 5, 9, 7, 8, 1, 6, 9}, offsets{0, 5, 10, 15};
     const std::vector<std::int64_t> first_scored{3, 3, 3};
     const spf::TokenTree tree = spf::TokenTreeBuilder({tokens, offsets, first_scored}, 4).build();
     CHECK(tree.node_tokens == (std::vector<std::int64_t>{1, 5, 6, 2, 5}));

@@ -175,27 +175,8 @@ HOSTILE = st.one_of(
     st.lists(
         st.sampled_from(
             [
-                *[
-                    r"\boxed",
-                    r"\text{",
-                    r"{",
-                    r"}",
-                    r"[",
-                    r"]",
-                    r"bet",
-                    r"4",
-                    r"offer:",
-                    r"accept",
-                    r"deny",
-                    r";",
-                    r":",
-                    r"->",
-                    r"</think>",
-                    r"$",
-                    r",",
-                    r"é",
-                    r"🂡",
-                ],
+                *("\\boxed", "\\text{", "{", "}", "[", "]", "bet", "4", "offer:", "accept", "deny", ";", ":"),
+                *("->", "</think>", "$", ",", "é", "🂡"),
                 *(" ", "\n", "2 Wood", "1 Gold", "\ud800", "\x00"),
             ]
         ),
