@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 if TYPE_CHECKING:
-    from selfplay_fast.games import GameBatch
+    from selfplay_fast.games import Batch
 
 IntArray = NDArray[np.int32]
 FloatArray = NDArray[np.float32]
@@ -60,7 +60,7 @@ class Key(NamedTuple):
 class GameSeat(NamedTuple):
     """Where a game-playing policy (random, tabular, search) finds the state behind an ask."""
 
-    batch: GameBatch
+    batch: Batch
     row: int
     player: int
 

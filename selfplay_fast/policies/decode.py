@@ -105,7 +105,9 @@ def decode(
         tokens = drawn.cpu().numpy()
         step += 1
         going = np.ones(len(live), bool)
-        for k, (r, token, logprob) in enumerate(zip(live, tokens.tolist(), logprobs.tolist(), strict=True)):
+        for k, (r, token, logprob) in enumerate(
+            zip(live.tolist(), tokens.tolist(), logprobs.tolist(), strict=True)
+        ):
             row = rows[r]
             row.tokens.append(token)
             row.logprobs.append(logprob)

@@ -157,8 +157,8 @@ class LanguageModel:
         was_training = self.model.training
         self.model.eval()
         by_prompt: list[list[int]] = [[] for _ in distinct]
-        for r in np.flatnonzero(free):
-            by_prompt[rows[r].prompt].append(int(r))
+        for r in np.flatnonzero(free).tolist():
+            by_prompt[rows[r].prompt].append(r)
         used = [p for p in range(len(distinct)) if by_prompt[p]]
         for group in prefix_groups([distinct[p] for p in used]) if used else []:
             for part in self._parts([used[g] for g in group], distinct, by_prompt, rows):
@@ -270,10 +270,12 @@ class LanguageModel:
         weight = head_weight(self.model)
         for temperature in sorted(set(temperatures)):
             chosen = np.flatnonzero(np.array(temperatures) == temperature)
-            for group in prefix_groups([sequences[i] for i in chosen]):
+            for group in prefix_groups([sequences[i] for i in chosen.tolist()]):
                 index = chosen[group]
                 tree = build_tree(
-                    [sequences[i] for i in index], [first_scored[i] for i in index], self.block_tokens
+                    [sequences[i] for i in index.tolist()],
+                    [first_scored[i] for i in index.tolist()],
+                    self.block_tokens,
                 )
                 logp = np.zeros(len(tree.pair_node), np.float32)
                 for block in prefix_hidden(self.model, tree, self.max_batch_tokens):

@@ -89,10 +89,10 @@ def expand_cache(model: Any, prefix: Cache, rows: int) -> DynamicCache:
     return cache
 
 
-def prefill(model: Any, tokens: IntArray) -> Cache:
+def prefill(model: Any, tokens: NDArray[np.integer[Any]]) -> Cache:
     """Keys and values of one prefix, differentiable."""
     ids = torch.as_tensor(tokens.astype(np.int64), device=model.device)[None]
-    cache = DynamicCache(config=model.config)
+    cache: Any = DynamicCache(config=model.config)
     backbone(model)(input_ids=ids, past_key_values=cache, use_cache=True)
     return [(layer.keys, layer.values) for layer in cache.layers]
 
