@@ -41,15 +41,13 @@ py::array_t<bool> tree_mask(const Array<std::int32_t>& node_exit, const Array<st
     const auto widest = static_cast<std::int64_t>(blocks.widest());
     const std::int64_t columns = width.value_or(widest);
     if (columns < widest)
-        throw std::invalid_argument("tree_mask: width must be at least the largest block, " +
-                                    std::to_string(widest));
+        throw std::invalid_argument("tree_mask: width must be at least the largest block, " + std::to_string(widest));
     py::array_t<bool> mask({static_cast<std::int64_t>(blocks.count()), columns, shared_length + columns});
     const std::span<bool> cells(mask.mutable_data(), static_cast<std::size_t>(mask.size()));
     {
         py::gil_scoped_release unlocked;
         std::fill(cells.begin(), cells.end(), false);
-        spf::fill_tree_mask(blocks, static_cast<std::size_t>(shared_length),
-                            static_cast<std::size_t>(columns), cells);
+        spf::fill_tree_mask(blocks, static_cast<std::size_t>(shared_length), static_cast<std::size_t>(columns), cells);
     }
     return mask;
 }
@@ -78,8 +76,8 @@ ancestors-or-self (j <= i < node_exit[j]), has computed every scored token of ev
 
 Legend: N sequences, P shared tokens, M nodes, R blocks, S scored tokens, U distinct (node, target) pairs.
 The arrays are views of the tree.)");
-    tree.def(py::init(&build), py::arg("tokens"), py::arg("offsets"), py::arg("first_scored"),
-             py::arg("max_nodes"), R"(Pack N sequences.
+    tree.def(py::init(&build), py::arg("tokens"), py::arg("offsets"), py::arg("first_scored"), py::arg("max_nodes"),
+             R"(Pack N sequences.
 
 tokens int64[total]: all sequences one after another, values >= 0; offsets int64[N + 1];
 first_scored int64[N]: index inside the sequence of the first token whose log-probability is needed (the length
@@ -88,22 +86,17 @@ Raises ValueError on malformed input, TypeError on arrays that are not integers.
     def_array(tree, "shared", &TokenTree::shared,
               "int64[P]: prefix of all sequences, ending before the first token that predicts a scored one");
     def_array(tree, "node_tokens", &TokenTree::node_tokens, "int64[M]: depth-first inside a block");
-    def_array(tree, "node_position", &TokenTree::node_position,
-              "int64[M]: position of the token in its sequences");
+    def_array(tree, "node_position", &TokenTree::node_position, "int64[M]: position of the token in its sequences");
     def_array(tree, "node_exit", &TokenTree::node_exit,
               "int32[M]: inside a block, j is an ancestor of i or i itself iff j <= i < node_exit[j]");
-    def_array(tree, "block_offsets", &TokenTree::block_offsets,
-              "int64[R + 1]: block r is nodes [r] to [r + 1]");
+    def_array(tree, "block_offsets", &TokenTree::block_offsets, "int64[R + 1]: block r is nodes [r] to [r + 1]");
     def_array(tree, "scored_node", &TokenTree::scored_node,
               "int64[S]: the node whose output predicts each scored token, in input order");
-    def_array(tree, "scored_targets", &TokenTree::scored_targets,
-              "int64[S]: the scored tokens, in input order");
-    def_array(tree, "scored_offsets", &TokenTree::scored_offsets,
-              "int64[N + 1]: scored tokens of sequence n");
+    def_array(tree, "scored_targets", &TokenTree::scored_targets, "int64[S]: the scored tokens, in input order");
+    def_array(tree, "scored_offsets", &TokenTree::scored_offsets, "int64[N + 1]: scored tokens of sequence n");
     def_array(tree, "pair_node", &TokenTree::pair_node, "int64[U]: distinct (node, target) pairs, sorted");
     def_array(tree, "pair_target", &TokenTree::pair_target, "int64[U]");
-    def_array(tree, "pair_of_scored", &TokenTree::pair_of_scored,
-              "int64[S]: which pair each scored token is");
+    def_array(tree, "pair_of_scored", &TokenTree::pair_of_scored, "int64[S]: which pair each scored token is");
     tree.def_readonly("num_input_tokens", &TokenTree::num_input_tokens, "tokens given");
     tree.def_readonly("num_distinct_tokens", &TokenTree::num_distinct_tokens,
                       "nodes of one trie of all sequences, last tokens included");

@@ -46,13 +46,11 @@ using Table = py::array_t<double, py::array::c_style>;
 // Policies [K, I, A] or one policy [I, A], checked, one span each.
 template <class Form>
 std::vector<spf::PolicyTable> policies(const Form& form, const Table& tables, py::ssize_t dimensions) {
-    const auto states = static_cast<py::ssize_t>(form.states.size()),
-               actions = static_cast<py::ssize_t>(form.actions);
+    const auto states = static_cast<py::ssize_t>(form.states.size()), actions = static_cast<py::ssize_t>(form.actions);
     if (tables.ndim() != dimensions || tables.shape(dimensions - 2) != states ||
         tables.shape(dimensions - 1) != actions)
-        throw std::invalid_argument("policy must have the shape [" +
-                                    std::string(dimensions == 3 ? "K, " : "") + std::to_string(states) +
-                                    ", " + std::to_string(actions) + "]");
+        throw std::invalid_argument("policy must have the shape [" + std::string(dimensions == 3 ? "K, " : "") +
+                                    std::to_string(states) + ", " + std::to_string(actions) + "]");
     const auto size = static_cast<std::size_t>(states * actions);
     const auto count = dimensions == 3 ? static_cast<std::size_t>(tables.shape(0)) : std::size_t{1};
     std::vector<spf::PolicyTable> result;
@@ -101,15 +99,13 @@ double respond(const spf::Positions& positions, std::size_t player, std::vector<
     std::vector<double> response = policy;
     for (std::size_t i = 0; i < positions.states.size(); ++i)
         if (positions.states[i].player == static_cast<spf::Player>(player))
-            std::fill_n(response.begin() + static_cast<std::ptrdiff_t>(i * positions.actions),
-                        positions.actions, 0.0);
+            std::fill_n(response.begin() + static_cast<std::ptrdiff_t>(i * positions.actions), positions.actions, 0.0);
     const double value = positions.value(player, policy, true, response);
     policy = std::move(response);
     return value;
 }
 
-void nash_convs(const spf::GameTree& tree, const std::vector<spf::PolicyTable>& tables,
-                std::span<double> out) {
+void nash_convs(const spf::GameTree& tree, const std::vector<spf::PolicyTable>& tables, std::span<double> out) {
     spf::TreeValues values(tree);
     std::vector<double> strategy = tree.uniform();
     for (std::size_t k = 0; k < tables.size(); ++k) {
@@ -117,8 +113,7 @@ void nash_convs(const spf::GameTree& tree, const std::vector<spf::PolicyTable>& 
         out[k] = values.nash_conv(strategy);
     }
 }
-void nash_convs(const spf::Positions& positions, const std::vector<spf::PolicyTable>& tables,
-                std::span<double> out) {
+void nash_convs(const spf::Positions& positions, const std::vector<spf::PolicyTable>& tables, std::span<double> out) {
     for (std::size_t k = 0; k < tables.size(); ++k) out[k] = positions.nash_conv(tables[k]);
 }
 
@@ -126,8 +121,7 @@ template <class Form, class... Extra>
 void def_form(py::class_<Form, Extra...>& form) {
     form.def_readonly("num_players", &Form::players);
     form.def_readonly("num_actions", &Form::actions);
-    form.def_readonly("information_states", &Form::states,
-                      "list[InformationState], the rows I of policy tables");
+    form.def_readonly("information_states", &Form::states, "list[InformationState], the rows I of policy tables");
     form.def(
         "policy_value",
         [](const Form& self, const Table& policy) { return values_of(self, policies(self, policy, 2)[0]); },
@@ -172,8 +166,7 @@ void bind_cfr(py::module_& m) {
             },
             py::arg("iterations"), py::call_guard<py::gil_scoped_release>())
         .def(
-            "average_policy",
-            [](const Cfr& self) { return as_table(self.tree(), self.tree().policy(self.average())); },
+            "average_policy", [](const Cfr& self) { return as_table(self.tree(), self.tree().policy(self.average())); },
             "float64[I, A]; uniform where no iteration went.");
 }
 
@@ -182,8 +175,7 @@ void bind_cfr(py::module_& m) {
 void bind_solvers(py::module_& m) {
     using spf::InformationState;
     py::register_exception<spf::GameTooLarge>(m, "GameTooLargeError", PyExc_ValueError);
-    py::class_<InformationState>(m, "InformationState",
-                                 "Where one player has to decide, as far as it can tell.")
+    py::class_<InformationState>(m, "InformationState", "Where one player has to decide, as far as it can tell.")
         .def_readonly("player", &InformationState::player)
         .def_readonly("key", &InformationState::key)
         .def_readonly("legal_actions", &InformationState::legal)
@@ -192,8 +184,7 @@ void bind_solvers(py::module_& m) {
     py::class_<spf::GameTree> tree(m, "GameTree", "A game with hidden information, in sequence form.");
     def_form(tree);
 
-    py::class_<spf::Positions> positions(m, "Positions",
-                                         "A game of perfect information, as its distinct positions.");
+    py::class_<spf::Positions> positions(m, "Positions", "A game of perfect information, as its distinct positions.");
     def_form(positions);
     positions.def_property_readonly("num_positions", &spf::Positions::count, "terminal ones included");
     positions.def(

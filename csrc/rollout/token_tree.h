@@ -20,10 +20,9 @@ namespace spf {
 // The input: N sequences, one after another; the tokens of sequence n from first_scored[n] on are to be
 // predicted.
 struct TokenSequences {
-    std::span<const std::int64_t> tokens;   // [total]
-    std::span<const std::int64_t> offsets;  // [N + 1]
-    std::span<const std::int64_t>
-        first_scored;  // [N], counted inside the sequence, 1 <= first_scored < length
+    std::span<const std::int64_t> tokens;        // [total]
+    std::span<const std::int64_t> offsets;       // [N + 1]
+    std::span<const std::int64_t> first_scored;  // [N], counted inside the sequence, 1 <= first_scored < length
 
     std::size_t count() const { return first_scored.size(); }
     std::span<const std::int64_t> operator[](std::size_t n) const {
@@ -34,9 +33,7 @@ struct TokenSequences {
 
 inline void check_sequences(const TokenSequences& input, std::int64_t max_nodes) {
     constexpr std::int64_t kLimit = std::numeric_limits<std::int32_t>::max();
-    const auto fail = [](const std::string& message) {
-        throw std::invalid_argument("TokenTree: " + message);
-    };
+    const auto fail = [](const std::string& message) { throw std::invalid_argument("TokenTree: " + message); };
     const auto& offsets = input.offsets;
     const auto total = static_cast<std::int64_t>(input.tokens.size());
     if (total > kLimit) fail("tokens has more than 2^31 - 1 elements; split the batch");
@@ -51,8 +48,7 @@ inline void check_sequences(const TokenSequences& input, std::int64_t max_nodes)
         const std::int64_t length = offsets[n + 1] - offsets[n];
         if (length < 2) fail(name + " needs at least 2 tokens, one to read and one to predict");
         if (input.first_scored[n] < 1 || input.first_scored[n] >= length)
-            fail("first_scored of " + name + " must be from 1 to its length - 1, " +
-                 std::to_string(length - 1));
+            fail("first_scored of " + name + " must be from 1 to its length - 1, " + std::to_string(length - 1));
     }
     for (const std::int64_t token : input.tokens)
         if (token < 0) fail("tokens must be >= 0, not " + std::to_string(token));
@@ -60,7 +56,7 @@ inline void check_sequences(const TokenSequences& input, std::int64_t max_nodes)
 
 // Legend: N sequences, P shared tokens, M nodes, R blocks, S scored tokens, U distinct (node, target) pairs.
 struct TokenTree {
-    std::vector<std::int64_t> shared;  // [P] the prefix of all sequences; at least one token short of a score
+    std::vector<std::int64_t> shared;          // [P] the prefix of all sequences; at least one token short of a score
     std::vector<std::int64_t> node_tokens;     // [M]
     std::vector<std::int64_t> node_position;   // [M] position of the token in its sequences
     std::vector<std::int32_t> node_exit;       // [M] counted inside the block
@@ -213,14 +209,12 @@ class TokenTreeBuilder {
         for (const std::int64_t node : tree_.scored_node) ++start[static_cast<std::size_t>(node) + 1];
         std::partial_sum(start.begin(), start.end(), start.begin());
         std::vector<std::size_t> order(scored), next(start.begin(), start.end() - 1);
-        for (std::size_t i = 0; i < scored; ++i)
-            order[next[static_cast<std::size_t>(tree_.scored_node[i])]++] = i;
+        for (std::size_t i = 0; i < scored; ++i) order[next[static_cast<std::size_t>(tree_.scored_node[i])]++] = i;
         tree_.pair_of_scored.resize(scored);
         const auto& targets = tree_.scored_targets;
         for (std::size_t node = 0; node + 1 < start.size(); ++node) {
             const std::span<std::size_t> here(order.data() + start[node], start[node + 1] - start[node]);
-            std::sort(here.begin(), here.end(),
-                      [&](std::size_t a, std::size_t b) { return targets[a] < targets[b]; });
+            std::sort(here.begin(), here.end(), [&](std::size_t a, std::size_t b) { return targets[a] < targets[b]; });
             for (std::size_t k = 0; k < here.size(); ++k) {
                 if (k == 0 || targets[here[k]] != targets[here[k - 1]]) {
                     tree_.pair_node.push_back(static_cast<std::int64_t>(node));

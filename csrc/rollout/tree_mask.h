@@ -30,9 +30,7 @@ struct MaskBlocks {
 
 // Throws std::invalid_argument unless the offsets lie in node_exit and the exits describe nested ranges.
 inline void check_mask_blocks(const MaskBlocks& blocks) {
-    const auto fail = [](const std::string& message) {
-        throw std::invalid_argument("tree_mask: " + message);
-    };
+    const auto fail = [](const std::string& message) { throw std::invalid_argument("tree_mask: " + message); };
     const auto& offsets = blocks.offsets;
     if (offsets.size() < 2) fail("block_offsets needs at least two elements, the ends of one block");
     if (offsets.front() < 0 || offsets.back() > static_cast<std::int64_t>(blocks.node_exit.size()))
@@ -53,8 +51,7 @@ inline void check_mask_blocks(const MaskBlocks& blocks) {
 
 // Fills mask [R, width, shared + width], zero before: a node sees the shared positions, its ancestors and
 // itself; a padded row sees itself alone, so that no softmax is over nothing. Trusts its caller.
-inline void fill_tree_mask(const MaskBlocks& blocks, std::size_t shared, std::size_t width,
-                           std::span<bool> mask) {
+inline void fill_tree_mask(const MaskBlocks& blocks, std::size_t shared, std::size_t width, std::span<bool> mask) {
     const std::size_t columns = shared + width;
     std::vector<std::size_t> path;
     for (std::size_t r = 0; r < blocks.count(); ++r) {

@@ -18,8 +18,7 @@ namespace spf {
 // Scratch space is kept between calls. The tree must outlive it. Vectors over sequences have length S.
 class TreeValues {
   public:
-    explicit TreeValues(const GameTree& tree)
-        : tree_(tree), plan_(tree.sequences()), values_(tree.sequences()) {}
+    explicit TreeValues(const GameTree& tree) : tree_(tree), plan_(tree.sequences()), values_(tree.sequences()) {}
 
     // plan[s] for all sequences of the player, from strategy[s].
     void realize(std::size_t player, std::span<const double> strategy, std::span<double> plan) const {
@@ -61,8 +60,7 @@ class TreeValues {
 
     // The player's best return against the others' strategies. Where `response` is not empty it becomes, on
     // the player's sequences, 1 at the first best action and 0 elsewhere.
-    double best_response(std::size_t player, std::span<const double> strategy,
-                         std::span<double> response = {}) {
+    double best_response(std::size_t player, std::span<const double> strategy, std::span<double> response = {}) {
         realize_all(strategy);
         return best_of(player, response);
     }

@@ -29,8 +29,7 @@ class Cfr {
           values_(tree.sequences()),
           regret_(tree.sequences(), 0.0),
           average_(tree.sequences(), 0.0) {
-        for (std::size_t player = 0; player < tree_.players; ++player)
-            values_of_.realize(player, strategy_, plan_);
+        for (std::size_t player = 0; player < tree_.players; ++player) values_of_.realize(player, strategy_, plan_);
     }
 
     const GameTree& tree() const { return tree_; }

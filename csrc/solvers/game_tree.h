@@ -22,12 +22,12 @@ struct GameTree {
     using Sequence = std::uint32_t;
 
     std::size_t players = 0, actions = 0;
-    std::vector<InformationState> states;  // [I]
-    std::vector<std::size_t> first_state;  // [P + 1] information states of player p: [p] to [p + 1]
-    std::vector<Sequence> parent;          // [I] the own sequence that leads there
-    std::vector<Sequence> first;           // [I + 1] sequences of information state i: [i] to [i + 1]
+    std::vector<InformationState> states;              // [I]
+    std::vector<std::size_t> first_state;              // [P + 1] information states of player p: [p] to [p + 1]
+    std::vector<Sequence> parent;                      // [I] the own sequence that leads there
+    std::vector<Sequence> first;                       // [I + 1] sequences of information state i: [i] to [i + 1]
     std::vector<std::vector<Sequence>> leaf_sequence;  // [P][L]
-    std::vector<std::vector<double>> leaf_value;  // [P][L] return times the probability of nature's moves
+    std::vector<std::vector<double>> leaf_value;       // [P][L] return times the probability of nature's moves
 
     std::size_t information_states() const { return states.size(); }
     std::size_t sequences() const { return first.back(); }
@@ -43,8 +43,7 @@ struct GameTree {
     void read(PolicyTable policy, std::span<double> strategy) const {
         for (std::size_t i = 0; i < states.size(); ++i) {
             double* out = strategy.data() + first[i];
-            for (const Action action : states[i].legal)
-                *out++ = policy[i * actions + static_cast<std::size_t>(action)];
+            for (const Action action : states[i].legal) *out++ = policy[i * actions + static_cast<std::size_t>(action)];
         }
     }
     std::vector<double> strategy(PolicyTable policy) const {
@@ -56,8 +55,7 @@ struct GameTree {
         std::vector<double> result(states.size() * actions, 0.0);
         for (std::size_t i = 0; i < states.size(); ++i) {
             const double* in = strategy.data() + first[i];
-            for (const Action action : states[i].legal)
-                result[i * actions + static_cast<std::size_t>(action)] = *in++;
+            for (const Action action : states[i].legal) result[i * actions + static_cast<std::size_t>(action)] = *in++;
         }
         return result;
     }
@@ -122,8 +120,7 @@ class GameTreeBuilder {
     void add_leaf(const State& state, double chance, const std::vector<Sequence>& own) {
         for (std::size_t player = 0; player < own.size(); ++player) {
             tree_.leaf_sequence[player].push_back(own[player]);
-            tree_.leaf_value[player].push_back(chance *
-                                               double{game_.returns(state, static_cast<Player>(player))});
+            tree_.leaf_value[player].push_back(chance * double{game_.returns(state, static_cast<Player>(player))});
         }
     }
 
@@ -140,12 +137,10 @@ class GameTreeBuilder {
             tree_.parent.push_back(arrived);
             tree_.states.push_back({player, std::move(key), std::move(legal), history_});
         } else if (tree_.states[i].legal != legal) {
-            refuse_game(G::kName,
-                        "histories of information state '" + key + "' differ in their legal actions");
+            refuse_game(G::kName, "histories of information state '" + key + "' differ in their legal actions");
         } else if (tree_.parent[i] != arrived) {
-            refuse_game(G::kName,
-                        "player " + std::to_string(player) + " at information state '" + key +
-                            "' has forgotten what it did before; exact solvers need perfect recall");
+            refuse_game(G::kName, "player " + std::to_string(player) + " at information state '" + key +
+                                      "' has forgotten what it did before; exact solvers need perfect recall");
         }
         return i;
     }

@@ -45,8 +45,7 @@ inline void check_policy(std::span<const InformationState> states, std::size_t a
         const auto& legal = states[i].legal;
         const auto row = policy.subspan(i * actions, actions);
         const auto fail = [&](const std::string& what) {
-            throw std::invalid_argument("policy: probabilities of information state '" + states[i].key +
-                                        "' " + what);
+            throw std::invalid_argument("policy: probabilities of information state '" + states[i].key + "' " + what);
         };
         double total = 0.0;
         for (std::size_t a = 0; a < actions; ++a) {

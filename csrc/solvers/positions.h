@@ -37,8 +37,7 @@ class Positions {
 
     // Expected return of one player when all follow the policy; `best` makes that player choose its best move
     // instead and, where `response` is not empty, writes 1 for the first best move of each of its states.
-    double value(std::size_t of, PolicyTable policy, bool best = false,
-                 std::span<double> response = {}) const {
+    double value(std::size_t of, PolicyTable policy, bool best = false, std::span<double> response = {}) const {
         std::vector<double> values = result[of];
         for (std::size_t n = 0; n < count(); ++n) {
             if (player[n] == kTerminal) continue;
@@ -49,8 +48,7 @@ class Positions {
                 continue;
             }
             for (std::size_t move = first[n]; move < first[n + 1]; ++move)
-                values[n] +=
-                    values[successor[move]] * (player[n] == kChance ? chance[move] : policy[entry(n, move)]);
+                values[n] += values[successor[move]] * (player[n] == kChance ? chance[move] : policy[entry(n, move)]);
         }
         return values.back();
     }
@@ -125,8 +123,7 @@ class PositionsBuilder {
             for (const ChanceOutcome& outcome : game_.chance_outcomes(state))
                 moves.push_back({outcome.action, outcome.probability, step(state, outcome.action)});
         } else if (player != kTerminal) {
-            for (const Action action : game_.legal_actions(state))
-                moves.push_back({action, 0.0, step(state, action)});
+            for (const Action action : game_.legal_actions(state)) moves.push_back({action, 0.0, step(state, action)});
         }
         const std::size_t number = add(state, player, moves);
         number_.emplace(std::move(key), number);
@@ -153,8 +150,7 @@ class PositionsBuilder {
         }
         all.first.push_back(all.action.size());
         for (std::size_t p = 0; p < all.players; ++p)
-            all.result[p].push_back(player == kTerminal ? double{game_.returns(state, static_cast<Player>(p))}
-                                                        : 0.0);
+            all.result[p].push_back(player == kTerminal ? double{game_.returns(state, static_cast<Player>(p))} : 0.0);
         if (player < 0) return number;
         InformationState information{player, game_.information_state(state, player), {}, history_};
         for (const Move& move : moves) information.legal.push_back(move.action);
