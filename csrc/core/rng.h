@@ -65,11 +65,13 @@ class Rng {
 template <int N>
 SPF_HD Action sample_chance(const ChanceOutcomes<N>& outcomes, Rng rng) {
     double left = rng.uniform();
+    Action action = kInvalidAction;
     for (const ChanceOutcome& outcome : outcomes) {
+        action = outcome.action;
         left -= outcome.probability;
-        if (left < 0) return outcome.action;
+        if (left < 0) break;
     }
-    return outcomes[outcomes.size() - 1].action;  // the probabilities summed to slightly less than 1
+    return action;  // the last one if the probabilities sum to slightly less than 1
 }
 
 template <int N>

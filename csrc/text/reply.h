@@ -81,7 +81,12 @@ inline std::string plain_words(std::string_view text) {
     return words;
 }
 
-inline std::string quoted(std::string_view text) { return "'" + sanitize(text, 40) + "'"; }
+inline std::string quoted(std::string_view text) {
+    std::string out(1, '\'');
+    out += sanitize(text, 40);
+    out += '\'';
+    return out;
+}
 
 template <TurnGame Game>
 Reading refuse(const Game& game, const typename Game::State& state, const std::string& why) {
@@ -163,7 +168,10 @@ inline std::string strict_candidate(std::string_view reply) {
     if (!bracketed) {
         int words = 0;
         for (std::size_t i = 0; i < out.size(); ++i) words += !is_space(out[i]) && (i == 0 || is_space(out[i - 1]));
-        if (words <= 5) out = "[" + out + "]";
+        if (words <= 5) {
+            out.insert(out.begin(), '[');
+            out += ']';
+        }
     }
     return collapse_blanks(out);
 }
