@@ -2,14 +2,14 @@
 
 All three play the same games with the same model. So that games go on whatever an untrained model says, the
 reply is read as always but the move is drawn from (seed, game, ply); and every reply has the same length.
-With greedy decoding the three transcripts (prompt ids, reply ids, moves) are asserted equal. Equal prompts
-have identical greedy replies, which our loop computes once; sampled replies part after a few tokens, so the
-timed runs sample at temperature 1 unless --greedy is given.
+With greedy decoding the three transcripts (prompt ids, reply ids, moves) are asserted equal. Equal prompts have
+equal greedy replies, which our loop computes once; replies sampled at temperature 1 part after a few tokens, as
+they do in training. Both are timed.
 
 The one-call-per-turn loop costs the same for every game and is timed on the first few games of each kind. Our
 loop records the log-probability of every sampled token, the peers record none.
 
-    python bench/rollout_vs_reference.py [--lengths 8 256] [--episodes 42] [--repeats 3] [--device cpu]
+    python bench/rollout_vs_reference.py [--lengths 8 256] [--modes greedy sampled] [--episodes 64]
 """
 
 from __future__ import annotations
@@ -166,9 +166,9 @@ def turn_by_turn_loop(setting: Setting, episodes: int) -> Transcripts:
 
 def assert_same(setting: Setting, reference_episodes: int) -> None:
     """Greedy transcripts of the three loops, equal to the token."""
-    greedy = setting._replace(greedy=True)
-    ours, lock_step = our_loop(greedy), lock_step_loop(greedy)
-    turn_by_turn = turn_by_turn_loop(greedy, reference_episodes)
+    assert setting.greedy
+    ours, lock_step = our_loop(setting), lock_step_loop(setting)
+    turn_by_turn = turn_by_turn_loop(setting, reference_episodes)
     assert ours == lock_step, first_difference(ours, lock_step)
     part = {seat: ours[seat] for seat in turn_by_turn}
     assert part == turn_by_turn, first_difference(part, turn_by_turn)
@@ -187,8 +187,7 @@ def first_difference(ours: Transcripts, theirs: Transcripts) -> str:
 
 
 def bench(setting: Setting, reference_episodes: int, repeats: int) -> list[dict[str, Any]]:
-    """Assert, then time; one row per peer and unit."""
-    assert_same(setting, reference_episodes)
+    """Time the three loops; one row per peer and unit."""
 
     def samples(loop: Callable[[], Transcripts]) -> Callable[[], float]:
         return lambda: float(sum(len(turns) for turns in loop().values()))
@@ -240,12 +239,12 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--lengths", type=int, nargs="+", default=[8, 256], help="tokens of every reply")
-    parser.add_argument("--episodes", type=int, default=42, help="games of each kind")
+    parser.add_argument("--episodes", type=int, default=64, help="games of each kind")
     parser.add_argument(
         "--reference-episodes", type=int, default=2, help="games of each kind, one call per turn"
     )
     parser.add_argument("--repeats", type=int, default=3)
-    parser.add_argument("--greedy", action="store_true", help="time greedy decoding")
+    parser.add_argument("--modes", nargs="+", choices=["greedy", "sampled"], default=["greedy", "sampled"])
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
@@ -256,8 +255,11 @@ def main() -> None:
     policy = forced_length_policy(args.device)
     rows = []
     for length in args.lengths:
-        setting = Setting(policy, args.episodes, args.seed, length, args.greedy)
-        rows += bench(setting, args.reference_episodes, args.repeats)
+        setting = Setting(policy, args.episodes, args.seed, length, greedy=True)
+        assert_same(setting, args.reference_episodes)
+        for mode in args.modes:
+            mode_setting = setting._replace(greedy=mode == "greedy")
+            rows += bench(mode_setting, args.reference_episodes, args.repeats)
     for unit in ("tokens/s", "samples/s"):
         print_table(facts, [row for row in rows if row["unit"] == unit], unit)
         print()
