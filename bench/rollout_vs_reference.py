@@ -1,10 +1,10 @@
 """Our play loop against one `generate` call per turn, and against padded lock-step `generate`.
 
-All three play the same games with the same model. So that games go on whatever an untrained model says, the
-reply is read as always but the move is drawn from (seed, game, ply); and every reply has the same length.
-With greedy decoding the three transcripts (prompt ids, reply ids, moves) are asserted equal. Equal prompts have
-equal greedy replies, which our loop computes once; replies sampled at temperature 1 part after a few tokens, as
-they do in training. Both are timed.
+All three play the same games with the same model, and every reply has the same length. So that games go on
+whatever an untrained model says, the reply is read as always, but the move is drawn from (seed, game, ply) and the
+other player hears that move in its canonical words. With greedy decoding the three transcripts (prompt ids, reply
+ids, moves) are asserted equal. Equal prompts have equal greedy replies, which our loop computes once; replies
+sampled at temperature 1 part after a few tokens, as they do in training. Both are timed.
 
 The one-call-per-turn loop costs the same for every game and is timed on the first few games of each kind. Our
 loop records the log-probability of every sampled token, the peers record none.
@@ -45,7 +45,7 @@ Transcripts = dict[tuple[str, int], list[Spoken]]  # by game and row
 
 
 class DrawnMoves:
-    """A batch of games whose `parse` reads the replies and then draws a legal move from (seed, row, ply)."""
+    """A batch of games that reads every reply and then plays a legal move drawn from (seed, row, ply)."""
 
     def __init__(self, name: str, episodes: int, seed: int) -> None:
         self.batch = games.make(name, episodes, seed=seed)
@@ -66,6 +66,12 @@ class DrawnMoves:
             actions[k] = menu[zlib.crc32(f"{self.seed} {row} {self.plies[row]}".encode()) % len(menu)]
             self.plies[row] += 1
         return actions, [None] * len(rows)
+
+    def step(self, actions: np.ndarray, rows: np.ndarray, texts: Sequence[str]) -> None:
+        heard = [
+            self.batch.reply_text(int(row), int(action)) for row, action in zip(rows, actions, strict=True)
+        ]
+        self.batch.step(actions, rows=rows, texts=heard)
 
 
 class Setting(NamedTuple):
