@@ -15,21 +15,22 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from selfplay_fast import _native
 
-__all__ = ["CHANCE", "INVALID", "TERMINAL", "Batch", "Description", "describe", "make", "names"]
+__all__ = ["CHANCE", "INVALID", "STYLES", "TERMINAL", "Batch", "Description", "describe", "make", "names"]
 
 CHANCE = -1
 TERMINAL = -4
 INVALID = -1
 """What ``parse`` gives for a refused reply and ``sample_actions`` for an ended game."""
 
-Style = Literal["spiral", "plain"]
+Style = Literal["spiral", "plain", "brief"]
+STYLES: tuple[Style, ...] = get_args(Style)
 _SEED_MASK = 2**64 - 1
 
 
@@ -46,6 +47,8 @@ class Description:
     perfect_information: bool
     speech: bool
     """Do the players hear what is said in ``step(texts=...)``?"""
+    styles: tuple[Style, ...]
+    """Ways to put the game in words, see ``make``."""
     options: dict[str, int | str]
     option_help: dict[str, str]
     """For every option what it means and which values it takes."""
@@ -83,6 +86,8 @@ def make(
     seed: with the row and the episode number it keys all chance; results depend on nothing else.
     threads: None for all cores; small jobs stay on the calling thread either way.
     style: ``"spiral"`` asks for the action in ``\boxed{}`` and lists actions as ``[bet]``; ``"plain"`` does neither.
+        ``"brief"``, for small models that learn the rules by playing, takes replies as ``"spiral"`` does and shows the
+        game's name and the changing state alone: ``kuhn_poker player 0 card Q actions none legal [check] [bet]``.
     legal_list: end observations with the legal actions; None for the game's own habit.
     speech_characters: how much of one utterance the other player sees, in games with speech.
     chance: ``"explicit"`` stops where nature moves and lets ``step`` play one of ``chance_outcomes(row)``.
@@ -208,7 +213,7 @@ class Batch:
         return self._native.action_text(row, action)
 
     def reply_text(self, row: int, action: int) -> str:
-        r"""The canonical reply that plays a legal action, ``\boxed{bet}`` or in style plain ``bet``."""
+        r"""The canonical reply that plays a legal action, ``\boxed{bet}``, in style plain ``bet``."""
         return self._native.reply_text(row, action)
 
     def parse(
@@ -297,6 +302,7 @@ def _description(info: Any) -> Description:
         zero_sum=info.zero_sum,
         perfect_information=info.perfect_information,
         speech=info.speech,
+        styles=STYLES,
         options=options,
         option_help=texts,
     )

@@ -37,8 +37,26 @@ struct GameText<KuhnPoker> {
         const Hand& hand = s.hands[last];
         if (hand.card[player] >= 0) out += std::string(" Your card: ") + card_name(hand.card[player]) + ".";
         out += " Actions so far: ";
-        moves(hand, out);
+        moves(hand, ", ", out);
         out += '.';
+    }
+
+    // "player 0 card Q actions check bet"; before it, of past rounds, "round 1 card J other Q actions bet call chips
+    // -2".
+    static void brief(const KuhnPoker& game, const State& s, Player player, Said, std::string& out) {
+        out += "player " + std::to_string(player);
+        for (int r = 0; r <= s.round && r < game.rounds; ++r) {
+            const Hand& hand = s.hands[r];
+            const bool past = r < s.round;
+            if (game.rounds > 1) out += " round " + std::to_string(r + 1);
+            if (hand.card[player] >= 0) out += std::string(" card ") + card_name(hand.card[player]);
+            if (past && !KuhnPoker::is_fold(hand)) out += std::string(" other ") + card_name(hand.card[1 - player]);
+            out += " actions ";
+            moves(hand, " ", out);
+            if (!past) continue;
+            const int chips = game.round_chips(s, r, player);
+            out += (chips > 0 ? " chips +" : " chips ") + std::to_string(chips);
+        }
     }
 
     static void action_words(const KuhnPoker& game, const State& s, Action action, std::string& out) {
@@ -56,11 +74,11 @@ struct GameText<KuhnPoker> {
   private:
     static char card_name(int card) { return "JQK"[card]; }
 
-    static void moves(const Hand& hand, std::string& out) {
+    static void moves(const Hand& hand, std::string_view separator, std::string& out) {
         if (hand.count == 0) out += "none";
         for (int i = 0; i < hand.count; ++i) {
             const bool facing = (hand.bets & ((1u << i) - 1u)) != 0;
-            if (i > 0) out += ", ";
+            if (i > 0) out += separator;
             out += KuhnPoker::is_bet(hand, i) ? (facing ? "call" : "bet") : (facing ? "fold" : "check");
         }
     }
@@ -71,7 +89,7 @@ struct GameText<KuhnPoker> {
         out += " Round " + std::to_string(r + 1) + ": you " + card_name(hand.card[player]);
         if (!KuhnPoker::is_fold(hand)) out += std::string(", other ") + card_name(hand.card[1 - player]);
         out += ": ";
-        moves(hand, out);
+        moves(hand, ", ", out);
         const int chips = game.round_chips(s, r, player);
         out += (chips > 0 ? ": +" : ": ") + std::to_string(chips) + ".";
     }

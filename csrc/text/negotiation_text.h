@@ -42,12 +42,7 @@ struct GameText<Negotiation> {
         out += ".\n";
         for (int turn = 0; turn < s.turn; ++turn) {
             out += turn % 2 == player ? "You: " : "Player " + std::to_string(turn % 2) + ": ";
-            std::string words;
-            move_words(game, game.unpack(s.log[turn]), words);
-            out += words;
-            if (static_cast<std::size_t>(turn) < said.size() && !said[static_cast<std::size_t>(turn)].empty()) {
-                out += " \"" + said[static_cast<std::size_t>(turn)] + "\"";
-            }
+            turn_words(game, s, turn, said, out);
             out += '\n';
         }
         out += "Turn " + std::to_string(s.turn < Negotiation::kTurns ? s.turn + 1 : s.turn) + " of 10.";
@@ -59,6 +54,31 @@ struct GameText<Negotiation> {
             out += '.';
         } else {
             out += s.proposer == player ? " Your offer is open." : " No open offer.";
+        }
+    }
+
+    // What is fixed, the moves as they came, what they led to:
+    //     player 0 values 5 Wood 15 Gold
+    //     0 offer: 1 Wood -> 1 Gold "A fair trade?"
+    //     1 deny
+    //     own 10 Wood 10 Gold turn 3 of 10 offer none
+    static void brief(const Negotiation& game, const State& s, Player player, Said said, std::string& out) {
+        out += "player " + std::to_string(player) + " values";
+        for (int good = 0; good < game.resources; ++good) append_count(game, s.value[player][good], good, out);
+        for (int turn = 0; turn < s.turn; ++turn) {
+            out += '\n' + std::to_string(turn % 2) + ' ';
+            turn_words(game, s, turn, said, out);
+        }
+        out += "\nown";
+        for (int good = 0; good < game.resources; ++good) append_count(game, s.held[player].amount[good], good, out);
+        out += " turn " + std::to_string(s.turn < Negotiation::kTurns ? s.turn + 1 : s.turn) + " of 10 offer ";
+        if (s.proposer == 1 - player) {
+            out += "get ";
+            append_goods(game, s.give, out);
+            out += " give ";
+            append_goods(game, s.want, out);
+        } else {
+            out += s.proposer == player ? "yours" : "none";
         }
     }
 
@@ -118,6 +138,18 @@ struct GameText<Negotiation> {
         std::optional<Move> terms;  // none if the offer could not be read
         bool any() const { return accept || deny || offer; }
     };
+
+    static void append_count(const Negotiation& game, int amount, int good, std::string& out) {
+        out += " " + std::to_string(amount) + " ";
+        out += good_name(game, good);
+    }
+
+    // The move of a past turn, and in quotes what was said with it.
+    static void turn_words(const Negotiation& game, const State& s, int turn, Said said, std::string& out) {
+        move_words(game, game.unpack(s.log[turn]), out);
+        const auto at = static_cast<std::size_t>(turn);
+        if (at < said.size() && !said[at].empty()) out += " \"" + said[at] + "\"";
+    }
 
     static void move_words(const Negotiation& game, const Move& move, std::string& out) {
         if (move.answer == Answer::kNone && !move.offers()) out += "pass";

@@ -1,7 +1,8 @@
 // The words of a game. Each game specialises GameText; everything around it is the same for all games.
 //
 // An observation begins with what never changes (task, rules, reply format) and ends with what does (who you are, what
-// you see), so that prompts share long prefixes.
+// you see), so that prompts share long prefixes. Style brief keeps the name of the game and the changing end alone, for
+// small models that learn the rules by playing.
 #pragma once
 
 #include <cstddef>
@@ -12,11 +13,12 @@
 #include <string_view>
 
 #include "core/game.h"
+#include "core/options.h"
 #include "text/utf8.h"
 
 namespace spf {
 
-enum class Style { kPlain, kSpiral };
+enum class Style { kPlain, kSpiral, kBrief };
 
 struct Format {
     Style style = Style::kSpiral;
@@ -32,6 +34,7 @@ using Said = std::span<const std::string>;
 //     static constexpr std::string_view kRules;                                  // the same under all options
 //     static void variant(const Game&, std::string& out);                        // a line on the options, or nothing
 //     static void situation(const Game&, const State&, Player, const Format&, Said, std::string& out);
+//     static void brief(const Game&, const State&, Player, Said, std::string& out);    // the same in the fewest words
 //     static void action_words(const Game&, const State&, Action, std::string& out);   // "bet"
 //     static Action read_words(const Game&, const State&, std::string_view words);     // lower case, single blanks
 // read_words gives a legal action, kIllegalWords for an action that is not allowed now, kUnknownWords for no action.
@@ -57,7 +60,8 @@ struct Reading {
 inline Style style_named(std::string_view name) {
     if (name == "plain") return Style::kPlain;
     if (name == "spiral") return Style::kSpiral;
-    throw std::invalid_argument("style must be plain or spiral, got '" + std::string(name) + "'");
+    if (name == "brief") return Style::kBrief;
+    throw std::invalid_argument("style must be brief, plain or spiral, got '" + std::string(name) + "'");
 }
 
 template <class Game>
@@ -65,13 +69,13 @@ Format default_format(Style style) {
     return {style, GameText<Game>::kLegalList};
 }
 
-// As it stands in legal lists: "[bet]" in style spiral, "bet" in plain; "[accept] [offer: ...]" of "accept; offer:
-// ...".
+// As it stands in legal lists: "bet" in style plain, "[bet]" in the others; there "accept; offer: ..." is
+// "[accept] [offer: ...]".
 template <TurnGame Game>
 void append_action(const Game& game, const typename Game::State& state, Action action, Style style, std::string& out) {
     const std::size_t start = out.size();
     GameText<Game>::action_words(game, state, action, out);
-    if (style != Style::kSpiral) return;
+    if (style == Style::kPlain) return;
     for (std::size_t cut = start; (cut = out.find("; ", cut)) != std::string::npos;) out.replace(cut, 2, "] [");
     out.insert(start, 1, '[');
     out += ']';
@@ -81,9 +85,9 @@ void append_action(const Game& game, const typename Game::State& state, Action a
 template <TurnGame Game>
 std::string reply_text(const Game& game, const typename Game::State& state, Action action, Style style) {
     constexpr bool kBracketed = requires { requires GameText<Game>::kBracketsInBox; };
-    std::string out = style == Style::kSpiral ? "\\boxed{" : "";
+    std::string out = style == Style::kPlain ? "" : "\\boxed{";
     append_action(game, state, action, kBracketed ? style : Style::kPlain, out);
-    if (style == Style::kSpiral) out += '}';
+    if (style != Style::kPlain) out += '}';
     return out;
 }
 
@@ -91,15 +95,31 @@ template <TurnGame Game>
 std::string legal_list(const Game& game, const typename Game::State& state, Style style) {
     std::string out;
     for (const Action action : game.legal_actions(state)) {
-        if (!out.empty()) out += ", ";
+        if (!out.empty()) out += style == Style::kBrief ? " " : ", ";
         append_action(game, state, action, style, out);
     }
     return out;
 }
 
+// "kuhn_poker rounds 5 ": the name and the options that are not at their defaults.
+template <TurnGame Game>
+std::string brief_preamble(const Game& game) {
+    std::string out(Game::kName);
+    const GameInfo now = describe(game), usual = describe(Game{});
+    for (std::size_t i = 0; i < now.options.size(); ++i) {
+        const OptionInfo& option = now.options[i];
+        if (option.value == usual.options[i].value) continue;
+        out += " " + option.name + " ";
+        out +=
+            option.words.empty() ? std::to_string(option.value) : option.words[static_cast<std::size_t>(option.value)];
+    }
+    return out + " ";
+}
+
 // The constant beginning of every observation.
 template <TurnGame Game>
 std::string preamble(const Game& game, Style style) {
+    if (style == Style::kBrief) return brief_preamble(game);
     std::string out(GameText<Game>::kRules);
     out += '\n';
     if (style == Style::kSpiral) out += "Think step by step, then write your final action inside \\boxed{}.\n";
@@ -111,10 +131,15 @@ std::string preamble(const Game& game, Style style) {
 template <TurnGame Game>
 void append_situation(const Game& game, const typename Game::State& state, Player player, const Format& format,
                       Said said, std::string& out) {
-    GameText<Game>::situation(game, state, player, format, said, out);
+    const bool brief = format.style == Style::kBrief;
+    if (brief) {
+        GameText<Game>::brief(game, state, player, said, out);
+    } else {
+        GameText<Game>::situation(game, state, player, format, said, out);
+    }
     if (format.legal_list && game.current_player(state) == player) {
-        out += GameText<Game>::kLegalList ? " Legal: "
-                                          : "\nLegal: ";  // texts without a list by default may end in a board
+        out += GameText<Game>::kLegalList ? ' ' : '\n';  // texts without a list by default may end in a board
+        out += brief ? "legal " : "Legal: ";
         out += legal_list(game, state, format.style);
     }
 }

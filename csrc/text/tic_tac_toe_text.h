@@ -22,16 +22,12 @@ struct GameText<TicTacToe> {
 
     static void situation(const TicTacToe& game, const State& s, Player player, const Format&, Said, std::string& out) {
         out += player == 0 ? "You are O. Board:" : "You are X. Board:";
-        for (int cell = 0; cell < game.size * game.size; ++cell) {
-            out += cell % game.size == 0 ? '\n' : ' ';
-            if (TicTacToe::is_marked(s, 0, cell)) {
-                out += 'O';
-            } else if (TicTacToe::is_marked(s, 1, cell)) {
-                out += 'X';
-            } else {
-                out += std::to_string(cell);
-            }
-        }
+        board(game, s, out);
+    }
+
+    static void brief(const TicTacToe& game, const State& s, Player player, Said, std::string& out) {
+        out += player == 0 ? "player O" : "player X";
+        board(game, s, out);
     }
 
     static void action_words(const TicTacToe&, const State&, Action cell, std::string& out) {
@@ -46,6 +42,20 @@ struct GameText<TicTacToe> {
             cell = cell * 10 + (c - '0');
         }
         return game.legal_actions(s).contains(cell) ? cell : kIllegalWords;
+    }
+
+  private:
+    static void board(const TicTacToe& game, const State& s, std::string& out) {
+        for (int cell = 0; cell < game.size * game.size; ++cell) {
+            out += cell % game.size == 0 ? '\n' : ' ';
+            if (TicTacToe::is_marked(s, 0, cell)) {
+                out += 'O';
+            } else if (TicTacToe::is_marked(s, 1, cell)) {
+                out += 'X';
+            } else {
+                out += std::to_string(cell);
+            }
+        }
     }
 };
 

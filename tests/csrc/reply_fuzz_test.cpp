@@ -85,7 +85,7 @@ void judge(const Game& game, const typename Game::State& state, const spf::Readi
         return;
     }
     CHECK(reading.refusal.empty() && spf::is_legal(game, state, reading.action));
-    for (const spf::Style style : {spf::Style::kPlain, spf::Style::kSpiral}) {
+    for (const spf::Style style : {spf::Style::kPlain, spf::Style::kSpiral, spf::Style::kBrief}) {
         CHECK(spf::read_lenient(game, state, spf::reply_text(game, state, reading.action, style)).action ==
               reading.action);
     }

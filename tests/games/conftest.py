@@ -31,9 +31,9 @@ def game(request: pytest.FixtureRequest) -> str:
     return str(request.param)
 
 
-@pytest.fixture(params=["spiral", "plain"])
+@pytest.fixture(params=games.STYLES)
 def style(request: pytest.FixtureRequest) -> games.Style:
-    """Both text styles."""
+    """Every text style."""
     return request.param
 
 

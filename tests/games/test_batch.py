@@ -123,7 +123,7 @@ def test_errors(error: type[Exception], match: str, call) -> None:  # type: igno
         ("kuhn_poker(rounds)", {}, "must look like"),
         ("kuhn_poker(rounds=3", {}, "must look like"),
         ("kuhn_poker", {"threads": 0}, "threads must be at least 1"),
-        ("kuhn_poker", {"style": "loud"}, "style must be plain or spiral, got 'loud'"),
+        ("kuhn_poker", {"style": "loud"}, "style must be brief, plain or spiral, got 'loud'"),
         ("kuhn_poker", {"chance": "none"}, "chance must be sampled or explicit"),
         ("kuhn_poker", {"autoreset": "yes"}, "autoreset must be off, same_step or next_step"),
     ],
