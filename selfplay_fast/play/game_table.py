@@ -44,6 +44,10 @@ class GameTable:
             raise ValueError(f"episodes: must be at least 1, got {episodes}")
         if repeat < 1 or episodes % repeat:
             raise ValueError(f"repeat: must divide episodes={episodes}, got {repeat}")
+        if max_turns < 1:
+            raise ValueError(f"max_turns: must be at least 1, got {max_turns}")
+        if parse_mode not in ("lenient", "strict"):
+            raise ValueError(f"parse_mode: must be 'lenient' or 'strict', got {parse_mode!r}")
         self.name = name
         self.seed = seed
         self.sampling = sampling or Sampling()

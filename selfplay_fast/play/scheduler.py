@@ -85,7 +85,12 @@ def _ask_policies(cast: Cast, asks: Sequence[Ask]) -> list[Reply]:
         queues.setdefault(id(policy), []).append(i)
     answers: list[list[Reply]] = [[] for _ in asks]
     for owner, queue in queues.items():
-        replies = iter(owners[owner].generate([asks[i] for i in queue]))
+        replied = owners[owner].generate([asks[i] for i in queue])
+        wanted = sum(asks[i].n for i in queue)
+        if len(replied) != wanted:
+            name = type(owners[owner]).__name__
+            raise ValueError(f"policy: {name}.generate gave {len(replied)} replies, {wanted} were asked for")
+        replies = iter(replied)
         for i in queue:
             answers[i] = [next(replies) for _ in range(asks[i].n)]
     return [reply for group in answers for reply in group]
