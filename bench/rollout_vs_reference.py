@@ -3,8 +3,9 @@
 All three play the same games with the same model, and every reply has the same length. So that games go on
 whatever an untrained model says, the reply is read as always, but the move is drawn from (seed, game, ply) and the
 other player hears that move in its canonical words. With greedy decoding the three transcripts (prompt ids, reply
-ids, moves) are asserted equal. Equal prompts have equal greedy replies, which our loop computes once; replies
-sampled at temperature 1 part after a few tokens, as they do in training. Both are timed.
+ids, moves) are asserted equal, in float64: in float32 an untrained model ties now and then. Equal prompts have equal
+greedy replies, which our loop computes once; replies sampled at temperature 1 part after a few tokens, as they do in
+training. Both are timed, on a CPU in CPU seconds of one thread, so that a shared machine does not blur the ratio.
 
 The one-call-per-turn loop costs the same for every game and is timed on the first few games of each kind. Our
 loop records the log-probability of every sampled token, the peers record none.
@@ -15,6 +16,7 @@ loop records the log-probability of every sampled token, the peers record none.
 from __future__ import annotations
 
 import argparse
+import time
 import zlib
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
@@ -171,13 +173,15 @@ def turn_by_turn_loop(setting: Setting, episodes: int) -> Transcripts:
 
 
 def assert_same(setting: Setting, reference_episodes: int) -> None:
-    """Greedy transcripts of the three loops, equal to the token."""
+    """Greedy transcripts of the three loops in float64, equal to the token."""
     assert setting.greedy
+    setting.policy.model.double()
     ours, lock_step = our_loop(setting), lock_step_loop(setting)
     turn_by_turn = turn_by_turn_loop(setting, reference_episodes)
     assert ours == lock_step, first_difference(ours, lock_step)
     part = {seat: ours[seat] for seat in turn_by_turn}
     assert part == turn_by_turn, first_difference(part, turn_by_turn)
+    setting.policy.model.float()
 
 
 def first_difference(ours: Transcripts, theirs: Transcripts) -> str:
@@ -205,6 +209,7 @@ def bench(setting: Setting, reference_episodes: int, repeats: int) -> list[dict[
             "generate, one call per turn": samples(lambda: turn_by_turn_loop(setting, reference_episodes)),
         },
         repeats,
+        clock=time.process_time if setting.policy.model.device.type == "cpu" else time.perf_counter,
     )
     ours = timings.pop("ours")
     mode = "greedy" if setting.greedy else "sampled"
