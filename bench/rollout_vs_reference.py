@@ -264,17 +264,17 @@ def main() -> None:
     facts = machine(["selfplay_fast", "torch", "transformers"])
     facts["device"] = torch.cuda.get_device_name() if args.device == "cuda" else "cpu, 1 thread"
     policy = forced_length_policy(args.device)
-    rows = []
     for length in args.lengths:
         setting = Setting(policy, args.episodes, args.seed, length, greedy=True)
         assert_same(setting, args.reference_episodes)
+        rows = []
         for mode in args.modes:
             mode_setting = setting._replace(greedy=mode == "greedy")
             rows += bench(mode_setting, args.reference_episodes, args.repeats)
-    for unit in ("tokens/s", "samples/s"):
-        print_table(facts, [row for row in rows if row["unit"] == unit], unit)
-        print()
-    save("rollout_vs_reference", facts, rows)
+        save("rollout_vs_reference", facts, rows)
+        for unit in ("tokens/s", "samples/s"):
+            print_table(facts, [row for row in rows if row["unit"] == unit], unit)
+            print(flush=True)
 
 
 if __name__ == "__main__":
