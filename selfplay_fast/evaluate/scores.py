@@ -38,7 +38,7 @@ def _score(episodes: list[Episode], role: str) -> Score:
 
 
 def score_against(
-    policy: Policy, opponent: Policy, game: str, *, episodes: int, seed: int, sampling: Sampling | None = None
+    policy: Policy, opponent: Policy, game: str, *, episodes: int, seed: int, sampling: Sampling | None = None, style: str = "spiral"
 ) -> list[Score]:
     """``episodes`` games in each seat of a two-player game: the scores of ``policy`` by seat.
 
@@ -57,6 +57,7 @@ def score_against(
             episodes=episodes,
             seed=derive_seed(seed, seat),
             sampling=sampling,
+            style=style,
             invalid=InvalidRewards(offender=-1.0, others=1.0),
         )
         scores.append(_score(played, f"player_{seat}"))

@@ -36,6 +36,7 @@ def evaluate_policy(
     seed: int,
     sampling: Sampling,
     self_play_sampling: Sampling | None = None,
+    style: str = "spiral",
 ) -> dict[str, float]:
     """Scores against the fixed opponents of each game (``episodes`` per seat) and exact NashConv where small.
 
@@ -51,12 +52,13 @@ def evaluate_policy(
             episodes=episodes * len(games),
             seed=derive_seed(seed, -1),
             sampling=self_play_sampling or sampling,
+            style=style,
         )
     )
     for g, game in enumerate(games):
         for name, opponent in fixed_opponents(game).items():
             first, second = score_against(
-                policy, opponent, game, episodes=episodes, seed=derive_seed(seed, g), sampling=sampling
+                policy, opponent, game, episodes=episodes, seed=derive_seed(seed, g), sampling=sampling, style=style
             )
             key = f"{game}/score_vs_{name}"
             metrics[key] = (first.mean + second.mean) / 2
@@ -65,5 +67,5 @@ def evaluate_policy(
                 metrics[f"{key}_{label}"] = seat.mean
                 metrics[f"{game}/not_lost_vs_{name}_{label}"] = seat.not_lost
         if solvers.is_enumerable(game):
-            metrics |= {f"{game}/{name}": value for name, value in exploitability(policy, game).items()}
+            metrics |= {f"{game}/{name}": value for name, value in exploitability(policy, game, style=style).items()}
     return metrics

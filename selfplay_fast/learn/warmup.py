@@ -14,43 +14,52 @@ from selfplay_fast.policies.language_model import LanguageModel
 from selfplay_fast.policies.nano import random_play_texts
 from selfplay_fast.policies.streams import derive_seed
 
+_RISE = 10  # steps over which the learning rate rises
+
 
 def warm_up(
     policy: LanguageModel,
     games: Sequence[str],
     *,
     steps: int,
-    turns: int = 512,
+    turns: int = 384,
     learning_rate: float,
+    layer_rate: float = 0.05,
+    style: str = "spiral",
     seed: int,
     progress: Callable[[str], None] = lambda text: None,
 ) -> float:
-    """Supervised steps on fresh random games; returns the last loss (nats per reply token).
+    """Supervised steps on uniformly random legal play; returns the last loss (nats per reply token).
 
     Each step trains on ``turns`` moves, drawn evenly over the games from random play that is made fresh every
-    step. The learning rate falls linearly.
+    step. The learning rate rises over ten steps, then falls linearly; the layers learn at ``layer_rate`` times that
+    of the embeddings and the head, so that they stay as sensitive to the state as they were (see `policies.nano`).
     """
-    optimizer = torch.optim.AdamW(
-        policy.model.parameters(), lr=learning_rate, betas=(0.9, 0.95), weight_decay=0.0
-    )
+    model = policy.model
+    outer = {id(module.weight) for module in (model.get_input_embeddings(), model.get_output_embeddings())}
+    parameters = list(model.parameters())
+    groups = [
+        {"params": [p for p in parameters if id(p) in outer], "rate": 1.0},
+        {"params": [p for p in parameters if id(p) not in outer], "rate": layer_rate},
+    ]
+    optimizer = torch.optim.AdamW(groups, lr=learning_rate, betas=(0.9, 0.95), weight_decay=0.0)
     settings = Update(loss=negative_log_likelihood)
     loss = float("nan")
     for step in range(steps):
         for group in optimizer.param_groups:
-            group["lr"] = learning_rate * (1 - step / steps)
-        observations, replies = _random_turns(games, turns // len(games), derive_seed(seed, step))
+            group["lr"] = learning_rate * group["rate"] * min(1, (step + 1) / _RISE) * (1 - step / steps)
+        observations, replies = _random_turns(games, turns // len(games), style, derive_seed(seed, step))
         loss = update(policy, optimizer, demonstration_batch(policy, observations, replies), settings)["loss"]
         progress(f"warm-up on random legal play: step {step + 1}/{steps}, loss {loss:.3f}")
     return loss
 
 
-def _random_turns(games: Sequence[str], turns: int, seed: int) -> tuple[list[str], list[str]]:
+def _random_turns(games: Sequence[str], turns: int, style: str, seed: int) -> tuple[list[str], list[str]]:
     """``turns`` moves of each game, drawn from about twice as many."""
     observations: list[str] = []
     replies: list[str] = []
     for g, game in enumerate(games):
-        episodes = max(1, turns // 2)
-        texts, answers = random_play_texts([game], episodes, derive_seed(seed, g))
+        texts, answers = random_play_texts([game], max(1, turns // 2), derive_seed(seed, g), style=style)
         chosen = np.random.default_rng(derive_seed(seed, g, 1)).permutation(len(texts))[:turns]
         observations += [texts[i] for i in chosen]
         replies += [answers[i] for i in chosen]

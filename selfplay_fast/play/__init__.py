@@ -2,7 +2,7 @@
 
 from selfplay_fast.play.dialogue_table import DialogueTable, Outcome
 from selfplay_fast.play.game_table import GameTable, InvalidRewards
-from selfplay_fast.play.scheduler import Cast, Table, play, play_games, self_play
+from selfplay_fast.play.scheduler import Cast, Table, mean_turns, play, play_games, self_play
 
 __all__ = [
     "Cast",
@@ -11,6 +11,7 @@ __all__ = [
     "InvalidRewards",
     "Outcome",
     "Table",
+    "mean_turns",
     "play",
     "play_games",
     "self_play",

@@ -9,6 +9,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Protocol
 
+import numpy as np
+
+from selfplay_fast.games import make
 from selfplay_fast.play.game_table import GameTable, InvalidRewards
 from selfplay_fast.policies.base import Policy
 from selfplay_fast.policies.streams import derive_seed
@@ -96,24 +99,39 @@ def _ask_policies(cast: Cast, asks: Sequence[Ask]) -> list[Reply]:
     return [reply for group in answers for reply in group]
 
 
+def mean_turns(game: str, *, episodes: int = 512) -> float:
+    """Turns per game under uniformly random play, both players together."""
+    batch = make(game, episodes, seed=0)
+    turns = 0
+    while not batch.terminated.all():
+        rows = np.flatnonzero(~batch.terminated)
+        batch.step(batch.sample_actions(turns)[rows], rows=rows)
+        turns += len(rows)
+    return turns / episodes
+
+
 def play_games(
     cast: Cast,
     *,
     games: Sequence[str],
-    episodes: int,
+    episodes: int | Sequence[int],
     seed: int,
     sampling: Sampling | None = None,
     invalid: InvalidRewards | None = None,
     max_turns: int = 50,
+    style: str = "spiral",
 ) -> list[Episode]:
-    """Play ``episodes`` games, spread evenly over ``games`` (the first ones get the remainder)."""
+    """Play ``episodes`` games, one number per game or one spread evenly (the first games get the remainder)."""
     if not games:
         raise ValueError("games: name at least one game")
-    if episodes < len(games):
+    if isinstance(episodes, int):
+        counts = [episodes // len(games) + (g < episodes % len(games)) for g in range(len(games))]
+    else:
+        counts = list(episodes)
+    if len(counts) != len(games) or min(counts) < 1:
         raise ValueError(f"episodes: {episodes} cannot cover {len(games)} games; use at least one each")
     tables = []
-    for g, name in enumerate(games):
-        count = episodes // len(games) + (g < episodes % len(games))
+    for g, (name, count) in enumerate(zip(games, counts, strict=True)):
         tables.append(
             GameTable(
                 name,
@@ -122,6 +140,7 @@ def play_games(
                 sampling=sampling,
                 invalid=invalid,
                 max_turns=max_turns,
+                style=style,
             )
         )
     return play(cast, tables)

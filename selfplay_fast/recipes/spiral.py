@@ -27,7 +27,7 @@ from selfplay_fast.learn.checkpoint import (
     save_checkpoint,
 )
 from selfplay_fast.learn.warmup import warm_up
-from selfplay_fast.play import InvalidRewards, play_games, self_play
+from selfplay_fast.play import InvalidRewards, mean_turns, play_games, self_play
 from selfplay_fast.policies.language_model import LanguageModel
 from selfplay_fast.policies.nano import build_nano
 from selfplay_fast.policies.streams import derive_seed
@@ -43,13 +43,15 @@ class Config:
     """`nano` (built here), a local transformers folder, or a hub id"""
     games: tuple[str, ...] = ("kuhn_poker", "tic_tac_toe", "negotiation")
     """games to play, options in brackets: `kuhn_poker(rounds=5)`"""
+    style: Literal["spiral", "plain", "brief"] = "brief"
+    """how states are put into words: `brief` leaves the rules out (for nano), `spiral` asks for boxed reasoning"""
     seed: int = 0
     """everything random follows from it"""
-    steps: int = 150
+    steps: int = 600
     """self-play iterations"""
-    episodes_per_step: int = 192
-    """games per iteration, spread evenly over `games`; every turn of them is trained"""
-    learning_rate: float = 5e-4
+    samples_per_step: int = 576
+    """turns per iteration, about: whole games are played, as many of each as give an equal share under random play"""
+    learning_rate: float = 1e-5
     """AdamW, betas 0.9 and 0.95, no weight decay"""
     learning_rate_decay: Literal["constant", "linear"] = "linear"
     """`linear` falls to a tenth of the rate"""
@@ -80,10 +82,10 @@ class Config:
     max_turns: int = 50
     """a longer game ends with 0 for both"""
     magnet: bool = False
-    """beyond the paper: KL penalty towards the initial policy, annealed to 0"""
+    """beyond the paper: KL penalty towards the initial policy, annealed"""
     magnet_weight: float = 0.2
-    """its weight at the start, in units of return per nat"""
-    warmup_steps: int = 60
+    """its weight at the start, in units of return per nat; falls linearly to a tenth"""
+    warmup_steps: int = 150
     """supervised steps on uniformly random legal play before self-play (reply format only; 0 for a pretrained model)"""
     warmup_learning_rate: float = 3e-3
     """of the warm-up"""
@@ -107,9 +109,10 @@ PRESETS = {
         model="Qwen/Qwen3-4B-Base",
         games=("kuhn_poker(rounds=5)", "tic_tac_toe", "negotiation(resources=5)"),
         steps=400,
-        episodes_per_step=30,
+        samples_per_step=128,
         learning_rate=1e-6,
         learning_rate_decay="constant",
+        style="spiral",
         max_tokens=8192,
         loss_length=4096,
         inner_epochs=2,
@@ -129,17 +132,20 @@ def train(config: Config, run: Run) -> None:
     sampling = Sampling(temperature=config.temperature, max_tokens=config.max_tokens)
     invalid = InvalidRewards(offender=config.invalid_reward, others=config.invalid_other)
     baseline = state.baseline
+    share = config.samples_per_step / len(config.games)
+    counts = [max(1, round(share / mean_turns(game))) for game in config.games]
     for step in run.steps(config.steps, start=state.step):
         left = 1 - (step - 1) / config.steps
         began = time.perf_counter()
         episodes = play_games(
             self_play(policy),
             games=config.games,
-            episodes=config.episodes_per_step,
+            episodes=counts,
             seed=derive_seed(config.seed, step),
             sampling=sampling,
             invalid=invalid,
             max_turns=config.max_turns,
+            style=config.style,
         )
         played = time.perf_counter()
         if config.advantage == "role_conditioned":
@@ -153,7 +159,7 @@ def train(config: Config, run: Run) -> None:
             loss=ppo_clip_loss(config.clip),
             epochs=config.inner_epochs,
             max_grad_norm=config.max_grad_norm,
-            magnet=config.magnet_weight * left if config.magnet else 0.0,
+            magnet=config.magnet_weight * (0.1 + 0.9 * left) if config.magnet else 0.0,
         )
         for group in optimizer.param_groups:
             group["lr"] = config.learning_rate * (
@@ -198,7 +204,7 @@ def load_policy(config: Config, status: Callable[[str], None] = lambda text: Non
     """The model named by the configuration, warmed up on random legal play if so configured."""
     if config.model == "nano":
         status("building nano")
-        policy = LanguageModel(*build_nano(config.games, config.seed))
+        policy = LanguageModel(*build_nano(config.games, config.seed, style=config.style))
     else:
         status(f"loading {config.model}")
         policy = LanguageModel.load(config.model)
@@ -208,6 +214,7 @@ def load_policy(config: Config, status: Callable[[str], None] = lambda text: Non
             config.games,
             steps=config.warmup_steps,
             learning_rate=config.warmup_learning_rate,
+            style=config.style,
             seed=derive_seed(config.seed, 0),
             progress=status,
         )
@@ -226,6 +233,7 @@ def _evaluate(config: Config, policy: LanguageModel, *, full: bool) -> dict[str,
         config.games,
         episodes=config.eval_episodes if full else max(1, config.eval_episodes // 4),
         seed=derive_seed(config.seed, -1),
+        style=config.style,
         self_play_sampling=Sampling(temperature=config.temperature, max_tokens=config.max_tokens),
         sampling=Sampling(
             temperature=config.eval_temperature, top_p=config.eval_top_p, max_tokens=config.max_tokens
