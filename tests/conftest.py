@@ -43,14 +43,16 @@ def toy_texts() -> list[str]:
 
 @pytest.fixture
 def toy_policy(toy_texts: list[str]):  # type: ignore[no-untyped-def]
-    """A fresh untrained nano policy with peaked weights (a model at its initialisation is almost uniform)."""
+    """A fresh untrained nano policy, peaked but smooth: float32 gradients of two computations can be compared."""
     from selfplay_fast.policies.language_model import LanguageModel
     from selfplay_fast.policies.nano import build_model, build_tokenizer
 
     tokenizer = build_tokenizer([*toy_texts, "user\n", "assistant\n"])
     model = build_model(len(tokenizer), tokenizer.eos_token_id, tokenizer.pad_token_id, seed=0).eval()
     with torch.no_grad():
-        for parameter in model.parameters():
-            if parameter.ndim > 1:
-                parameter.mul_(4)
+        for name, parameter in model.named_parameters():
+            if name.endswith("q_norm.weight"):
+                parameter.fill_(1)
+            elif parameter.ndim > 1:
+                parameter.mul_(0.08 / model.config.initializer_range)
     return LanguageModel(model, tokenizer)
