@@ -38,7 +38,14 @@ def _score(episodes: list[Episode], role: str) -> Score:
 
 
 def score_against(
-    policy: Policy, opponent: Policy, game: str, *, episodes: int, seed: int, sampling: Sampling | None = None, style: str = "spiral"
+    policy: Policy,
+    opponent: Policy,
+    game: str,
+    *,
+    episodes: int,
+    seed: int,
+    sampling: Sampling | None = None,
+    style: games.Style = "spiral",
 ) -> list[Score]:
     """``episodes`` games in each seat of a two-player game: the scores of ``policy`` by seat.
 

@@ -9,6 +9,7 @@ import numpy as np
 from selfplay_fast import solvers
 from selfplay_fast.evaluate.exploitability import exploitability
 from selfplay_fast.evaluate.scores import fixed_opponents, score_against
+from selfplay_fast.games import Style
 from selfplay_fast.play import play_games, self_play
 from selfplay_fast.policies import Policy
 from selfplay_fast.policies.streams import derive_seed
@@ -36,7 +37,7 @@ def evaluate_policy(
     seed: int,
     sampling: Sampling,
     self_play_sampling: Sampling | None = None,
-    style: str = "spiral",
+    style: Style = "spiral",
 ) -> dict[str, float]:
     """Scores against the fixed opponents of each game (``episodes`` per seat) and exact NashConv where small.
 
@@ -58,7 +59,13 @@ def evaluate_policy(
     for g, game in enumerate(games):
         for name, opponent in fixed_opponents(game).items():
             first, second = score_against(
-                policy, opponent, game, episodes=episodes, seed=derive_seed(seed, g), sampling=sampling, style=style
+                policy,
+                opponent,
+                game,
+                episodes=episodes,
+                seed=derive_seed(seed, g),
+                sampling=sampling,
+                style=style,
             )
             key = f"{game}/score_vs_{name}"
             metrics[key] = (first.mean + second.mean) / 2
@@ -67,5 +74,7 @@ def evaluate_policy(
                 metrics[f"{key}_{label}"] = seat.mean
                 metrics[f"{game}/not_lost_vs_{name}_{label}"] = seat.not_lost
         if solvers.is_enumerable(game):
-            metrics |= {f"{game}/{name}": value for name, value in exploitability(policy, game, style=style).items()}
+            metrics |= {
+                f"{game}/{name}": value for name, value in exploitability(policy, game, style=style).items()
+            }
     return metrics

@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 import torch
 
+from selfplay_fast.games import Style
 from selfplay_fast.learn.losses import negative_log_likelihood
 from selfplay_fast.learn.packing import TokenBatch
 from selfplay_fast.learn.update import Update, update
@@ -25,7 +26,7 @@ def warm_up(
     turns: int = 384,
     learning_rate: float,
     layer_rate: float = 0.05,
-    style: str = "spiral",
+    style: Style = "spiral",
     seed: int,
     progress: Callable[[str], None] = lambda text: None,
 ) -> float:
@@ -54,7 +55,7 @@ def warm_up(
     return loss
 
 
-def _random_turns(games: Sequence[str], turns: int, style: str, seed: int) -> tuple[list[str], list[str]]:
+def _random_turns(games: Sequence[str], turns: int, style: Style, seed: int) -> tuple[list[str], list[str]]:
     """``turns`` moves of each game, drawn from about twice as many."""
     observations: list[str] = []
     replies: list[str] = []

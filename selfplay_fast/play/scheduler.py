@@ -11,7 +11,7 @@ from typing import Protocol
 
 import numpy as np
 
-from selfplay_fast.games import make
+from selfplay_fast.games import Style, make
 from selfplay_fast.play.game_table import GameTable, InvalidRewards
 from selfplay_fast.policies.base import Policy
 from selfplay_fast.policies.streams import derive_seed
@@ -119,7 +119,7 @@ def play_games(
     sampling: Sampling | None = None,
     invalid: InvalidRewards | None = None,
     max_turns: int = 50,
-    style: str = "spiral",
+    style: Style = "spiral",
 ) -> list[Episode]:
     """Play ``episodes`` games, one number per game or one spread evenly (the first games get the remainder)."""
     if not games:

@@ -28,7 +28,7 @@ _INITIAL_SHARPNESS = 8.0
 
 
 def random_play_texts(
-    names: Sequence[str], episodes: int, seed: int, *, style: str = "spiral"
+    names: Sequence[str], episodes: int, seed: int, *, style: games.Style = "spiral"
 ) -> tuple[list[str], list[str]]:
     """Observations and canonical replies of uniformly random legal play, all games together."""
     observations: list[str] = []
@@ -96,7 +96,7 @@ def build_model(vocabulary: int, end_token: int, pad_token: int, seed: int) -> A
     return model
 
 
-def build_nano(names: Sequence[str], seed: int, *, style: str = "spiral") -> tuple[Any, Any]:
+def build_nano(names: Sequence[str], seed: int, *, style: games.Style = "spiral") -> tuple[Any, Any]:
     """Model and tokenizer for these games, untrained; the texts do not depend on the seed, the weights do."""
     observations, replies = random_play_texts(names, episodes=64, seed=0, style=style)
     chat = ["user\n", "assistant\n"] * len(observations)  # the template's own words, as often as they occur
