@@ -13,7 +13,7 @@ import sys
 import types
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Annotated, Any, NoReturn
+from typing import Annotated, Any, Literal, NamedTuple, NoReturn
 
 import tyro
 
@@ -55,6 +55,8 @@ class EvaluateOptions:
     """nucleus sampling"""
     max_tokens: int | None = None
     """reply length limit (default: the run's own; for a model: 512)"""
+    style: Literal["spiral", "plain", "brief"] | None = None
+    """how states are put into words (default: the run's own; for a model: spiral)"""
     step: int | None = None
     """evaluate the checkpoint of this step of the run"""
     json: bool = False
@@ -161,8 +163,8 @@ def evaluate(arguments: list[str]) -> None:
     options = parse(EvaluateOptions, arguments, f"{PROGRAM} evaluate")
     if options.episodes < 1:
         raise UsageError(f"--episodes: must be at least 1, got {options.episodes}")
-    games, max_tokens, load = _model_of(options)
-    _check_games(games)
+    subject = _subject(options)
+    _check_games(subject.games)
 
     from rich.console import Console
 
@@ -170,10 +172,15 @@ def evaluate(arguments: list[str]) -> None:
     from .records import Sampling
     from .report.terminal import evaluation_table
 
-    sampling = Sampling(temperature=options.temperature, top_p=options.top_p, max_tokens=max_tokens)
+    sampling = Sampling(temperature=options.temperature, top_p=options.top_p, max_tokens=subject.max_tokens)
     with Console(stderr=True).status(f"evaluating {options.target}"):
         metrics = evaluate_policy(
-            load(), games, episodes=options.episodes, seed=options.seed, sampling=sampling
+            subject.load(),
+            subject.games,
+            episodes=options.episodes,
+            seed=options.seed,
+            sampling=sampling,
+            style=subject.style,
         )
     if options.json:
         print(json.dumps(metrics, indent=2))
@@ -312,6 +319,9 @@ def _resumed(directory: Path, recipe_name: str | None, rest: list[str]) -> tuple
     options, config = _parse_train(run.recipe, module, rest, TrainOptions(), run.config)
     if options.run_dir is not None:
         raise UsageError("--run-dir: a resumed run stays in its folder; leave it out")
+    for flag in ("--preset", "--tensorboard", "--no-tensorboard"):
+        if any(argument.partition("=")[0] == flag for argument in rest):
+            raise UsageError(f"{flag}: a resumed run keeps its settings; only --steps can change")
     before, after = configs.config_to_dict(run.config), configs.config_to_dict(config)
     changed = [key for key in before if before[key] != after[key]]
     if changed and changed != ["steps"]:
@@ -377,8 +387,17 @@ def _checkpoint(directory: Path, step: int | None) -> Path:
     return wanted
 
 
-def _model_of(options: EvaluateOptions) -> tuple[Sequence[str], int, Callable[[], Any]]:
-    """Games, reply length and a loader for what is to be evaluated."""
+class _Subject(NamedTuple):
+    """What is evaluated, and how."""
+
+    games: Sequence[str]
+    max_tokens: int
+    style: Literal["spiral", "plain", "brief"]
+    load: Callable[[], Any]
+
+
+def _subject(options: EvaluateOptions) -> _Subject:
+    """The run or model named on the command line; what the command leaves open is as in the run."""
     from .report.data import CONFIG, read_config
 
     path = Path(options.target)
@@ -391,23 +410,26 @@ def _model_of(options: EvaluateOptions) -> tuple[Sequence[str], int, Callable[[]
 
             return load_checkpoint(checkpoint)[0]
 
-        return (
-            options.games if options.games is not None else tuple(settings.get("games", ())),
-            options.max_tokens or int(settings.get("max_tokens", 512)),
-            load_run,
-        )
-    if options.step is not None:
-        raise UsageError(f"--step: {options.target} is not a run folder")
-    if options.target.startswith((".", "/", "~", "runs/")) and not path.is_dir():
-        raise ValueError(f"no run or model at {options.target}: there is no such folder")
+        load = load_run
+    else:
+        settings = {"games": ("kuhn_poker", "tic_tac_toe")}
+        if options.step is not None:
+            raise UsageError(f"--step: {options.target} is not a run folder")
+        if options.target.startswith((".", "/", "~", "runs/")) and not path.is_dir():
+            raise ValueError(f"no run or model at {options.target}: there is no such folder")
 
-    def load_model() -> Any:
-        from .policies.language_model import LanguageModel
+        def load_model() -> Any:
+            from .policies.language_model import LanguageModel
 
-        return LanguageModel.load(options.target)
+            return LanguageModel.load(options.target)
 
-    names = options.games if options.games is not None else ("kuhn_poker", "tic_tac_toe")
-    return names, options.max_tokens or 512, load_model
+        load = load_model
+    return _Subject(
+        games=options.games if options.games is not None else tuple(settings.get("games", ())),
+        max_tokens=int(settings.get("max_tokens", 512)) if options.max_tokens is None else options.max_tokens,
+        style=options.style or settings.get("style", "spiral"),
+        load=load,
+    )
 
 
 def _one_line(text: str) -> str:

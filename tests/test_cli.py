@@ -185,6 +185,8 @@ def test_a_resumed_run_keeps_its_settings(refused: Callable[..., str], capsys) -
     assert "--learning-rate" in refused("train", "--resume", "r", "--learning-rate", "1")
     assert "is a run of 'toy'" in refused("train", "spiral", "--resume", "r")
     assert "--run-dir" in refused("train", "--resume", "r", "--run-dir", "q")
+    assert "--preset" in refused("train", "--resume", "r", "--preset", "paper")
+    assert "--tensorboard" in refused("train", "--resume", "r", "--tensorboard")
     assert "already exists" in refused("train", "toy", "--run-dir", "r")
     Path("r/config.yaml").write_text(Path("r/config.yaml").read_text().replace("steps:", "stebs:"))
     assert "did you mean 'steps'" in refused("train", "--resume", "r")
@@ -195,7 +197,7 @@ def nano_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """One step of the real recipe on one game."""
     run = tmp_path_factory.mktemp("nano") / "run"
     settings = (
-        "--games kuhn_poker --steps 1 --warmup-steps 1 --eval-episodes 2 --episodes-per-step 4 --threads 1"
+        "--games kuhn_poker --steps 1 --warmup-steps 1 --eval-episodes 2 --samples-per-step 8 --threads 1"
     )
     assert main(["train", "spiral", *settings.split(), "--run-dir", str(run)]) == 0
     return run
@@ -210,7 +212,7 @@ def test_evaluate_a_run_and_its_export(
     capsys.readouterr()
     for target, more in (
         (nano_run, []),
-        (tmp_path / "model", ["--games", "kuhn_poker", "--max-tokens", "16"]),
+        (tmp_path / "model", ["--games", "kuhn_poker", "--max-tokens", "16", "--style", "brief"]),
     ):
         assert main(["evaluate", str(target), "--episodes", "2", "--json", *more]) == 0
         metrics = json.loads(capsys.readouterr().out)
