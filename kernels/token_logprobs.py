@@ -59,6 +59,7 @@ class _TokenLogprobs(torch.autograd.Function):
         grad_hidden = torch.empty_like(hidden) if need_hidden else None
         grad_weight = torch.zeros_like(weight, dtype=torch.float32) if need_weight else None
         use_entropy = bool(grad_entropy.any())
+        wide = weight.float()
         for rows in _blocks(hidden.shape[0], weight.shape[0]):
             logp = _logits(hidden[rows], weight, inverse_temperature[rows]).sub_(log_sum[rows, None])
             p = logp.exp()
@@ -71,7 +72,7 @@ class _TokenLogprobs(torch.autograd.Function):
             grad.scatter_add_(-1, targets[rows, None], grad_logprobs[rows, None])
             grad.mul_(inverse_temperature[rows, None])
             if grad_hidden is not None:
-                grad_hidden[rows] = (grad @ weight.float()).to(hidden.dtype)
+                grad_hidden[rows] = (grad @ wide).to(hidden.dtype)
             if grad_weight is not None:
                 grad_weight.addmm_(grad.T, hidden[rows].float())
         if grad_weight is not None:
@@ -111,10 +112,12 @@ def token_logprobs(
         )
     if hidden.dtype != weight.dtype or hidden.device != weight.device or hidden.device != targets.device:
         raise ValueError("token_logprobs: hidden and weight must share dtype, and all three their device")
+    if len(targets) and not (targets.min() >= 0 and targets.max() < len(weight)):
+        raise ValueError(f"token_logprobs: targets must be from 0 to {len(weight) - 1}")
     if isinstance(temperature, Tensor):
-        if temperature.shape != targets.shape:
+        if temperature.shape != targets.shape or not (temperature > 0).all():
             raise ValueError(
-                f"token_logprobs: temperature must be a number or [{len(targets)}], got {tuple(temperature.shape)}"
+                f"token_logprobs: temperature must be > 0, a number or [{len(targets)}], got {tuple(temperature.shape)}"
             )
         inverse = temperature.to(hidden.device, torch.float32).reciprocal()
     else:

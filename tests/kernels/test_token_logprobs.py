@@ -66,6 +66,8 @@ def test_entropy_only_and_logprob_only_gradients():
         (lambda h, w, t: (h[:, :-1], w, t), "hidden"),
         (lambda h, w, t: (h, w, t[:-1]), "targets"),
         (lambda h, w, t: (h, w, t.int()), "targets"),
+        (lambda h, w, t: (h, w, t + 9), "targets must be from 0 to 8"),
+        (lambda h, w, t: (h, w, t - 9), "targets must be from 0 to 8"),
         (lambda h, w, t: (h.double(), w, t), "dtype"),
     ],
 )
@@ -79,3 +81,5 @@ def test_temperature_must_be_positive():
     """Oracle: the documented ValueError."""
     with pytest.raises(ValueError, match="temperature"):
         token_logprobs(*make(5, 4, 9), temperature=0.0)
+    with pytest.raises(ValueError, match="temperature"):
+        token_logprobs(*make(5, 4, 9), temperature=torch.tensor([1.0, 1, 1, 0, 1]))
