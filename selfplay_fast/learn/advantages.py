@@ -75,6 +75,8 @@ def _spread(episode: Episode, by_role: Mapping[str, float], discount: float) -> 
     later: dict[str, int] = {}
     spread = []
     for turn in reversed(episode.turns):
+        if turn.ask.role not in by_role:
+            raise ValueError(f"episodes: {episode.game} has turns but no return of role {turn.ask.role!r}")
         left = later.get(turn.ask.role, 0)
         later[turn.ask.role] = left + 1
         spread.append(by_role[turn.ask.role] * discount**left)

@@ -36,11 +36,29 @@ class TrainState:
 def save_checkpoint(
     folder: Path, policy: LanguageModel, optimizer: torch.optim.Optimizer, state: TrainState, *, keep: int = 2
 ) -> Path:
-    """Write ``folder/step-N``; remove all but the newest ``keep`` and step 0 (the untrained policy)."""
+    """Write ``folder/step-N``; remove all but the newest ``keep`` and step 0 (the untrained policy).
+
+    Raises OSError naming the folder when it cannot be written (a full disk); earlier checkpoints stay.
+    """
     final = folder / f"step-{state.step:06d}"
     partial = folder / f".{final.name}.partial"
     shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir(parents=True)
+    try:
+        partial.mkdir(parents=True)
+        _write(partial, policy, optimizer, state)
+    except (OSError, SafetensorError) as error:
+        shutil.rmtree(partial, ignore_errors=True)
+        raise OSError(f"cannot write checkpoint {final}: {error}; earlier ones are untouched") from error
+    shutil.rmtree(final, ignore_errors=True)
+    partial.rename(final)
+    for old in list_checkpoints(folder)[:-keep]:
+        if old != folder / "step-000000":
+            shutil.rmtree(old)
+    return final
+
+
+def _write(partial: Path, policy: LanguageModel, optimizer: torch.optim.Optimizer, state: TrainState) -> None:
+    """All files of a checkpoint, on the disk when this returns."""
     policy.save(partial / "model")
     tensors = {
         f"{index}.{name}": value.contiguous()
@@ -59,12 +77,6 @@ def save_checkpoint(
         if path.is_file():
             with path.open("rb") as file:
                 os.fsync(file.fileno())
-    shutil.rmtree(final, ignore_errors=True)
-    partial.rename(final)
-    for old in list_checkpoints(folder)[:-keep]:
-        if old != folder / "step-000000":
-            shutil.rmtree(old)
-    return final
 
 
 def list_checkpoints(folder: Path) -> list[Path]:
@@ -87,7 +99,9 @@ def load_checkpoint(path: Path, **options: Any) -> tuple[LanguageModel, dict[str
         policy.version = int(document["policy_version"])
     except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise ValueError(f"checkpoint {path} is damaged or incomplete: {reason}") from error
+        raise ValueError(
+            f"checkpoint {path} is damaged or incomplete: {reason}; remove it to go on from an earlier one"
+        ) from error
     return policy, tensors, state
 
 

@@ -48,8 +48,11 @@ def pack(
 
     SPIRAL's objective is (1/N) sum over samples of (sum over tokens of the loss) / ``token_normaliser``, a
     constant (Dr. GRPO, arXiv 2503.20783), so each token's weight is 1 / (N token_normaliser). Samples whose
-    advantage is exactly 0 are left out of the tokens but counted in N.
+    advantage is exactly 0 are left out of the tokens but counted in N; keep them where the loss has a term without
+    an advantage (a magnet). ValueError where nothing was said by a language model, or at different temperatures.
     """
+    if not token_normaliser > 0:
+        raise ValueError(f"token_normaliser: must be > 0, got {token_normaliser}")
     turns = [
         (turn, advantage)
         for episode, row in zip(episodes, advantages, strict=True)

@@ -1,7 +1,7 @@
 """`update`: the only function that changes weights.
 
-The batch runs as prefix trees (`policies.prefix_forward`): each distinct token once, log-probs without stored
-logits, the loss on every (sample, token). The keys and values of a shared prefix are detached; their gradient
+The batch runs as prefix trees (`policies.prefix_forward`): shared prefixes and equal samples once, log-probs without
+stored logits, the loss on every (sample, token). The keys and values of a shared prefix are detached; their gradient
 is gathered over the micro-batches and sent through the prefix once.
 """
 
@@ -49,6 +49,14 @@ class Update:
     magnet: float = 0.0
     block_tokens: int = 128
     max_batch_tokens: int = 16384
+
+    def __post_init__(self) -> None:
+        if self.epochs < 1:
+            raise ValueError(f"epochs: must be at least 1, got {self.epochs}")
+        if not self.max_grad_norm > 0:
+            raise ValueError(f"max_grad_norm: must be > 0, got {self.max_grad_norm}")
+        if not self.magnet >= 0:
+            raise ValueError(f"magnet: must be >= 0, got {self.magnet}")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
