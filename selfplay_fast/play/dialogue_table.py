@@ -77,11 +77,10 @@ class DialogueTable:
     ) -> None:
         self.name = name or getattr(protocol, "__name__", "dialogue")
         self.seed = seed
-        self._dialogues = [_Dialogue(protocol(item)) for item in items]
         self._finished: list[Episode] = []
         self._running: dict[int, _Dialogue] = {}
-        for index, dialogue in enumerate(self._dialogues):
-            self._running[index] = dialogue
+        for index, item in enumerate(items):
+            self._running[index] = _Dialogue(protocol(item))
             self._advance(index, None)
 
     def _advance(self, index: int, value: Any) -> None:
