@@ -47,11 +47,11 @@ class Config:
     """how states are put into words: `brief` leaves the rules out (for nano), `spiral` asks for boxed reasoning"""
     seed: int = 0
     """everything random follows from it"""
-    steps: int = 600
-    """self-play iterations"""
+    steps: int | None = None
+    """self-play iterations; None: 600 divided by the number of games"""
     samples_per_step: int = 576
     """turns per iteration, about: whole games are played, as many of each as give an equal share under random play"""
-    learning_rate: float = 1e-5
+    learning_rate: float = 6e-6
     """AdamW, betas 0.9 and 0.95, no weight decay"""
     learning_rate_decay: Literal["constant", "linear"] = "linear"
     """`linear` falls to a tenth of the rate"""
@@ -99,8 +99,13 @@ class Config:
     """nucleus of evaluation games"""
     checkpoint_every: int = 25
     """steps between checkpoints"""
-    threads: int = 2
-    """CPU threads of the model"""
+    threads: int = 1
+    """CPU threads of the model; more help only where cores are idle"""
+
+    @property
+    def total_steps(self) -> int:
+        """`steps`, or the default for this number of games."""
+        return 600 // len(self.games) if self.steps is None else self.steps
 
 
 PRESETS = {
@@ -134,8 +139,8 @@ def train(config: Config, run: Run) -> None:
     baseline = state.baseline
     share = config.samples_per_step / len(config.games)
     counts = [max(1, round(share / mean_turns(game))) for game in config.games]
-    for step in run.steps(config.steps, start=state.step):
-        left = 1 - (step - 1) / config.steps
+    for step in run.steps(config.total_steps, start=state.step):
+        left = 1 - (step - 1) / config.total_steps
         began = time.perf_counter()
         episodes = play_games(
             self_play(policy),
@@ -173,7 +178,7 @@ def train(config: Config, run: Run) -> None:
             "rollout_s": played - began,
             "update_s": ended - played,
         }
-        last = step == config.steps
+        last = step == config.total_steps
         if last or step % config.eval_every == 0:
             metrics |= _evaluate(config, policy, full=last)
         run.log(step, metrics, episodes, advantages)
