@@ -2,16 +2,24 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from safetensors import SafetensorError
 
 from selfplay_fast.kernels.token_logprobs import token_logprobs
 from selfplay_fast.policies.decode import Row, decode
-from selfplay_fast.policies.prefix_forward import build_tree, head_weight, prefix_groups, prefix_hidden
+from selfplay_fast.policies.prefix_forward import (
+    backbone,
+    build_tree,
+    head_weight,
+    prefix_groups,
+    prefix_hidden,
+)
 from selfplay_fast.policies.streams import sample_streams, stream_ids, uniforms
 from selfplay_fast.records import Ask, FloatArray, IntArray, Message, Reply
 
@@ -35,20 +43,26 @@ class LanguageModel:
         self.version = 0
         self.context_limit = int(getattr(model.config, "max_position_embeddings", 1 << 30))
         self.end_tokens = _end_tokens(model, tokenizer)
+        self._control = _control_tokens(tokenizer)
         self._encoded: dict[str, IntArray] = {}
         self._decoded: dict[bytes, str] = {}
 
     @classmethod
     def load(cls, name: str | Path, *, dtype: str = "auto", **options: Any) -> LanguageModel:
-        """From a local transformers folder or a hub id; ValueError with one line when that fails."""
+        """From a local transformers folder or a hub id.
+
+        ValueError with one line when that fails, or when the model's attention or head is of a kind that prefix trees
+        do not reproduce.
+        """
         from transformers import AutoModelForCausalLM, AutoTokenizer
 
         try:
             model = AutoModelForCausalLM.from_pretrained(name, dtype=dtype)
             tokenizer = AutoTokenizer.from_pretrained(name)
-        except (OSError, ValueError, KeyError) as error:
-            reason = str(error).strip().splitlines()[0]
+        except (OSError, ValueError, KeyError, SafetensorError) as error:
+            reason = (str(error).strip() or type(error).__name__).splitlines()[0]
             raise ValueError(f"model {str(name)!r} cannot be loaded: {reason}") from error
+        check_supported(model)
         return cls(model, tokenizer, **options)
 
     def save(self, folder: str | Path) -> None:
@@ -70,9 +84,9 @@ class LanguageModel:
 
     def render(self, messages: Sequence[Message], *, fresh: bool) -> str:
         """Messages as text, ending where the reply begins. ``fresh=False`` continues after a finished reply."""
+        chat = [{**message, "content": self._plain(message["content"])} for message in messages]
         if self.tokenizer.chat_template is None:
-            return "".join(message["content"] + "\n" for message in messages)
-        chat = [dict(message) for message in messages]
+            return "".join(message["content"] + "\n" for message in chat)
         if fresh:
             return self._template(chat, True)
         history = [{"role": "user", "content": "?"}, {"role": "assistant", "content": "?"}]
@@ -82,6 +96,10 @@ class LanguageModel:
         if not after.startswith(before):
             raise ValueError("the chat template rewrites history: start a fresh context for this ask")
         return after[cut:]
+
+    def _plain(self, content: str) -> str:
+        """Untrusted text with the tokenizer's control tokens pulled apart: only the template may write them."""
+        return self._control.sub(lambda found: f"{found[0][0]} {found[0][1:]}", content)
 
     def _template(self, chat: list[dict[str, str]], generation_prompt: bool) -> str:
         return self.tokenizer.apply_chat_template(
@@ -126,6 +144,9 @@ class LanguageModel:
             np.concatenate([prompt, extra]) if len(extra) else prompt
             for prompt, extra in zip(prompts, forced, strict=True)
         ]
+        for ask, start in zip(asks, starts, strict=True):
+            if not len(start):
+                raise ValueError(f"generate: the ask for role {ask.role!r} has an empty prompt")
         unique: dict[bytes, int] = {}
         distinct: list[IntArray] = []
         rows: list[Row] = []
@@ -286,6 +307,34 @@ class LanguageModel:
                 totals[index] = np.add.reduceat(logp[tree.pair_of_scored], tree.scored_offsets[:-1])
         self.model.train(was_training)
         return totals
+
+
+def _control_tokens(tokenizer: Any) -> re.Pattern[str]:
+    """Matches every special token of the tokenizer; nothing where it has none."""
+    texts = [token.content for token in tokenizer.added_tokens_decoder.values() if token.special]
+    longest_first = sorted((text for text in texts if len(text) > 1), key=len, reverse=True)
+    return re.compile("|".join(map(re.escape, longest_first)) or r"(?!)")
+
+
+@torch.no_grad()
+def check_supported(model: Any) -> None:
+    """ValueError unless prefix trees give this model's own log-probs.
+
+    They need full attention that takes a boolean mask, and logits that are the last hidden state times the output
+    embedding, without a bias, scale or cap.
+    """
+    config = model.config.get_text_config()
+    usual = "sliding_attention" if getattr(config, "sliding_window", None) else "full_attention"
+    kinds = set(getattr(config, "layer_types", None) or [usual])
+    if kinds != {"full_attention"}:
+        raise ValueError(f"model: attention of kind {sorted(kinds - {'full_attention'})[0]} is not supported")
+    if config._attn_implementation != "sdpa":
+        raise ValueError(f"model: attention must run as 'sdpa', not {config._attn_implementation!r}")
+    ids = torch.arange(4, device=model.device)[None]
+    hidden = backbone(model)(input_ids=ids, use_cache=False).last_hidden_state
+    logits = model(input_ids=ids, use_cache=False).logits
+    if not torch.allclose(hidden @ head_weight(model).T, logits.to(hidden.dtype), rtol=0.02, atol=0.02):
+        raise ValueError("model: its logits are not the last hidden state times the output embedding")
 
 
 def _end_tokens(model: Any, tokenizer: Any) -> frozenset[int]:
