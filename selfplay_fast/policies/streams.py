@@ -41,8 +41,8 @@ def uniforms(streams: UIntArray, counter: int) -> NDArray[np.float64]:
 
 
 def derive_seed(*parts: int) -> int:
-    """One 63-bit seed from several integers, for example (run seed, step)."""
+    """One 63-bit seed from several integers, for example (run seed, step); each counts modulo 2**64."""
     state = np.zeros(1, np.uint64)
     for part in parts:
-        state = _mix(state ^ np.array([part], np.int64).astype(np.uint64))
+        state = _mix(state ^ np.array([part % 2**64], np.uint64))
     return int(state[0] >> np.uint64(1))
