@@ -28,7 +28,9 @@ def curve(rows: list[dict[str, Any]], metric: str) -> list[tuple[int, float]]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("metric", help="for example kuhn_poker/nash_conv")
     parser.add_argument("name", help="file name of the raw numbers, without ending")
     parser.add_argument("runs", type=Path, nargs="+")
@@ -51,7 +53,9 @@ def main() -> None:
             cells = [f"{values[step]:.3f}" if step in values else "" for step in shown]
             final = rows[-1]
             extras = [final["time_s"] / 60, final.get(f"{game}/legal_rate"), final.get(f"{game}/scored_mass")]
-            texts = ["" if x is None else f"{x:.{digits}f}" for x, digits in zip(extras, (1, 3, 3), strict=True)]
+            texts = [
+                "" if x is None else f"{x:.{digits}f}" for x, digits in zip(extras, (1, 3, 3), strict=True)
+            ]
             print(f"| {run.name} | {' | '.join(cells + texts)} |")
             record = {"run": run.name, "metric": arguments.metric, "minutes": extras[0], "curve": points}
             file.write(json.dumps(record) + "\n")

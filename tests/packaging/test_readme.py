@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import re
 from pathlib import Path
 
@@ -36,3 +37,14 @@ def test_the_links_lead_somewhere() -> None:
     for page in [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]:
         links = re.findall(r"\]\(([^)#:]+)\)", page.read_text())
         assert [link for link in links if not (page.parent / link).exists()] == [], page.name
+
+
+def test_the_tables_are_those_of_the_benches() -> None:
+    """Oracle: the committed raw numbers, run through the script that writes the tables."""
+    spec = importlib.util.spec_from_file_location("tables", ROOT / "bench" / "tables.py")
+    assert spec is not None
+    assert spec.loader is not None
+    tables = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(tables)
+    assert tables.BLOCK.search(README)
+    assert tables.filled(README) == README, "run 'python bench/tables.py'"

@@ -1,0 +1,48 @@
+"""Writes the README's tables of ratios from bench/results/: between `<!-- bench NAME -->` and `<!-- end -->`.
+
+python bench/tables.py
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+README = Path(__file__).parents[1] / "README.md"
+RESULTS = Path(__file__).parent / "results"
+BLOCK = re.compile(r"(<!-- bench (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
+
+
+def newest(name: str) -> list[dict[str, Any]]:
+    """The last row of every (device, case, unit) in ``bench/results/NAME.jsonl``, in the order of the file."""
+    rows = [json.loads(line) for line in (RESULTS / f"{name}.jsonl").read_text().splitlines()]
+    return list({(row["device"], row["case"], row["unit"]): row for row in rows}.values())
+
+
+def table(name: str) -> str:
+    """The rows as Markdown: a table for each machine and its versions; ours and peer with the spread of repeats."""
+    text, last = "", ""
+    for row in newest(name):
+        versions = ", ".join(f"{key} {row[key]}" for key in ("python", "torch", "transformers"))
+        title = f"{row['cpu']}, {row['device']}, {versions}"
+        if title != last:
+            text += f"\n{title}:\n\n| case | unit | ours | peer | ratio |\n|---|---|---|---|---|\n"
+            last = title
+        ours, peer = (f"{_rate(row[side])} ± {row[f'{side}_spread'] / 2:.0%}" for side in ("ours", "peer"))
+        text += f"| {row['episodes']} games, {row['case']} | {row['unit']} | {ours} | {peer} | {row['ratio']:.2f} |\n"
+    return text.lstrip("\n")
+
+
+def _rate(value: float) -> str:
+    return f"{value:,.0f}" if value >= 100 else f"{value:.1f}"
+
+
+def filled(text: str) -> str:
+    """A page with every table written anew."""
+    return BLOCK.sub(lambda block: block[1] + table(block[2]) + block[3], text)
+
+
+if __name__ == "__main__":
+    README.write_text(filled(README.read_text()))
