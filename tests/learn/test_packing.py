@@ -1,0 +1,115 @@
+"""Oracle: SPIRAL's objective written out, (1/N) sum over samples (1/L) sum over their trained tokens."""
+
+import numpy as np
+import pytest
+
+from selfplay_fast.learn import pack
+from selfplay_fast.records import Ask, Episode, Key, Reply, Sampling, Turn
+
+
+def turn(tokens, *, prompt=(7, 8, 9), forced=0, logprobs=None, temperature=1.0, role="player_0") -> Turn:
+    """A reply of these tokens, the first ``forced`` of them not sampled; no tokens: said by no language model."""
+    ask = Ask(role=role, append="", key=Key(0, 0, 0), sampling=Sampling(temperature=temperature))
+    if not tokens:
+        return Turn(ask=ask, reply=Reply(text="bet"))
+    reply = Reply(
+        text="",
+        tokens=np.array(tokens, np.int32),
+        logprobs=np.array(logprobs or [-0.5 * t for t in tokens], np.float32),
+        train_mask=np.arange(len(tokens)) >= forced,
+        context=np.array([*prompt, *tokens], np.int32),
+    )
+    return Turn(ask=ask, reply=reply)
+
+
+def episode(*turns: Turn) -> Episode:
+    return Episode(game="g", index=0, seed=0, group=0, turns=turns, returns={"player_0": 1.0})
+
+
+def test_arrays_are_the_sampled_tokens_in_order() -> None:
+    """Oracle: three samples of two episodes laid out by hand."""
+    episodes = [episode(turn([1, 2]), turn([3], prompt=(7,))), episode(turn([4, 5, 6], prompt=(7, 7)))]
+    batch = pack(episodes, [[0.5, -1.0], [2.0]], token_normaliser=10)
+    assert [sequence.tolist() for sequence in batch.sequences] == [[7, 8, 9, 1, 2], [7, 3], [7, 7, 4, 5, 6]]
+    assert batch.first.tolist() == [3, 1, 2]
+    assert batch.offsets.tolist() == [0, 2, 3, 6]
+    assert batch.advantages.tolist() == [0.5, 0.5, -1.0, 2.0, 2.0, 2.0]
+    assert batch.sampler_logprobs.tolist() == [-0.5, -1.0, -1.5, -2.0, -2.5, -3.0]
+    assert (batch.num_samples, batch.num_tokens, batch.temperature) == (3, 12, 1.0)
+    for sequence, first, start, stop in zip(
+        batch.sequences, batch.first, batch.offsets[:-1], batch.offsets[1:], strict=True
+    ):
+        assert len(sequence) - first == stop - start
+
+
+@pytest.mark.parametrize("normaliser", [1, 16, 4096])
+def test_every_token_weighs_one_over_n_times_l(normaliser: int) -> None:
+    """Oracle: 1 / (N L) for every token, whatever the length of its sample: a long reply is not scaled down."""
+    rng = np.random.default_rng(0)
+    lengths = rng.integers(1, 20, size=7)
+    episodes = [episode(turn([1] * int(length))) for length in lengths]
+    batch = pack(episodes, [[1.0]] * 7, token_normaliser=normaliser)
+    assert batch.weights == pytest.approx(np.full(lengths.sum(), 1 / (7 * normaliser)), rel=1e-6)
+    loss = rng.normal(size=lengths.sum())
+    by_sample = [part.sum() / normaliser for part in np.split(loss, batch.offsets[1:-1])]
+    assert (batch.weights * loss).sum() == pytest.approx(np.mean(by_sample), rel=1e-5)
+
+
+def test_zero_advantages_are_left_out_but_counted() -> None:
+    """Oracle: N = 3 in the weights with one of three samples left, and all three where nothing is skipped."""
+    episodes = [episode(turn([1, 2]), turn([3]), turn([4]))]
+    batch = pack(episodes, [[0.0, 1.0, -0.0]], token_normaliser=2)
+    assert [sequence.tolist() for sequence in batch.sequences] == [[7, 8, 9, 3]]
+    assert batch.weights == pytest.approx([1 / 6])
+    batch = pack(episodes, [[0.0, 1.0, -0.0]], token_normaliser=2, skip_zero_advantages=False)
+    assert batch.num_samples == 3
+    assert batch.weights == pytest.approx([1 / 6] * 4)
+
+
+def test_all_advantages_zero_gives_no_gradient() -> None:
+    """Oracle: a batch that can still be run, whose weighted advantages sum to 0."""
+    batch = pack([episode(turn([1, 2]), turn([3]))], [[0.0, 0.0]], token_normaliser=2)
+    assert batch.num_samples == 1
+    assert (batch.weights * batch.advantages).tolist() == [0.0, 0.0]
+
+
+def test_turns_of_others_are_left_out() -> None:
+    """Oracle: only the language model's turn is trained, and only it counts in N."""
+    episodes = [episode(turn([]), turn([1, 2]), turn([]))]
+    batch = pack(episodes, [[1.0, -1.0, 1.0]], token_normaliser=4)
+    assert [sequence.tolist() for sequence in batch.sequences] == [[7, 8, 9, 1, 2]]
+    assert batch.advantages.tolist() == [-1.0, -1.0]
+    assert batch.weights == pytest.approx([1 / 4, 1 / 4])
+
+
+def test_forced_tokens_are_not_trained() -> None:
+    """Oracle: weight 0 on the two forced tokens and the full weight on the sampled ones."""
+    batch = pack([episode(turn([1, 2, 3, 4], forced=2), turn([5]))], [[1.0, 1.0]], token_normaliser=5)
+    assert batch.weights == pytest.approx([0, 0, 0.1, 0.1, 0.1])
+    assert batch.offsets.tolist() == [0, 4, 5]
+
+
+def test_temperatures_are_not_mixed() -> None:
+    """Oracle: an error naming both temperatures; one temperature is handed on; greedy counts as 1."""
+    with pytest.raises(ValueError, match=r"different temperatures \[0\.7, 1\.0\]"):
+        pack([episode(turn([1]), turn([2], temperature=0.7))], [[1.0, 1.0]], token_normaliser=1)
+    batch = pack([episode(turn([1], temperature=0.7))], [[1.0]], token_normaliser=1)
+    assert batch.temperature == 0.7
+    batch = pack([episode(turn([1], temperature=0.0), turn([2]))], [[1.0, 1.0]], token_normaliser=1)
+    assert batch.temperature == 1.0
+
+
+@pytest.mark.parametrize(
+    ("episodes", "advantages", "normaliser", "word"),
+    [
+        ([], [], 1, "nothing to train on"),
+        ([episode(turn([]))], [[1.0]], 1, "nothing to train on"),
+        ([episode(turn([1]))], [[1.0]], 0, "token_normaliser"),
+        ([episode(turn([1]))], [[1.0, 2.0]], 1, "zip"),
+        ([episode(turn([1]))], [], 1, "zip"),
+    ],
+)
+def test_what_cannot_be_packed_is_refused(episodes, advantages, normaliser, word) -> None:
+    """Oracle: ValueError for no samples, no normaliser, and advantages that do not fit the turns."""
+    with pytest.raises(ValueError, match=word):
+        pack(episodes, advantages, token_normaliser=normaliser)
