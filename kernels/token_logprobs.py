@@ -5,7 +5,7 @@
     entropy[t] = log S - sum_v e^z_v z_v / S,   z = logits[t] - max,  S = sum_v e^z_v      (shifted form)
 
 Wijmans et al. 2024, arXiv 2411.09009, derive the memory-free form of the first; both gradients are recomputed
-block by block in the backward pass. Block rows are chosen so that a block of logits has at most 2**22 entries.
+block by block in the backward pass. A block of logits has at most 2**22 entries (2**27 on a GPU).
 """
 
 from __future__ import annotations
@@ -15,7 +15,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-_BLOCK_ENTRIES = 1 << 22
+_BLOCK_ENTRIES = 1 << 22  # logits held at a time on a CPU; a GPU needs larger products to be busy
+_BLOCK_ENTRIES_GPU = 1 << 27
 
 
 def token_logprobs_reference(
@@ -36,7 +37,7 @@ class _TokenLogprobs(torch.autograd.Function):
         logprobs, entropy, log_sum = (
             torch.empty(tokens, dtype=torch.float32, device=hidden.device) for _ in range(3)
         )
-        for rows in _blocks(tokens, weight.shape[0]):
+        for rows in _blocks(hidden, weight):
             logits = _logits(hidden[rows], weight, inverse_temperature[rows])
             top = logits.amax(-1, keepdim=True)
             target = logits.gather(-1, targets[rows, None])[:, 0]
@@ -60,7 +61,7 @@ class _TokenLogprobs(torch.autograd.Function):
         grad_weight = torch.zeros_like(weight, dtype=torch.float32) if need_weight else None
         use_entropy = bool(grad_entropy.any())
         wide = weight.float()
-        for rows in _blocks(hidden.shape[0], weight.shape[0]):
+        for rows in _blocks(hidden, weight):
             logp = _logits(hidden[rows], weight, inverse_temperature[rows]).sub_(log_sum[rows, None])
             p = logp.exp()
             if use_entropy:  # d entropy / d logits = -p (log p + entropy)
@@ -80,8 +81,9 @@ class _TokenLogprobs(torch.autograd.Function):
         return grad_hidden, grad_weight, None, None
 
 
-def _blocks(tokens: int, vocabulary: int) -> list[slice]:
-    rows = max(1, _BLOCK_ENTRIES // vocabulary)
+def _blocks(hidden: Tensor, weight: Tensor) -> list[slice]:
+    tokens = hidden.shape[0]
+    rows = max(1, (_BLOCK_ENTRIES_GPU if hidden.is_cuda else _BLOCK_ENTRIES) // weight.shape[0])
     return [slice(start, min(start + rows, tokens)) for start in range(0, tokens, rows)]
 
 

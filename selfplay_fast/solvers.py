@@ -105,6 +105,7 @@ def num_actions(game: str) -> int:
     return games.describe(game).num_actions
 
 
+@lru_cache(maxsize=64)
 def is_enumerable(game: str, *, max_information_states: int = 1000, max_nodes: int = 100_000) -> bool:
     """Whether the game is small enough to ask a policy about every information state."""
     try:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 
@@ -71,7 +72,8 @@ def score_against(
     return scores
 
 
-def fixed_opponents(game: str) -> dict[str, Policy]:
+@lru_cache(maxsize=32)
+def fixed_opponents(game: str) -> Mapping[str, Policy]:
     """The yardsticks of a game: "random" always, "perfect" or "equilibrium" where a solver affords it."""
     opponents: dict[str, Policy] = {"random": RandomPolicy()}
     about = games.describe(game)

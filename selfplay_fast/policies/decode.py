@@ -19,18 +19,19 @@ from transformers import DynamicCache
 from selfplay_fast.policies.prefix_forward import common_prefix, expand_cache, prefill
 from selfplay_fast.policies.sampling import SamplingColumns, draw
 from selfplay_fast.policies.streams import UIntArray, uniforms
-from selfplay_fast.records import IntArray, Sampling
+from selfplay_fast.records import NO_LOGPROBS, NO_TOKENS, FloatArray, IntArray, Sampling
 
 
 @dataclass(kw_only=True, slots=True)
 class Row:
-    """One sample in the making."""
+    """One sample in the making; ``recent`` is kept for rows with stop strings only."""
 
     prompt: int
     sampling: Sampling
     room: int  # tokens that still fit: max_tokens or the rest of the model's context
-    tokens: list[int] = field(default_factory=list)
-    logprobs: list[float] = field(default_factory=list)
+    tokens: IntArray = field(default_factory=lambda: NO_TOKENS)
+    logprobs: FloatArray = field(default_factory=lambda: NO_LOGPROBS)
+    recent: list[int] = field(default_factory=list)
     stopped: bool = False
 
 
@@ -95,26 +96,45 @@ def decode(
     frontier = _Frontier(model, prompts)
     columns = SamplingColumns.of([row.sampling for row in rows], model.device)
     node = np.array([row.prompt for row in rows], np.int64)
+    room = np.array([row.room for row in rows], np.int64)
+    has_stop = np.array([bool(row.sampling.stop) for row in rows])
+    ends = np.array(sorted(end_tokens), np.int64)
     live = np.arange(len(rows))
-    step = 0
+    said: list[
+        tuple[NDArray[np.int64], NDArray[np.int64], FloatArray]
+    ] = []  # (rows, tokens, log-probs) by step
     vocabulary = frontier.logits.shape[-1]
     while len(live):
-        index = torch.as_tensor(live, device=model.device)
-        logits = frontier.logits[torch.as_tensor(node[live], device=model.device)]
-        drawn, logprobs = draw(logits, columns.rows(index), uniforms(streams[live], step))
+        logits, options = frontier.logits, columns
+        if len(live) != len(logits) or bool((node[live] != np.arange(len(live))).any()):
+            logits = logits[torch.as_tensor(node[live], device=model.device)]
+        if len(live) != len(rows):
+            options = columns.rows(torch.as_tensor(live, device=model.device))
+        drawn, logprobs = draw(logits, options, uniforms(streams[live], len(said)))
         tokens = drawn.cpu().numpy()
-        step += 1
-        going = np.ones(len(live), bool)
-        for k, (r, token, logprob) in enumerate(
-            zip(live.tolist(), tokens.tolist(), logprobs.tolist(), strict=True)
-        ):
-            row = rows[r]
-            row.tokens.append(token)
-            row.logprobs.append(logprob)
-            row.stopped = token in end_tokens or bool(row.sampling.stop and stop_check(row))
-            going[k] = not row.stopped and len(row.tokens) < row.room
+        said.append((live, tokens, logprobs.cpu().numpy()))
+        stopped = np.isin(tokens, ends)
+        for k in np.flatnonzero(has_stop[live]):
+            row = rows[live[k]]
+            row.recent.append(int(tokens[k]))
+            stopped[k] |= stop_check(row)
+        for r in live[stopped]:
+            rows[r].stopped = True
+        going = ~stopped & (len(said) < room[live])
         live, tokens = live[going], tokens[going]
         if len(live):
             contexts, inverse = np.unique(node[live] * vocabulary + tokens, return_inverse=True)
             frontier.extend(contexts // vocabulary, contexts % vocabulary)
             node[live] = inverse
+    _deal(rows, said)
+
+
+def _deal(rows: Sequence[Row], said: list[tuple[NDArray[np.int64], NDArray[np.int64], FloatArray]]) -> None:
+    """Give every row its tokens and log-probs, in the order they were said."""
+    owner = np.concatenate([step[0] for step in said])
+    order = np.argsort(owner, kind="stable")
+    cuts = np.cumsum(np.bincount(owner, minlength=len(rows)))[:-1]
+    tokens = np.split(np.concatenate([step[1] for step in said])[order].astype(np.int32), cuts)
+    logprobs = np.split(np.concatenate([step[2] for step in said])[order].astype(np.float32), cuts)
+    for row, row_tokens, row_logprobs in zip(rows, tokens, logprobs, strict=True):
+        row.tokens, row.logprobs = row_tokens, row_logprobs

@@ -29,14 +29,20 @@ _CACHE_LIMIT = 1 << 16  # remembered encodings
 class LanguageModel:
     """A local causal model and its tokenizer.
 
-    ``max_batch_tokens`` bounds the token slots of one forward pass, ``block_tokens`` the nodes of one block of a
-    prefix tree. ``version`` counts the updates of the weights.
+    ``device`` moves the model there. ``max_batch_tokens`` bounds the token slots of one forward pass,
+    ``block_tokens`` the nodes of one block of a prefix tree. ``version`` counts the updates of the weights.
     """
 
     def __init__(
-        self, model: Any, tokenizer: Any, *, max_batch_tokens: int = 16384, block_tokens: int = 128
+        self,
+        model: Any,
+        tokenizer: Any,
+        *,
+        device: str | None = None,
+        max_batch_tokens: int = 16384,
+        block_tokens: int = 128,
     ) -> None:
-        self.model = model
+        self.model = model if device is None else model.to(device)
         self.tokenizer = tokenizer
         self.max_batch_tokens = max_batch_tokens
         self.block_tokens = block_tokens
@@ -120,10 +126,16 @@ class LanguageModel:
             ask.append if isinstance(ask.append, np.ndarray) else ids
             for ask, ids in zip(asks, self.encode(texts), strict=True)
         ]
-        return [
-            new if ask.context is None else np.concatenate([ask.context, new])
-            for ask, new in zip(asks, appended, strict=True)
-        ]
+        return [self._joined(ask, new) for ask, new in zip(asks, appended, strict=True)]
+
+    def _joined(self, ask: Ask, new: IntArray) -> IntArray:
+        """Context and what is new; a reply that was cut short is closed before other messages follow it."""
+        if ask.context is None:
+            return new
+        is_chat = not isinstance(ask.append, (str, np.ndarray))
+        cut = is_chat and len(ask.context) > 0 and int(ask.context[-1]) not in self.end_tokens
+        end = [self.tokenizer.eos_token_id] if cut and self.tokenizer.eos_token_id is not None else []
+        return np.concatenate([ask.context, np.array(end, np.int32), new])
 
     def text(self, tokens: IntArray) -> str:
         """Readable text of a reply, without special tokens."""
@@ -214,17 +226,17 @@ class LanguageModel:
         return parts
 
     def _has_stop(self, row: Row) -> bool:
-        text = self.tokenizer.decode(row.tokens[-64:], skip_special_tokens=True)
+        text = self.tokenizer.decode(row.recent[-64:], skip_special_tokens=True)
         return any(stop in text for stop in row.sampling.stop)
 
     def _reply(self, row: Row, prompt: IntArray, forced: IntArray) -> Reply:
         if row.room < 1:
             return Reply(text="", context=prompt, finish_reason="forfeit", policy_version=self.version)
-        tokens = np.concatenate([forced, np.array(row.tokens, np.int32)])
+        tokens = np.concatenate([forced, row.tokens])
         return Reply(
             text=self.text(tokens),
             tokens=tokens,
-            logprobs=np.concatenate([np.zeros(len(forced)), row.logprobs]).astype(np.float32),
+            logprobs=np.concatenate([np.zeros(len(forced), np.float32), row.logprobs]),
             train_mask=np.arange(len(tokens)) >= len(forced),
             context=np.concatenate([prompt, tokens]),
             finish_reason="stop" if row.stopped else "length",
@@ -238,6 +250,7 @@ class LanguageModel:
         return dict(zip(index, self.score([asks[a] for a in index]), strict=True)) if index else {}
 
     def _choose(self, ask: Ask, prompt: IntArray, scores: FloatArray, u: float) -> Reply:
+        """Draw a choice. The first token carries the log-prob of the choice among the choices, the others 0."""
         assert ask.choices is not None
         p = np.exp(scores.astype(np.float64) - scores.max())
         cumulative = np.cumsum(p)

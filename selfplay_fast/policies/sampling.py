@@ -69,6 +69,9 @@ def draw(logits: Tensor, options: SamplingColumns, u: NDArray[np.float64]) -> tu
 
     Rows with temperature 0 take the most likely token, with log-prob 0.
     """
+    greedy = options.temperature == 0
+    if bool(greedy.all()):
+        return logits.argmax(-1), torch.zeros(len(logits), device=logits.device)
     tokens = torch.empty(len(logits), dtype=torch.int64, device=logits.device)
     logprobs = torch.empty(len(logits), dtype=torch.float32, device=logits.device)
     step = max(1, _CHUNK_ENTRIES // logits.shape[-1])
@@ -76,13 +79,12 @@ def draw(logits: Tensor, options: SamplingColumns, u: NDArray[np.float64]) -> tu
     for start in range(0, len(logits), step):
         rows = slice(start, start + step)
         part = options.rows(rows)
-        greedy = part.temperature == 0
-        scale = torch.where(greedy, 1.0, part.temperature)
+        scale = torch.where(greedy[rows], 1.0, part.temperature)
         logp = truncate(torch.log_softmax(logits[rows].float() / scale[:, None], dim=-1), part)
-        cumulative = logp.double().exp().cumsum(-1)
+        cumulative = logp.exp().cumsum(-1, dtype=torch.float64)
         point = uniform[rows, None] * cumulative[:, -1:]
         drawn = torch.searchsorted(cumulative, point, right=True)[:, 0].clamp_(max=logits.shape[-1] - 1)
-        chosen = torch.where(greedy, logits[rows].argmax(-1), drawn)
+        chosen = torch.where(greedy[rows], logits[rows].argmax(-1), drawn)
         tokens[rows] = chosen
-        logprobs[rows] = torch.where(greedy, 0.0, logp.gather(-1, chosen[:, None])[:, 0])
+        logprobs[rows] = torch.where(greedy[rows], 0.0, logp.gather(-1, chosen[:, None])[:, 0])
     return tokens, logprobs

@@ -99,8 +99,45 @@ class Config:
     """nucleus of evaluation games"""
     checkpoint_every: int = 25
     """steps between checkpoints"""
+    device: str = "auto"
+    """where the model lives: `cpu`, `cuda`, or `auto` for a GPU where there is one"""
     threads: int = 1
     """CPU threads of the model; more help only where cores are idle"""
+
+    def __post_init__(self) -> None:
+        at_least = {
+            "samples_per_step": 1,
+            "max_tokens": 1,
+            "loss_length": 1,
+            "inner_epochs": 1,
+            "max_turns": 1,
+        }
+        at_least |= {
+            "eval_every": 1,
+            "eval_episodes": 1,
+            "checkpoint_every": 1,
+            "threads": 1,
+            "warmup_steps": 0,
+        }
+        for name, least in at_least.items():
+            if getattr(self, name) < least:
+                raise ValueError(f"{name}: must be at least {least}, got {getattr(self, name)}")
+        for name in (
+            "learning_rate",
+            "temperature",
+            "clip",
+            "max_grad_norm",
+            "magnet_weight",
+            "warmup_learning_rate",
+        ):
+            if not getattr(self, name) >= 0:
+                raise ValueError(f"{name}: must not be negative, got {getattr(self, name)}")
+        if self.temperature == 0:
+            raise ValueError("temperature: 0 always says the same and learns nothing; use a positive number")
+        if self.steps is not None and self.steps < 0:
+            raise ValueError(f"steps: must not be negative, got {self.steps}")
+        if not self.games:
+            raise ValueError("games: name at least one game")
 
     @property
     def total_steps(self) -> int:
@@ -119,7 +156,7 @@ PRESETS = {
         learning_rate_decay="constant",
         style="spiral",
         max_tokens=8192,
-        loss_length=4096,
+        loss_length=8192,
         inner_epochs=2,
         warmup_steps=0,
         eval_every=16,
@@ -133,7 +170,9 @@ def train(config: Config, run: Run) -> None:
     """Self-play from the first step, or from the newest checkpoint of the run."""
     torch.set_num_threads(config.threads)
     policy, optimizer, state = _start(config, run)
-    reference = load_checkpoint(run.checkpoints / "step-000000")[0] if config.magnet else None
+    reference = (
+        load_checkpoint(run.checkpoints / "step-000000", device=_device(config))[0] if config.magnet else None
+    )
     sampling = Sampling(temperature=config.temperature, max_tokens=config.max_tokens)
     invalid = InvalidRewards(offender=config.invalid_reward, others=config.invalid_other)
     baseline = state.baseline
@@ -159,7 +198,12 @@ def train(config: Config, run: Run) -> None:
             )
         else:
             advantages = undiscounted_returns(episodes)
-        batch = pack(episodes, advantages, token_normaliser=config.loss_length)
+        batch = pack(
+            episodes,
+            advantages,
+            token_normaliser=config.loss_length,
+            skip_zero_advantages=not config.magnet,  # the magnet pulls on every sample
+        )
         settings = Update(
             loss=ppo_clip_loss(config.clip),
             epochs=config.inner_epochs,
@@ -190,7 +234,7 @@ def _start(config: Config, run: Run) -> tuple[LanguageModel, torch.optim.Optimiz
     """The newest checkpoint, or a fresh policy, evaluated and saved as step 0."""
     saved = list_checkpoints(run.checkpoints)
     if saved:
-        policy, tensors, state = load_checkpoint(saved[-1])
+        policy, tensors, state = load_checkpoint(saved[-1], device=_device(config))
         optimizer = _optimizer(config, policy)
         restore_optimizer(optimizer, tensors)
         run.truncate(state.step)
@@ -209,10 +253,14 @@ def load_policy(config: Config, status: Callable[[str], None] = lambda text: Non
     """The model named by the configuration, warmed up on random legal play if so configured."""
     if config.model == "nano":
         status("building nano")
-        policy = LanguageModel(*build_nano(config.games, config.seed, style=config.style))
+        policy = LanguageModel(
+            *build_nano(config.games, config.seed, style=config.style), device=_device(config)
+        )
     else:
         status(f"loading {config.model}")
-        policy = LanguageModel.load(config.model)
+        policy = LanguageModel.load(
+            config.model, dtype="float32", device=_device(config)
+        )  # small steps vanish in bf16
     if config.warmup_steps:
         warm_up(
             policy,
@@ -224,6 +272,12 @@ def load_policy(config: Config, status: Callable[[str], None] = lambda text: Non
             progress=status,
         )
     return policy
+
+
+def _device(config: Config) -> str:
+    if config.device != "auto":
+        return config.device
+    return "cuda" if torch.cuda.is_available() else "cpu"
 
 
 def _optimizer(config: Config, policy: LanguageModel) -> torch.optim.Optimizer:

@@ -91,9 +91,19 @@ def test_contexts_grow_by_appending(toy_policy, toy_texts):
     second = toy_policy.generate([again])[0]
     assert second.context[: len(first.context)].tolist() == first.context.tolist()
     added = toy_policy.tokenizer.decode(second.context[len(first.context) : -len(second.tokens)])
-    assert added == "\n<|im_start|>user\ngo on<|im_end|>\n<|im_start|>assistant\n"
+    closed = "" if first.finish_reason == "stop" else "<|im_end|>"
+    assert added == closed + "\n<|im_start|>user\ngo on<|im_end|>\n<|im_start|>assistant\n"
     want = plain_logprobs(toy_policy, second.context, len(second.tokens))
     assert second.logprobs == pytest.approx(want, abs=1e-4)
+
+
+def test_a_reply_cut_short_is_closed_before_the_next_message(toy_policy, toy_texts):
+    """Oracle: the chat template; a context that does not end a turn gets its end token first, a finished one none."""
+    cut = toy_policy.generate([ask(toy_texts[0], sampling=Sampling(max_tokens=1))])[0]
+    assert cut.finish_reason == "length"
+    after = toy_policy.prompts([ask("go on", context=cut.context)])[0]
+    said = toy_policy.tokenizer.decode(after[len(cut.context) :])
+    assert said == "<|im_end|>\n<|im_start|>user\ngo on<|im_end|>\n<|im_start|>assistant\n"
 
 
 def test_forced_prefix_is_said_but_not_trained(toy_policy, toy_texts):
