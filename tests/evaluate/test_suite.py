@@ -1,0 +1,84 @@
+"""All evaluations of a policy as flat metrics."""
+
+import pytest
+
+from selfplay_fast import solvers
+from selfplay_fast.evaluate import episode_metrics, evaluate_policy
+from selfplay_fast.records import Ask, Episode, Key, Reply, Sampling, Turn
+
+SEATS = ("first", "second")
+
+
+def score_names(game: str, *opponents: str) -> set[str]:
+    names = {f"{game}/{name}" for name in ("legal_rate", "turns", "return/player_0", "return/player_1")}
+    for opponent in opponents:
+        names |= {f"{game}/score_vs_{opponent}{end}" for end in ("", "_error", "_first", "_second")}
+        names |= {f"{game}/not_lost_vs_{opponent}_{seat}" for seat in SEATS}
+    return names
+
+
+def test_all_documented_metrics_and_no_others(text_table, uniform) -> None:
+    """Oracle: the names in the docstring, per game and opponent; NashConv for Kuhn poker only. Values of uniform play:
+    NashConv 11/12, scores that are the mean of both seats, within 5 errors of 0 against an equal."""
+    policy = text_table("kuhn_poker", uniform, "brief")
+    policy.table |= text_table("tic_tac_toe", uniform, "brief").table
+    games = ("kuhn_poker", "tic_tac_toe")
+    settings = {"episodes": 40, "seed": 1, "sampling": Sampling(), "style": "brief"}
+    metrics = evaluate_policy(policy, games, **settings)
+    assert set(metrics) == (
+        score_names("kuhn_poker", "random", "equilibrium")
+        | score_names("tic_tac_toe", "random", "perfect")
+        | {"kuhn_poker/nash_conv", "kuhn_poker/scored_mass", "kuhn_poker/least_scored_mass"}
+    )
+    assert all(isinstance(value, float) for value in metrics.values())
+    assert metrics["kuhn_poker/nash_conv"] == pytest.approx(11 / 12)
+    for game in games:
+        key = f"{game}/score_vs_random"
+        assert metrics[key] == pytest.approx((metrics[f"{key}_first"] + metrics[f"{key}_second"]) / 2)
+        assert abs(metrics[key]) < 5 * metrics[f"{key}_error"]
+        assert metrics[f"{game}/legal_rate"] == 1
+        assert metrics[f"{game}/return/player_0"] == pytest.approx(-metrics[f"{game}/return/player_1"])
+    assert metrics["tic_tac_toe/score_vs_perfect"] < 0
+    assert metrics == evaluate_policy(policy, games, **settings)
+
+
+def test_self_play_has_a_sampling_of_its_own(text_table, uniform) -> None:
+    """Oracle: temperatures of the asks: one for self-play (which comes first), one against opponents, 1 to score."""
+    policy = text_table("kuhn_poker", uniform)
+    evaluate_policy(
+        policy,
+        ["kuhn_poker"],
+        episodes=2,
+        seed=0,
+        sampling=Sampling(temperature=0.6),
+        self_play_sampling=Sampling(temperature=0.9),
+    )
+    temperatures = [ask.sampling.temperature for ask in policy.asked]
+    assert list(dict.fromkeys(temperatures)) == [0.9, 0.6, 1.0]
+    assert temperatures.count(1.0) == len(solvers.information_states("kuhn_poker"))
+
+
+def test_means_over_episodes_and_turns() -> None:
+    """Oracle: means by hand over two episodes of three turns and one, one reply of them refused."""
+
+    def turn(refusal: str | None = None) -> Turn:
+        return Turn(
+            ask=Ask(role="player_0", append="", key=Key(0, 0, 0)), reply=Reply(text=""), refusal=refusal
+        )
+
+    def episode(game: str, turns: int, returns: tuple[float, float], refusal: str | None = None) -> Episode:
+        roles = dict(zip(("player_0", "player_1"), returns, strict=True))
+        all_turns = (*(turn() for _ in range(turns - 1)), turn(refusal))
+        return Episode(game=game, index=0, seed=0, group=0, turns=all_turns, returns=roles)
+
+    played = [episode("g", 3, (2, -2)), episode("h", 2, (0, 0)), episode("g", 1, (-1.5, 0.5), "no action")]
+    assert episode_metrics(played) == {
+        "g/legal_rate": 3 / 4,
+        "g/turns": 2.0,
+        "g/return/player_0": 0.25,
+        "g/return/player_1": -0.75,
+        "h/legal_rate": 1.0,
+        "h/turns": 2.0,
+        "h/return/player_0": 0.0,
+        "h/return/player_1": 0.0,
+    }
