@@ -1,0 +1,301 @@
+"""SPIRAL from the command line on the nano model: it resumes exactly, learns, and stops where it must."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+
+from selfplay_fast.cli import main
+from selfplay_fast.learn.checkpoint import list_checkpoints, load_checkpoint
+from selfplay_fast.recipes import spiral
+
+TIMINGS = ("time_s", "rollout_s", "update_s", "samples_per_s", "tokens_per_s")
+# All that a step depends on changes from step to step: legal replies, evaluation games, the falling rate, moments.
+RUN = (
+    "train spiral --games kuhn_poker --steps 6 --samples-per-step 40 --learning-rate 5e-5 --inner-epochs 2 --magnet"
+    " --warmup-steps 25 --warmup-learning-rate 1e-2 --eval-every 3 --eval-episodes 8 --checkpoint-every 2"
+    " --threads 1 --device cpu --run-dir"
+)
+
+# A run that kills itself at the wanted moment: SIGKILL, so nothing can be flushed, closed or cleaned up.
+VICTIM = """
+import os, signal, sys
+from selfplay_fast import cli, run
+from selfplay_fast.learn import checkpoint
+
+def die():
+    os.kill(os.getpid(), signal.SIGKILL)
+
+def half_a_checkpoint(tensors, path, save=checkpoint.save_file):
+    save(tensors, path)
+    if "step-000004" in str(path):
+        die()
+
+def half_a_row(self, line, append=run.Run._append):
+    if '"step": 5' in line:
+        with (self.directory / "metrics.jsonl").open("a") as file:
+            file.write(line[: len(line) // 2])
+        die()
+    append(self, line)
+
+if sys.argv[1] == "half a checkpoint":
+    checkpoint.save_file = half_a_checkpoint
+if sys.argv[1] == "half a row":
+    run.Run._append = half_a_row
+cli.main(sys.argv[2:])
+"""
+
+
+def read_rows(run: Path) -> list[dict[str, float]]:
+    """The whole rows of a run's metrics, without timings."""
+    path = run / "metrics.jsonl"
+    lines = path.read_text().split("\n")[:-1] if path.exists() else []
+    return [{key: value for key, value in json.loads(line).items() if key not in TIMINGS} for line in lines]
+
+
+def files(run: Path) -> dict[str, bytes]:
+    """Weights, optimizer and state of the newest checkpoint, and all transcripts."""
+    newest = list_checkpoints(run / "checkpoints")[-1]
+    chosen = [newest / name for name in ("model/model.safetensors", "optimizer.safetensors", "state.json")]
+    return {
+        str(path.relative_to(run)): path.read_bytes() for path in [*chosen, *(run / "episodes").iterdir()]
+    }
+
+
+def same_weights(a: Path, b: Path) -> bool:
+    ours, theirs = (load_checkpoint(path)[0].model.state_dict() for path in (a, b))
+    return all(torch.equal(ours[key], theirs[key]) for key in ours)
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    run = tmp_path_factory.mktemp("spiral") / "run"
+    assert main([*RUN.split(), str(run)]) == 0
+    return run
+
+
+def killed(run: Path, moment: str) -> None:
+    """Start the run in a process of its own and have it killed at the moment."""
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
+    command = [sys.executable, "-c", VICTIM, moment, *RUN.split(), str(run)]
+    process = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+    try:
+        if moment == "any time after row 3":
+            deadline = time.monotonic() + 120
+            while len(read_rows(run)) < 4 and process.poll() is None and time.monotonic() < deadline:
+                time.sleep(0.002)
+            process.kill()
+        _, errors = process.communicate(timeout=120)
+    finally:
+        process.kill()
+    assert process.returncode == -signal.SIGKILL, errors.decode()
+
+
+@pytest.mark.parametrize("moment", ["any time after row 3", "half a checkpoint", "half a row"])
+def test_a_killed_run_goes_on_to_the_same_digits(moment: str, uninterrupted: Path, tmp_path: Path) -> None:
+    """Oracle: the uninterrupted run. Every metric but timings is equal digit for digit, every transcript and
+    the last checkpoint (weights, optimizer, baselines) byte for byte."""
+    run = tmp_path / "run"
+    killed(run, moment)
+    before = read_rows(run)
+    saved = [path.name for path in list_checkpoints(run / "checkpoints")]
+    if moment == "half a checkpoint":
+        assert (len(before), saved) == (5, ["step-000000", "step-000002"])
+        assert (run / "checkpoints" / ".step-000004.partial").is_dir()
+    if moment == "half a row":
+        assert (len(before), saved) == (5, ["step-000000", "step-000002", "step-000004"])
+    assert len(before) < 7
+    assert main(["train", "--resume", str(run)]) == 0
+    rows = read_rows(run)
+    assert rows == read_rows(uninterrupted)
+    assert [row["step"] for row in rows] == list(range(7))
+    assert rows[: len(before)] == before
+    assert files(run) == files(uninterrupted)
+
+
+def test_what_is_compared_is_not_constant(uninterrupted: Path) -> None:
+    """Oracle: a run worth comparing plays legal moves, changes its weights and logs other numbers at every step."""
+    rows = read_rows(uninterrupted)
+    assert rows[0]["kuhn_poker/legal_rate"] > 0.5
+    assert len({row["loss"] for row in rows[1:]}) == len({row["magnet_kl"] for row in rows[1:]}) == 6
+    evaluated = [row["step"] for row in rows if "kuhn_poker/nash_conv" in row]
+    assert evaluated == [0, 3, 6]
+    first, *_, last = list_checkpoints(uninterrupted / "checkpoints")
+    assert not same_weights(first, last)
+
+
+def test_not_a_number_stops_the_run(
+    uninterrupted: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Oracle: one line and exit code 2 at step 5, rows 0 to 4, the checkpoint of step 4 as in the run without the
+    fault, and after resuming the same last row as that run."""
+    losses: list[int] = []
+
+    def poisoned(clip: float, real: Callable = spiral.ppo_clip_loss) -> Callable:
+        losses.append(len(losses) + 1)
+        factor = float("nan") if losses[-1] == 5 else 1.0
+        return lambda *vectors: real(clip)(*vectors) * factor
+
+    run = tmp_path / "run"
+    with monkeypatch.context() as patch:
+        patch.setattr(spiral, "ppo_clip_loss", poisoned)
+        assert main([*RUN.split(), str(run)]) == 2
+    last = capsys.readouterr().err.splitlines()[-1]
+    assert last.startswith("selfplay-fast: error: loss nan")
+    assert read_rows(run) == read_rows(uninterrupted)[:5]
+    newest = list_checkpoints(run / "checkpoints")[-1]
+    assert (newest.name, load_checkpoint(newest)[2].step) == ("step-000004", 4)
+    assert "FloatingPointError" in (run / "error.txt").read_text()
+    assert main(["train", "--resume", str(run)]) == 0
+    assert read_rows(run) == read_rows(uninterrupted)
+    assert not (run / "error.txt").exists()
+
+
+def test_an_absurd_learning_rate_stops_the_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Oracle: weights of 1e37 overflow in the next step: one line, exit code 2, and step 0 still loads."""
+    settings = (
+        "--learning-rate 1e37 --no-magnet --steps 4 --warmup-steps 0 --checkpoint-every 9 --eval-every 9"
+    )
+    run = tmp_path / "run"
+    assert main([*RUN.split(), str(run), *settings.split()]) == 2
+    assert "not finite" in capsys.readouterr().err.splitlines()[-1]
+    (saved,) = list_checkpoints(run / "checkpoints")
+    weights = load_checkpoint(saved)[0].model.state_dict()
+    assert all(bool(value.isfinite().all()) for value in weights.values())
+
+
+LEARN = (
+    "train spiral --games kuhn_poker --steps 14 --samples-per-step 160 --learning-rate 5e-5 --inner-epochs 2"
+    " --magnet --magnet-weight 1 --warmup-steps 50 --warmup-learning-rate 6e-3 --eval-every 14 --eval-episodes 8"
+    " --checkpoint-every 14 --threads 1 --device cpu"
+)
+
+
+def test_it_learns_to_look_at_its_card(tmp_path: Path) -> None:
+    """Oracle: 2/3, the least NashConv of any Kuhn player that ignores its card (see the next test); the run starts
+    near random play (11/12) and must end well below 2/3, with its replies still legal.
+
+    With a learning rate of 0 the same run stays exactly where it started.
+    """
+    assert main([*LEARN.split(), "--run-dir", str(tmp_path / "run")]) == 0
+    before, *_, after = read_rows(tmp_path / "run")
+    assert before["kuhn_poker/nash_conv"] > 0.75
+    assert after["kuhn_poker/nash_conv"] < 0.6
+    assert after["kuhn_poker/least_scored_mass"] > 0.9
+
+    still = tmp_path / "still"
+    assert main([*LEARN.split(), "--learning-rate", "0", "--steps", "2", "--run-dir", str(still)]) == 0
+    rows = read_rows(still)
+    assert rows[0] == before
+    assert rows[-1]["kuhn_poker/nash_conv"] == before["kuhn_poker/nash_conv"]
+    first, last = list_checkpoints(still / "checkpoints")
+    assert same_weights(first, last)
+
+
+def test_two_thirds_is_the_least_of_a_player_that_ignores_its_card() -> None:
+    """Oracle: a grid over the four probabilities such a player has, each by exact best responses."""
+    from itertools import product
+
+    import numpy as np
+
+    from selfplay_fast import solvers
+
+    keys = [state.key for state in solvers.information_states("kuhn_poker")]
+    places = sorted({key[1:] for key in keys})
+    least = min(
+        solvers.nash_conv(
+            "kuhn_poker",
+            {key: np.array([1 - p[places.index(key[1:])], p[places.index(key[1:])]]) for key in keys},
+        )
+        for p in product(np.linspace(0, 1, 7), repeat=len(places))
+    )
+    assert least == pytest.approx(2 / 3, abs=0.02)
+
+
+def test_the_paper_preset_is_the_papers() -> None:
+    """Oracle: hyper-parameters published with SPIRAL (arXiv 2506.24119, Section 4 and appendix; released scripts)."""
+    paper = spiral.PRESETS["paper"]
+    published = {
+        "model": "Qwen/Qwen3-4B-Base",
+        "steps": 400,
+        "samples_per_step": 128,
+        "learning_rate": 1e-6,
+        "learning_rate_decay": "constant",
+        "advantage": "role_conditioned",
+        "baseline_decay": 0.95,
+        "baseline_order": "post",
+        "discount": 1.0,
+        "temperature": 1.0,
+        "max_tokens": 8192,
+        "loss_length": 8192,
+        "clip": 0.2,
+        "inner_epochs": 2,
+        "max_grad_norm": 1.0,
+        "invalid_reward": -1.5,
+        "invalid_other": 0.5,
+        "max_turns": 50,
+        "magnet": False,
+        "warmup_steps": 0,
+        "style": "spiral",
+        "eval_every": 16,
+        "eval_episodes": 16,
+        "eval_temperature": 0.6,
+        "eval_top_p": 0.95,
+    }
+    assert {name: getattr(paper, name) for name in published} == published
+    assert [game.split("(")[0] for game in paper.games] == ["kuhn_poker", "tic_tac_toe", "negotiation"]
+    optimizer = spiral._optimizer(paper, _OneWeight())  # type: ignore[arg-type]
+    (group,) = optimizer.param_groups
+    assert (type(optimizer), group["betas"], group["weight_decay"]) == (torch.optim.AdamW, (0.9, 0.95), 0.0)
+
+
+class _OneWeight:
+    model = torch.nn.Linear(1, 1)
+
+
+@pytest.mark.parametrize(
+    ("setting", "word"),
+    [
+        ("--samples-per-step 0", "samples_per_step"),
+        ("--steps -1", "steps"),
+        ("--max-tokens 0", "max_tokens"),
+        ("--loss-length 0", "loss_length"),
+        ("--inner-epochs 0", "inner_epochs"),
+        ("--eval-every 0", "eval_every"),
+        ("--eval-episodes 0", "eval_episodes"),
+        ("--checkpoint-every 0", "checkpoint_every"),
+        ("--threads 0", "threads"),
+        ("--warmup-steps -1", "warmup_steps"),
+        ("--learning-rate nan", "learning_rate"),
+        ("--learning-rate -1e-5", "learning_rate"),
+        ("--temperature 0", "temperature"),
+        ("--clip 0", "clip"),
+        ("--max-grad-norm 0", "max_grad_norm"),
+        ("--baseline-decay 1.5", "baseline_decay"),
+        ("--discount 2", "discount"),
+        ("--learning-rate inf", "learning_rate"),
+        ("--eval-top-p 0", "eval_top_p"),
+        ("--eval-temperature -1", "eval_temperature"),
+        ("--advantage grpo", "advantage"),
+        ("--style breif", "'brief'"),
+        ("--games kuhn_poker(rounds=0)", "rounds"),
+        ("--model /nowhere/model", "/nowhere/model"),
+    ],
+)
+def test_wrong_settings_are_one_line(
+    setting: str, word: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Oracle: exit code 2, one line of error that names the setting, and no run folder left behind."""
+    arguments = ["train", "spiral", *setting.split(), "--device", "cpu", "--run-dir", str(tmp_path / "run")]
+    assert main(arguments) == 2
+    lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith("selfplay-fast:")]
+    assert len(lines) == 1
+    assert word in lines[0].replace("-", "_") or word in lines[0]
+    assert not (tmp_path / "run").exists()
