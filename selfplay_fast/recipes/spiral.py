@@ -124,14 +124,19 @@ class Config:
                 raise ValueError(f"{name}: must be at least {least}, got {getattr(self, name)}")
         for name in (
             "learning_rate",
-            "temperature",
-            "clip",
-            "max_grad_norm",
-            "magnet_weight",
             "warmup_learning_rate",
+            "magnet_weight",
+            "temperature",
+            "eval_temperature",
         ):
-            if not getattr(self, name) >= 0:
-                raise ValueError(f"{name}: must not be negative, got {getattr(self, name)}")
+            if not 0 <= getattr(self, name) < float("inf"):
+                raise ValueError(f"{name}: must be a number and not negative, got {getattr(self, name)}")
+        for name in ("clip", "max_grad_norm", "eval_top_p"):
+            if not getattr(self, name) > 0:
+                raise ValueError(f"{name}: must be above 0, got {getattr(self, name)}")
+        for name in ("baseline_decay", "discount", "eval_top_p"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ValueError(f"{name}: must be between 0 and 1, got {getattr(self, name)}")
         if self.temperature == 0:
             raise ValueError("temperature: 0 always says the same and learns nothing; use a positive number")
         if self.steps is not None and self.steps < 0:
