@@ -23,15 +23,20 @@ from .command_line import UsageError, parse, value_of
 PROGRAM = "selfplay-fast"
 
 
+def _optional(metavar: str) -> Any:
+    """An option whose help says itself what leaving it out means."""
+    return tyro.conf.arg(metavar=metavar, help_behavior_hint="")
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class TrainOptions:
     """Where the run goes."""
 
     preset: str = "nano"
     """the recipe's settings to start from"""
-    run_dir: Path | None = None
+    run_dir: Annotated[Path | None, _optional("FOLDER")] = None
     """folder of the new run (default: runs/RECIPE-date-time)"""
-    resume: Path | None = None
+    resume: Annotated[Path | None, _optional("RUN")] = None
     """continue the run in this folder with its own settings; only --steps may be given besides"""
     tensorboard: bool = False
     """also write TensorBoard scalars into the run folder"""
@@ -43,7 +48,7 @@ class EvaluateOptions:
 
     target: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="RUN_OR_MODEL")]
     """a run folder (its newest checkpoint), a transformers folder, or a hub id"""
-    games: tuple[str, ...] | None = None
+    games: Annotated[tuple[str, ...] | None, _optional("GAME [GAME ...]")] = None
     """games to play (default: the run's own; for a model: kuhn_poker tic_tac_toe)"""
     episodes: int = 256
     """games per seat and opponent"""
@@ -53,12 +58,12 @@ class EvaluateOptions:
     """sampling temperature"""
     top_p: float = 0.95
     """nucleus sampling"""
-    max_tokens: int | None = None
+    max_tokens: Annotated[int | None, _optional("INT")] = None
     """reply length limit (default: the run's own; for a model: 512)"""
-    style: Literal["spiral", "plain", "brief"] | None = None
+    style: Annotated[Literal["spiral", "plain", "brief"] | None, _optional("{spiral,plain,brief}")] = None
     """how states are put into words (default: the run's own; for a model: spiral)"""
-    step: int | None = None
-    """evaluate the checkpoint of this step of the run"""
+    step: Annotated[int | None, _optional("INT")] = None
+    """evaluate the checkpoint of this step of the run (default: the newest)"""
     json: bool = False
     """print one JSON object instead of a table"""
 
@@ -87,7 +92,7 @@ class ExportOptions:
     """a run folder"""
     out: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="OUT")]
     """the folder to write; it must not exist or be empty"""
-    step: int | None = None
+    step: Annotated[int | None, _optional("INT")] = None
     """the checkpoint of this step (default: the newest)"""
 
 
@@ -227,7 +232,7 @@ def games(arguments: list[str]) -> None:
 
 
 def export(arguments: list[str]) -> None:
-    """Write a run's model as a plain Hugging Face folder."""
+    """Write a run's model as a plain transformers folder."""
     options = parse(ExportOptions, arguments, f"{PROGRAM} export")
     if options.out.exists() and (not options.out.is_dir() or any(options.out.iterdir())):
         raise ValueError(f"{options.out} already exists; name a new folder")
@@ -236,7 +241,11 @@ def export(arguments: list[str]) -> None:
     from .learn.checkpoint import load_checkpoint
 
     policy, _, _ = load_checkpoint(checkpoint)
-    policy.save(options.out)
+    try:
+        options.out.mkdir(parents=True, exist_ok=True)
+        policy.save(options.out)
+    except OSError as error:
+        raise ValueError(f"cannot write {options.out}: {(error.strerror or str(error)).lower()}") from None
     print(f"{checkpoint} -> {options.out}")
 
 
@@ -329,9 +338,20 @@ def _resumed(directory: Path, recipe_name: str | None, rest: list[str]) -> tuple
         raise UsageError(
             f"--{other.replace('_', '-')}: a resumed run keeps its settings; only --steps can change"
         )
+    _check_config(config)
     if changed:
+        _check_not_shorter(run, config)
         run.replace_config(config)
     return run, module
+
+
+def _check_not_shorter(run: Any, config: Any) -> None:
+    from .learn.checkpoint import list_checkpoints
+
+    saved = list_checkpoints(run.checkpoints)
+    done = int(saved[-1].name.removeprefix("step-")) if saved else 0
+    if config.steps is not None and config.steps < done:
+        raise UsageError(f"--steps: {config.steps} is less than the steps of {run.directory} already done: {done}")
 
 
 def _parse_train(
@@ -358,6 +378,17 @@ def _check_config(config: Any) -> None:
     values = configs.config_to_dict(config)
     if "games" in values:
         _check_games(values["games"])
+    if values.get("device", "auto") != "auto":
+        _check_device(values["device"])
+
+
+def _check_device(name: str) -> None:
+    import torch
+
+    try:
+        torch.empty(0, device=name)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        raise UsageError(f"--device: {name!r} cannot be used here: {_one_line(str(error))}") from None
 
 
 def _check_games(names: Sequence[str]) -> None:
@@ -367,7 +398,12 @@ def _check_games(names: Sequence[str]) -> None:
     if not names:
         raise UsageError(f"--games: name at least one; there are: {', '.join(engine.names())}")
     for name in names:
+        if "," in name.partition("(")[0]:
+            raise UsageError(f"--games: separate games by spaces: {' '.join(name.split(','))}")
         engine.make(name, batch_size=1)
+    if len(set(names)) < len(names):
+        twice = next(name for name in names if list(names).count(name) > 1)
+        raise UsageError(f"--games: {twice} is named twice")
 
 
 def _checkpoint(directory: Path, step: int | None) -> Path:

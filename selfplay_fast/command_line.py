@@ -36,6 +36,11 @@ def parse(
         if stop.code:
             raise UsageError(_reworded(complaint.getvalue(), program)) from None
         raise
+    except ValueError as error:  # from the dataclass itself: "field: what is wrong"
+        name, colon, reason = str(error).partition(": ")
+        if not colon or name not in dict(_flags(kind)):
+            raise
+        raise UsageError(f"--{name.replace('_', '-')}: {reason}") from error
 
 
 def _check_flags(kind: type, arguments: Sequence[str], program: str) -> None:

@@ -155,6 +155,11 @@ def test_a_refused_start_leaves_no_folder() -> None:
         ("train toy --games kuhn_pokr", ["kuhn_pokr", "'kuhn_poker'"]),
         ("train toy --games kuhn_poker(round=5)", ["round", "'rounds'"]),
         ("train toy --games", ["--games", "at least one"]),
+        ("train toy --games kuhn_poker,tic_tac_toe", ["--games", "spaces: kuhn_poker tic_tac_toe"]),
+        ("train toy --games kuhn_poker kuhn_poker", ["--games", "kuhn_poker is named twice"]),
+        ("train spiral --temperature 0", ["--temperature: 0"]),
+        ("train spiral --eval-every 0", ["--eval-every: must be at least 1"]),
+        ("train spiral --device nowhere", ["--device: 'nowhere'"]),
         ("train --steps 3", ["name a recipe", "toy"]),
         ("train --resume nowhere", ["no run at nowhere"]),
         ("train toy --run-dir /proc/spf", ["cannot write", "/proc/spf"]),
@@ -240,6 +245,7 @@ def test_a_damaged_run_is_refused(
     shutil.copytree(nano_run, copy)
     assert "no checkpoint of step 7; there are: 0, 1" in refused("export", str(copy), "out", "--step", "7")
     assert "already exists" in refused("export", str(copy), str(nano_run))
+    assert "already done: 1" in refused("train", "--resume", str(copy), "--steps", "0")
     weights = copy / "checkpoints" / "step-000001" / "model" / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[: weights.stat().st_size // 2])
     for command in (["export", str(copy), "out"], ["evaluate", str(copy)]):

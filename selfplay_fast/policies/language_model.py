@@ -62,6 +62,8 @@ class LanguageModel:
         """
         from transformers import AutoModelForCausalLM, AutoTokenizer
 
+        if str(name).startswith((".", "/", "~")) and not Path(name).is_dir():
+            raise ValueError(f"model {str(name)!r} cannot be loaded: there is no such folder")
         try:
             model = AutoModelForCausalLM.from_pretrained(name, dtype=dtype)
             tokenizer = AutoTokenizer.from_pretrained(name)
