@@ -351,7 +351,9 @@ def _check_not_shorter(run: Any, config: Any) -> None:
     saved = list_checkpoints(run.checkpoints)
     done = int(saved[-1].name.removeprefix("step-")) if saved else 0
     if config.steps is not None and config.steps < done:
-        raise UsageError(f"--steps: {config.steps} is less than the steps of {run.directory} already done: {done}")
+        raise UsageError(
+            f"--steps: {config.steps} is less than the steps of {run.directory} already done: {done}"
+        )
 
 
 def _parse_train(
