@@ -21,8 +21,8 @@ _CONTEXT = 4096
 
 # A model this small learns from self-play only if its gradients tell states apart from the start. With the library's
 # defaults (0.02 and 1) every head averages over the whole prompt: the gradients of a reply's log-odds at states that
-# differ in one card have a cosine of 0.999 after the warm-up, and the policy moves in all states alike. Sharp heads,
-# each fixed on few tokens, and a warm-up that leaves the layers nearly as they are bring that to 0.5.
+# differ in one card are almost parallel after the warm-up, and the policy moves in all states alike. Sharp heads, each
+# fixed on few tokens, and a warm-up that leaves the layers nearly as they are keep them apart.
 _INITIAL_STD = 0.12
 _INITIAL_SHARPNESS = 8.0
 
