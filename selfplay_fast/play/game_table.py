@@ -48,6 +48,8 @@ class GameTable:
             raise ValueError(f"max_turns: must be at least 1, got {max_turns}")
         if parse_mode not in ("lenient", "strict"):
             raise ValueError(f"parse_mode: must be 'lenient' or 'strict', got {parse_mode!r}")
+        if options.get("chance", "sampled") != "sampled":
+            raise ValueError("chance: a table has no seat for nature; leave it 'sampled'")
         self.name = name
         self.seed = seed
         self.sampling = sampling or Sampling()

@@ -311,3 +311,9 @@ def test_bad_calls_of_play_games_are_named():
 
     with pytest.raises(ValueError, match=r"^policy: Losing\.generate gave 3 replies, 4 were asked for$"):
         play_games(self_play(Losing()), games=["kuhn_poker"], episodes=4, seed=0)
+
+
+def test_explicit_chance_is_refused():
+    """Oracle: the documented ValueError; nature has no role that a cast could answer for."""
+    with pytest.raises(ValueError, match="chance"):
+        GameTable("kuhn_poker", episodes=1, seed=0, chance="explicit")
