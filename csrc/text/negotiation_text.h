@@ -57,18 +57,16 @@ struct GameText<Negotiation> {
         }
     }
 
-    // What is fixed, the moves as they came, what they led to:
+    // What is fixed, what was heard last, how things stand. Earlier moves are left out: they changed what stands.
     //     player 0 values 5 Wood 15 Gold
-    //     0 offer: 1 Wood -> 1 Gold "A fair trade?"
-    //     1 deny
-    //     own 10 Wood 10 Gold turn 3 of 10 offer none
+    //     heard "A fair trade?"
+    //     own 10 Wood 10 Gold turn 3 of 10 offer get 1 Wood give 1 Gold
     static void brief(const Negotiation& game, const State& s, Player player, Said said, std::string& out) {
         out += "player " + std::to_string(player) + " values";
         for (int good = 0; good < game.resources; ++good) append_count(game, s.value[player][good], good, out);
-        for (int turn = 0; turn < s.turn; ++turn) {
-            out += '\n' + std::to_string(turn % 2) + ' ';
-            turn_words(game, s, turn, said, out);
-        }
+        // At the end the last to speak hears nothing new: the last turn of the other is one further back.
+        const int heard = s.turn - (s.turn % 2 == player ? 1 : 2);
+        if (heard >= 0) append_speech(heard, said, "\nheard", out);
         out += "\nown";
         for (int good = 0; good < game.resources; ++good) append_count(game, s.held[player].amount[good], good, out);
         out += " turn " + std::to_string(s.turn < Negotiation::kTurns ? s.turn + 1 : s.turn) + " of 10 offer ";
@@ -147,8 +145,14 @@ struct GameText<Negotiation> {
     // The move of a past turn, and in quotes what was said with it.
     static void turn_words(const Negotiation& game, const State& s, int turn, Said said, std::string& out) {
         move_words(game, game.unpack(s.log[turn]), out);
+        append_speech(turn, said, "", out);
+    }
+
+    static void append_speech(int turn, Said said, std::string_view before, std::string& out) {
         const auto at = static_cast<std::size_t>(turn);
-        if (at < said.size() && !said[at].empty()) out += " \"" + said[at] + "\"";
+        if (at >= said.size() || said[at].empty()) return;
+        out += before;
+        out += " \"" + said[at] + "\"";
     }
 
     static void move_words(const Negotiation& game, const Move& move, std::string& out) {

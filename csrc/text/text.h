@@ -1,7 +1,7 @@
 // The words of a game. Each game specialises GameText; everything around it is the same for all games.
 //
 // An observation begins with what never changes (task, rules, reply format) and ends with what does (who you are, what
-// you see), so that prompts share long prefixes. Style brief keeps the name of the game and the changing end alone, for
+// you see), so that prompts share long prefixes. Style brief keeps the name of the game and what matters now, for
 // small models that learn the rules by playing.
 #pragma once
 

@@ -1,7 +1,7 @@
 """Batched decoding in which rows with the same context share one forward pass.
 
-Distinct prompts are prefilled once after their common prefix; while rows have said the same so far they are one
-row of the cache, and the cache splits where their samples part.
+Distinct prompts are prefilled once after their common prefix, then all are extended together; while rows have said
+the same so far they are one row of the cache, and the cache splits where their samples part.
 """
 
 from __future__ import annotations
@@ -14,12 +14,17 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from transformers import DynamicCache
+from torch.nn.functional import pad
+from transformers import Cache, DynamicCache
+from transformers.cache_utils import DynamicLayer
 
+from selfplay_fast.policies.prefix_forward import Cache as KeysValues
 from selfplay_fast.policies.prefix_forward import common_prefix, expand_cache, prefill
 from selfplay_fast.policies.sampling import SamplingColumns, draw
 from selfplay_fast.policies.streams import UIntArray, uniforms
 from selfplay_fast.records import NO_LOGPROBS, NO_TOKENS, FloatArray, IntArray, Sampling
+
+_ROOM = 64  # tokens a cache can grow before it is copied, at least
 
 
 @dataclass(kw_only=True, slots=True)
@@ -35,34 +40,96 @@ class Row:
     stopped: bool = False
 
 
+class _RoomyLayer(DynamicLayer):
+    """Keys and values at the start of buffers with room to grow: a new token is written, the old are not copied."""
+
+    keys: Tensor
+    values: Tensor
+    buffers: tuple[Tensor, Tensor] | None = None
+
+    def update(
+        self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any
+    ) -> tuple[Tensor, Tensor]:
+        if not self.is_initialized:
+            self.lazy_initialization(key_states, value_states)
+            self.keys, self.values = key_states[..., :0, :], value_states[..., :0, :]
+        old = self.keys.shape[-2]
+        length = old + key_states.shape[-2]
+        if self.buffers is None or self.buffers[0].shape[-2] < length:
+            room = length + max(_ROOM, length // 4)
+            self.buffers = _with_room(self.keys, room), _with_room(self.values, room)
+        for buffer, new in zip(self.buffers, (key_states, value_states), strict=True):
+            buffer[..., old:length, :] = new
+        self.keys, self.values = self.buffers[0][..., :length, :], self.buffers[1][..., :length, :]
+        return self.keys, self.values
+
+    def batch_select_indices(self, indices: Tensor) -> None:
+        super().batch_select_indices(indices)
+        self.buffers = None
+
+
+def _with_room(part: Tensor, room: int) -> Tensor:
+    buffer = part.new_empty(*part.shape[:-2], room, part.shape[-1])
+    buffer[..., : part.shape[-2], :] = part
+    return buffer
+
+
 class _Frontier:
-    """The distinct contexts being extended: logits [A, V], cache, attention mask [A, L], next positions [A]."""
+    """The distinct contexts being extended: logits [A, V], cache, attention mask [A, L], next positions [A].
 
-    def __init__(self, model: Any, prompts: Sequence[IntArray]) -> None:
+    Prompts come in groups, each computed after its own common prefix; contexts are aligned at their ends.
+    """
+
+    def __init__(self, model: Any, groups: Sequence[Sequence[IntArray]]) -> None:
         self.model = model
-        shared = min(min(common_prefix(prompts[0], p) for p in prompts), min(len(p) for p in prompts) - 1)
-        rows, width = len(prompts), max(len(p) for p in prompts) - shared
-        ids = np.zeros((rows, width), np.int64)
-        self.mask = torch.ones(rows, shared + width, dtype=torch.int64, device=model.device)
-        for r, prompt in enumerate(prompts):
-            suffix = prompt[shared:]
-            ids[r, width - len(suffix) :] = suffix
-            self.mask[r, shared : shared + width - len(suffix)] = 0
-        positions = self.mask.cumsum(-1)[:, shared:] - 1
-        self.positions = positions[:, -1] + 1
-        self.cache = (
-            expand_cache(model, prefill(model, prompts[0][:shared]), rows)
-            if shared
-            else DynamicCache(config=model.config)
-        )
-        self.logits = self._forward(torch.as_tensor(ids, device=model.device), positions.clamp(min=0))
+        self.cache: Any = Cache(layer_class_to_replicate=_RoomyLayer)
+        lengths = np.array([len(prompt) for group in groups for prompt in group], np.int64)
+        longest = int(lengths.max())
+        parts = [self._prefill(group) for group in groups]
+        self.logits = torch.cat([last for _, last in parts])
+        for layer, pairs in enumerate(zip(*(cache for cache, _ in parts), strict=True)):
+            keys, values = (
+                torch.cat([pad(part, (0, 0, longest - part.shape[-2], 0)) for part in column])
+                for column in zip(*pairs, strict=True)
+            )
+            self.cache.update(keys, values, layer)
+        missing = torch.as_tensor(longest - lengths, device=model.device)
+        self.mask = (torch.arange(longest, device=model.device) >= missing[:, None]).long()
+        self.positions = torch.as_tensor(lengths, device=model.device)
 
-    def _forward(self, ids: Tensor, positions: Tensor) -> Tensor:
+    def _prefill(self, prompts: Sequence[IntArray]) -> tuple[KeysValues, Tensor]:
+        """Keys and values, and last logits, of prompts that share a prefix; each context is whole at its end."""
+        device = self.model.device
+        shared = min(min(common_prefix(prompts[0], p) for p in prompts), min(len(p) for p in prompts) - 1)
+        rows, longest = len(prompts), max(len(p) for p in prompts)
+        ids = np.zeros((rows, longest - shared), np.int64)
+        mask = torch.ones(rows, longest, dtype=torch.int64, device=device)
+        for r, prompt in enumerate(prompts):
+            gap = longest - len(prompt)
+            ids[r, gap:] = prompt[shared:]
+            mask[r, shared : shared + gap] = 0
+        cache: Any = (
+            expand_cache(self.model, prefill(self.model, prompts[0][:shared]), rows)
+            if shared
+            else DynamicCache(config=self.model.config)
+        )
+        positions = (mask.cumsum(-1)[:, shared:] - 1).clamp(min=0)
+        logits = self._forward(torch.as_tensor(ids, device=device), mask, positions, cache)
+        whole = [(layer.keys, layer.values) for layer in cache.layers]
+        if bool((mask == 0).any()):  # shared prefix, gap, rest: move the gap to the front
+            order = mask.argsort(dim=-1, stable=True)[:, None, :, None]
+            whole = [
+                (keys.gather(-2, order.expand_as(keys)), values.gather(-2, order.expand_as(values)))
+                for keys, values in whole
+            ]
+        return whole, logits
+
+    def _forward(self, ids: Tensor, mask: Tensor, positions: Tensor, cache: Any) -> Tensor:
         output = self.model(
             input_ids=ids,
-            attention_mask=self.mask,
+            attention_mask=mask,
             position_ids=positions,
-            past_key_values=self.cache,
+            past_key_values=cache,
             use_cache=True,
             logits_to_keep=1,
         )
@@ -74,26 +141,28 @@ class _Frontier:
             index = torch.as_tensor(parents, device=self.mask.device)
             self.cache.batch_select_indices(index)
             self.mask, self.positions = self.mask[index], self.positions[index]
-        self.mask = torch.nn.functional.pad(self.mask, (0, 1), value=1)
+        self.mask = pad(self.mask, (0, 1), value=1)
         ids = torch.as_tensor(tokens, device=self.mask.device)[:, None]
-        self.logits = self._forward(ids, self.positions[:, None])
+        self.logits = self._forward(ids, self.mask, self.positions[:, None], self.cache)
         self.positions = self.positions + 1
 
 
 @torch.no_grad()
 def decode(
     model: Any,
-    prompts: Sequence[IntArray],
+    groups: Sequence[Sequence[IntArray]],
     rows: Sequence[Row],
     streams: UIntArray,
     end_tokens: frozenset[int],
     stop_check: Any = None,
 ) -> None:
-    """Complete every row in place. ``row.prompt`` indexes ``prompts``; ``streams`` [rows] keys the draws.
+    """Complete every row in place. ``row.prompt`` counts through the groups; ``streams`` [rows] keys the draws.
+
+    Prompts of a group share a prefix that is computed once; all rows of all groups are extended together.
 
     ``stop_check(row) -> bool`` is asked after each token of rows that have stop strings.
     """
-    frontier = _Frontier(model, prompts)
+    frontier = _Frontier(model, groups)
     columns = SamplingColumns.of([row.sampling for row in rows], model.device)
     node = np.array([row.prompt for row in rows], np.int64)
     room = np.array([row.room for row in rows], np.int64)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -195,36 +196,51 @@ class LanguageModel:
         for r in np.flatnonzero(free).tolist():
             by_prompt[rows[r].prompt].append(r)
         used = [p for p in range(len(distinct)) if by_prompt[p]]
-        for group in prefix_groups([distinct[p] for p in used]) if used else []:
-            for part in self._parts([used[g] for g in group], distinct, by_prompt, rows):
-                local = {p: i for i, p in enumerate(part)}
-                members = [r for p in part for r in by_prompt[p]]
-                for r in members:
-                    rows[r].prompt = local[rows[r].prompt]
-                decode(
-                    self.model,
-                    [distinct[p] for p in part],
-                    [rows[r] for r in members],
-                    streams[members],
-                    self.end_tokens,
-                    self._has_stop,
-                )
+        groups = (
+            [[used[g] for g in group] for group in prefix_groups([distinct[p] for p in used])] if used else []
+        )
+        longest = [
+            len(distinct[p]) + max((rows[r].room for r in by_prompt[p]), default=0)
+            for p in range(len(distinct))
+        ]
+        for part in self._parts(groups, longest, [len(members) for members in by_prompt]):
+            members = []
+            for place, p in enumerate(chain.from_iterable(part)):
+                for r in by_prompt[p]:
+                    rows[r].prompt = place
+                members += by_prompt[p]
+            decode(
+                self.model,
+                [[distinct[p] for p in group] for group in part],
+                [rows[r] for r in members],
+                streams[members],
+                self.end_tokens,
+                self._has_stop,
+            )
         self.model.train(was_training)
 
-    def _parts(
-        self, group: list[int], distinct: list[IntArray], by_prompt: list[list[int]], rows: list[Row]
-    ) -> list[list[int]]:
-        """Cut a group so that the token slots of its caches stay within ``max_batch_tokens`` times 16."""
-        parts: list[list[int]] = [[]]
-        used = 0
-        for p in group:
-            longest = max(rows[r].room for r in by_prompt[p])
-            need = len(by_prompt[p]) * (len(distinct[p]) + longest)
-            if parts[-1] and used + need > 16 * self.max_batch_tokens:
-                parts.append([])
-                used = 0
-            parts[-1].append(p)
-            used += need
+    def _parts(self, groups: list[list[int]], longest: list[int], rows: list[int]) -> list[list[list[int]]]:
+        """Which groups of prompts are extended together, the long ones first.
+
+        Prompt p becomes ``rows[p]`` contexts of up to ``longest[p]`` tokens, and all contexts of a part take as much
+        room as its longest. A part holds at most 16 ``max_batch_tokens`` tokens, of which at most half is padding.
+        """
+        parts: list[list[list[int]]] = []
+        width = padded = needed = 0
+        for group in sorted(groups, key=lambda group: -max(longest[p] for p in group)):
+            fresh = True  # does this group's next prompt open a new list in its part?
+            for p in sorted(group, key=lambda p: -longest[p]):
+                slots = rows[p] * longest[p]
+                full = padded + rows[p] * width > 16 * self.max_batch_tokens
+                if not parts or full or padded + rows[p] * width > 2 * (needed + slots):
+                    parts.append([])
+                    width, padded, needed, fresh = longest[p], 0, 0, True
+                if fresh:
+                    parts[-1].append([])
+                parts[-1][-1].append(p)
+                fresh = False
+                padded += rows[p] * width
+                needed += slots
         return parts
 
     def _has_stop(self, row: Row) -> bool:

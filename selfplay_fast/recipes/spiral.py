@@ -51,8 +51,8 @@ class Config:
     """self-play iterations; None: 600 divided by the number of games"""
     samples_per_step: int = 576
     """turns per iteration, about: whole games are played, as many of each as give an equal share under random play"""
-    learning_rate: float = 6e-6
-    """AdamW, betas 0.9 and 0.95, no weight decay"""
+    learning_rate: float | None = None
+    """AdamW, betas 0.9 and 0.95, no weight decay; None: 6e-6 for one game, 1e-4 for several, 3e-4 with the magnet"""
     learning_rate_decay: Literal["constant", "linear"] = "linear"
     """`linear` falls to a tenth of the rate"""
     advantage: Literal["role_conditioned", "return"] = "role_conditioned"
@@ -83,7 +83,7 @@ class Config:
     """a longer game ends with 0 for both"""
     magnet: bool = False
     """beyond the paper: KL penalty towards the initial policy, annealed"""
-    magnet_weight: float = 0.2
+    magnet_weight: float = 0.3
     """its weight at the start, in units of return per nat; falls linearly to a tenth"""
     warmup_steps: int = 150
     """supervised steps on uniformly random legal play before self-play (reply format only; 0 for a pretrained model)"""
@@ -91,7 +91,7 @@ class Config:
     """of the warm-up"""
     eval_every: int = 25
     """steps between evaluations"""
-    eval_episodes: int = 256
+    eval_episodes: int = 512
     """games per seat and opponent at the first and last evaluation; a quarter of it in between"""
     eval_temperature: float = 0.6
     """sampling temperature of evaluation games"""
@@ -129,8 +129,9 @@ class Config:
             "temperature",
             "eval_temperature",
         ):
-            if not 0 <= getattr(self, name) < float("inf"):
-                raise ValueError(f"{name}: must be a number and not negative, got {getattr(self, name)}")
+            value = getattr(self, name)
+            if value is not None and not 0 <= value < float("inf"):
+                raise ValueError(f"{name}: must be a number and not negative, got {value}")
         for name in ("clip", "max_grad_norm", "eval_top_p"):
             if not getattr(self, name) > 0:
                 raise ValueError(f"{name}: must be above 0, got {getattr(self, name)}")
@@ -148,6 +149,13 @@ class Config:
     def total_steps(self) -> int:
         """`steps`, or the default for this number of games."""
         return 600 // len(self.games) if self.steps is None else self.steps
+
+    @property
+    def initial_learning_rate(self) -> float:
+        """`learning_rate`, or the default: one game at a large step circles, unless the magnet damps the circles."""
+        if self.learning_rate is not None:
+            return self.learning_rate
+        return 3e-4 if self.magnet else 6e-6 if len(self.games) == 1 else 1e-4
 
 
 PRESETS = {
@@ -216,7 +224,7 @@ def train(config: Config, run: Run) -> None:
             magnet=config.magnet_weight * (0.1 + 0.9 * left) if config.magnet else 0.0,
         )
         for group in optimizer.param_groups:
-            group["lr"] = config.learning_rate * (
+            group["lr"] = config.initial_learning_rate * (
                 0.1 + 0.9 * left if config.learning_rate_decay == "linear" else 1
             )
         metrics = update(policy, optimizer, batch, settings, reference=reference)
@@ -287,7 +295,7 @@ def _device(config: Config) -> str:
 
 def _optimizer(config: Config, policy: LanguageModel) -> torch.optim.Optimizer:
     return torch.optim.AdamW(
-        policy.model.parameters(), lr=config.learning_rate, betas=(0.9, 0.95), weight_decay=0.0
+        policy.model.parameters(), lr=config.initial_learning_rate, betas=(0.9, 0.95), weight_decay=0.0
     )
 
 

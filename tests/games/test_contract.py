@@ -174,14 +174,18 @@ def test_hidden_things_stay_hidden(game: str, style: games.Style, player: int) -
 def test_texts_and_keys_separate_the_same_positions(
     game: str, style: games.Style, positions: Positions
 ) -> None:
-    """Oracle: contract. Two observations of one player are equal iff the information-state keys are."""
+    """Oracle: contract. Two observations of one player are equal iff the information-state keys are.
+
+    Brief negotiation shows how things stand, not the way there: there equal keys still read equally.
+    """
     pairs = set()
     for batch in positions(game, 300, style=style):
         for row in np.flatnonzero(batch.current_player >= 0):
             player = int(batch.current_player[row])
             pairs.add((player, batch.information_state(int(row), player), batch.observation([row])[0]))
     assert len({(player, key) for player, key, _ in pairs}) == len(pairs)
-    assert len({(player, text) for player, _, text in pairs}) == len(pairs)
+    if style != "brief" or not game.startswith("negotiation"):
+        assert len({(player, text) for player, _, text in pairs}) == len(pairs)
 
 
 def test_observations_begin_alike(game: str, style: games.Style, positions: Positions) -> None:
