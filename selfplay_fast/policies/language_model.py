@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from jinja2 import TemplateError
 from safetensors import SafetensorError
 
 from selfplay_fast.kernels.token_logprobs import token_logprobs
@@ -72,7 +73,12 @@ class LanguageModel:
             reason = (str(error).strip() or type(error).__name__).splitlines()[0]
             raise ValueError(f"model {str(name)!r} cannot be loaded: {reason}") from error
         check_supported(model)
-        return cls(model, tokenizer, **options)
+        policy = cls(model, tokenizer, **options)
+        try:
+            policy.render([{"role": "user", "content": "?"}], fresh=True)
+        except TemplateError as error:
+            raise ValueError(f"model {str(name)!r}: its chat template is broken: {error}") from error
+        return policy
 
     def save(self, folder: str | Path) -> None:
         """Write an ordinary transformers folder."""

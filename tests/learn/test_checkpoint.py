@@ -142,6 +142,7 @@ DAMAGE = {
     "model config gone": ("model/config.json", Path.unlink),
     "tokenizer cut": ("model/tokenizer.json", cut),
     "tokenizer gone": ("model/tokenizer.json", Path.unlink),
+    "chat template cut": ("model/chat_template.jinja", cut),
     "optimizer cut": ("optimizer.safetensors", cut),
     "optimizer gone": ("optimizer.safetensors", Path.unlink),
     "state cut": ("state.json", cut),
