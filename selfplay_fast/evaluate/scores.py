@@ -16,6 +16,7 @@ from selfplay_fast.records import Episode, Sampling
 
 MAX_POSITIONS = 100_000  # of a game of perfect information that is solved for a yardstick: about a second
 
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Score:
     """Mean return, its standard error, the share of games not lost and the legal-reply rate, for one seat."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -39,7 +40,8 @@ class Person:
     def news(self, seat: GameSeat) -> list[str]:
         """What is new for the player since its last turn, in plain words."""
         batch = seat.batch
-        view = games.make(batch.name, len(batch), style="plain", **batch.options)
+        options: dict[str, Any] = dict(batch.options)
+        view = games.make(batch.name, len(batch), style="plain", **options)
         view.set_state(batch.state())
         return view.messages_since(seat.row, seat.player)
 

@@ -78,7 +78,12 @@ def test_wrong_moves_may_be_retried(sit_down: Callable[..., str]) -> None:
     """Oracle: the reader's reasons, one per wrong line, and the game goes on with the first right one."""
     shown = sit_down("tic_tac_toe --seed 1", "", "the middle", "9", "[4]", "4")
     assert shown.count("That is no move: ") == 4
-    for reason in ("the reply is empty", "no action found", "'9' is not allowed now", "'4' is not allowed now"):
+    for reason in (
+        "the reply is empty",
+        "no action found",
+        "'9' is not allowed now",
+        "'4' is not allowed now",
+    ):
         assert f"That is no move: {reason}" in shown
     assert "3 O 5" in shown
     assert shown.endswith("> \nYou left; the game is not finished.\n")
