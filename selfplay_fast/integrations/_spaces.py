@@ -7,7 +7,6 @@ from typing import Any, Literal
 
 import numpy as np
 from gymnasium import spaces
-from numpy.typing import NDArray
 
 from selfplay_fast import games
 
@@ -54,9 +53,3 @@ def observation_space(batch: games.Batch, observations: Observations) -> spaces.
         tensor.shape[1:] if batch.legal_actions.ndim == 3 else tensor.shape
     )  # one per player if all move at once
     return spaces.Box(-np.inf, np.inf, shape, np.float32)
-
-
-def no_tensor(space: spaces.Space[Any]) -> NDArray[np.float32]:
-    """What a player sees before its first turn and after the end: nothing."""
-    assert space.shape is not None
-    return np.zeros(space.shape, np.float32)

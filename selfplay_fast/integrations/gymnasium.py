@@ -242,7 +242,7 @@ class GameEnv(gymnasium.Env[Any, Any]):
         info = {"action_mask": infos["action_mask"][0]}
         return observations[0], float(rewards[0]), bool(terminations[0]), False, info
 
-    def render(self) -> str | None:  # type: ignore[override]
+    def render(self) -> str | None:
         """What the seat may read, in mode ansi."""
         return self._games.render()[0] if self.render_mode == "ansi" else None
 

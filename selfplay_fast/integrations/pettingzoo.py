@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from pettingzoo import AECEnv, ParallelEnv
 
 from selfplay_fast import games
-from selfplay_fast.integrations._spaces import Observations, choose_observations, no_tensor, observation_space
+from selfplay_fast.integrations._spaces import Observations, choose_observations, observation_space
 
 SIMULTANEOUS = -2
 Action = int | np.integer[Any] | str
@@ -148,6 +148,7 @@ class GameAEC(_Game, AECEnv[str, Observation, Action]):
     ) -> None:
         super().__init__(game, observations, render_mode, False, arguments)
         self._seen: dict[str, NDArray[np.float32]] = {}
+        self.agent_selection: str
 
     def reset(self, seed: int | None = None, options: dict[str, Any] | None = None) -> None:
         """Begin a new game; without a seed the next one."""
@@ -170,7 +171,7 @@ class GameAEC(_Game, AECEnv[str, Observation, Action]):
             return {"text": self._words(player), "action_mask": mask}
         seen = self._seen.get(agent)
         if seen is None:
-            seen = no_tensor(self.observation_spaces[agent]["observation"])
+            seen = np.zeros_like(self._batch.observation_tensor()[0])
         return {"observation": seen.copy(), "action_mask": mask}
 
     def step(self, action: Action | None) -> None:
@@ -233,17 +234,12 @@ class GameParallel(_Game, ParallelEnv[str, Observation, Action]):
         self._batch.step(np.array([[int(actions[agent]) for agent in self.agents]]))
         gained = self._batch.returns[0] - before
         over = bool(self._batch.terminated[0])
-        agents = self.agents
-        result = (
-            self._observe(),
-            {agent: float(gained[self._player(agent)]) for agent in agents},
-            dict.fromkeys(agents, over),
-            dict.fromkeys(agents, False),
-            {agent: {} for agent in agents},
-        )
+        agents, seen = self.agents, self._observe()
+        infos: dict[str, dict[str, Any]] = {agent: {} for agent in agents}
         if over:
             self.agents = []
-        return result
+        rewards = {agent: float(gained[self._player(agent)]) for agent in agents}
+        return seen, rewards, dict.fromkeys(agents, over), dict.fromkeys(agents, False), infos
 
     def _observe(self) -> dict[str, Observation]:
         masks = self._batch.legal_actions[0].astype(np.int8)

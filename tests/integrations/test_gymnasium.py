@@ -13,7 +13,8 @@ import pytest
 
 from selfplay_fast import games, solvers
 
-gym = pytest.importorskip("gymnasium")
+pytest.importorskip("gymnasium")
+import gymnasium
 from gymnasium.utils.env_checker import check_env, data_equivalence
 from gymnasium.vector import AutoresetMode, SyncVectorEnv
 from gymnasium.wrappers.vector import RecordEpisodeStatistics
@@ -37,7 +38,7 @@ def in_batch(batch: games.Batch, rows: np.ndarray) -> list[int]:
     return [reply(batch, row) for row in rows]
 
 
-class PlainGame(gym.Env):
+class PlainGame(gymnasium.Env):
     """One row of a batch, played move by move."""
 
     def __init__(self, game: str, seat: int, row: int, text: bool) -> None:
@@ -270,6 +271,6 @@ def test_wrong_arguments(joint_game: str) -> None:
     with pytest.raises(ValueError, match="reset_mask"):
         envs.reset(options={"reset_mask": [True, False, False]})
     table = GameVectorEnv("kuhn_poker", 2, opponent={"0": np.ones(2)})
-    with pytest.raises(ValueError, match="no information state '.b' of player 1"):
-        table.reset(seed=0)
+    table.reset(seed=0)
+    with pytest.raises(ValueError, match=r"no information state '[012]b' of player 1"):
         table.step([1, 1])
