@@ -48,8 +48,6 @@ def observation_space(batch: games.Batch, observations: Observations) -> spaces.
     """The space of one player's observation."""
     if observations == "text":
         return AnyText()
-    tensor = batch.observation_tensor([0])[0]
-    shape = (
-        tensor.shape[1:] if batch.legal_actions.ndim == 3 else tensor.shape
-    )  # one per player if all move at once
-    return spaces.Box(-np.inf, np.inf, shape, np.float32)
+    shape = batch.observation_tensor([0])[0].shape
+    one_per_player = batch.legal_actions.ndim == 3  # where all players move at once
+    return spaces.Box(-np.inf, np.inf, shape[1:] if one_per_player else shape, np.float32)

@@ -100,12 +100,14 @@ def joint_game(monkeypatch: pytest.MonkeyPatch) -> str:
     name = "rock_paper_scissors"
 
     def make_any(game: str, batch_size: int, **arguments: Any) -> Any:
-        if game == name:
+        if game.removesuffix("()") == name:
             return RockPaperScissors(batch_size, **arguments)
         return make(game, batch_size, **arguments)
 
     def describe_any(game: str, **options: Any) -> games.Description:
-        return RockPaperScissors().description if game == name else describe(game, **options)
+        return (
+            RockPaperScissors().description if game.removesuffix("()") == name else describe(game, **options)
+        )
 
     monkeypatch.setattr(games, "make", make_any)
     monkeypatch.setattr(games, "describe", describe_any)
