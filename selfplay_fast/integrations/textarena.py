@@ -104,13 +104,12 @@ class TextArenaTable:
         for (index, seated), reply in zip(list(self._running.items()), replies, strict=True):
             ask, observation = self._pending.pop(index)
             said: str | None = reply.text
+            refusal: str | None = None
             if reply.finish_reason == "forfeit":
                 said, refusal = None, "no reply"
             elif self.parse is not None:
                 said = self.parse(observation, reply.text)
                 refusal = "not exactly an action" if said is None else None
-            else:
-                refusal = None
             if said is not None:
                 refusal = seated.step(said)
             turn = Turn(ask=ask, reply=reply, action_text=said if refusal is None else None, refusal=refusal)
@@ -246,15 +245,15 @@ class _Seated:
 
     @contextlib.contextmanager
     def _own_streams(self) -> Iterator[None]:
-        outer = random.getstate(), np.random.get_state()
+        outer = random.getstate(), np.random.get_state()  # noqa: NPY002 - what environments draw from
         random.setstate(self._python)
-        np.random.set_state(self._numpy)
+        np.random.set_state(self._numpy)  # noqa: NPY002
         try:
             yield
         finally:
-            self._python, self._numpy = random.getstate(), np.random.get_state()
+            self._python, self._numpy = random.getstate(), np.random.get_state()  # noqa: NPY002
             random.setstate(outer[0])
-            np.random.set_state(outer[1])
+            np.random.set_state(outer[1])  # noqa: NPY002
 
 
 def _made(env_id: str, arguments: dict[str, Any]) -> Any:
