@@ -21,12 +21,14 @@ from gymnasium.vector.utils import batch_space
 from numpy.typing import ArrayLike, NDArray
 
 from selfplay_fast import games
+from selfplay_fast.integrations._batches import make_batch
 from selfplay_fast.integrations._spaces import Observations, choose_observations, observation_space
+from selfplay_fast.policies import RandomPolicy, TabularPlayer
 from selfplay_fast.policies.streams import derive_seed, stream_ids, uniforms
 from selfplay_fast.records import Key
 
 IntArray = NDArray[np.int64]
-Opponent: TypeAlias = "str | Mapping[str, ArrayLike] | Callable[[games.Batch, IntArray], ArrayLike]"
+Opponent: TypeAlias = "str | Mapping[str, ArrayLike] | RandomPolicy | TabularPlayer | Callable[[games.Batch, IntArray], ArrayLike]"
 
 _GIVE_UP_AFTER = 1000  # games in a row that end before the seat has a turn
 _MOVED, _BEGUN = 0, 1  # when in a call the opponent moves: after the seat, in a new game
@@ -36,8 +38,8 @@ class GameVectorEnv(VectorEnv[Any, IntArray, NDArray[Any]]):
     """``num_envs`` games, one seat of each to be played.
 
     opponent: who plays the other seats. ``"random"``: uniform; a table of action probabilities by information state,
-        such as `solvers.TabularPolicy`; or a function of the batch and of the rows int64[K] in which another player
-        is to move that gives their actions int64[K].
+        such as `solvers.TabularPolicy`, or a `policies.TabularPlayer`; or a function of the batch and of the rows
+        int64[K] in which another player is to move that gives their actions int64[K].
     autoreset_mode: when an ended game is followed by the next: Gymnasium's "NextStep", "SameStep" or "Disabled".
     observations: "tensor" or "text", None for the tensor of a game that has one. After the end: zeros, or the words
         that are new since the seat's last turn.
@@ -62,13 +64,17 @@ class GameVectorEnv(VectorEnv[Any, IntArray, NDArray[Any]]):
         self.num_envs = num_envs
         self.autoreset_mode = AutoresetMode(autoreset_mode)
         self.metadata = {"autoreset_mode": self.autoreset_mode, "render_modes": ["ansi"]}
-        self._make = lambda seed: games.make(game, num_envs, seed=seed, **arguments)
+        self._make = lambda seed: make_batch(game, num_envs, seed, arguments)
         self._batch = self._make(0)
         about = self._batch.description
         if self._batch.legal_actions.ndim != 2:
             raise ValueError(f"{game}: all players move at once; a single seat needs a game of turns")
         if not 0 <= seat < about.num_players:
             raise ValueError(f"seat: {about.name} has seats 0 to {about.num_players - 1}, got {seat}")
+        if isinstance(opponent, RandomPolicy):
+            opponent = "random"
+        elif isinstance(opponent, TabularPlayer):
+            opponent = opponent.table
         if not (opponent == "random" or isinstance(opponent, Mapping) or callable(opponent)):
             raise ValueError(f"opponent must be 'random', a table or a function, got {opponent!r}")
         self.seat = seat

@@ -245,6 +245,10 @@ class State:
         self._must_be_to_move(player)
         return self._batch.observation_tensor()[0].ravel().tolist()
 
+    def information_state_tensor(self, player: int | None = None) -> list[float]:
+        """ValueError: no game has one; `information_state_string` says the same."""
+        raise ValueError(f"{self._game!r}: has no information state tensor, use information_state_string")
+
     def action_to_string(self, player: int, action: int | None = None) -> str:
         """A legal action in words; the player may be left out."""
         number = player if action is None else action

@@ -21,7 +21,7 @@ from gymnasium import spaces
 from numpy.typing import NDArray
 from pettingzoo import AECEnv, ParallelEnv
 
-from selfplay_fast import games
+from selfplay_fast.integrations._batches import make_batch
 from selfplay_fast.integrations._spaces import Observations, choose_observations, observation_space
 
 SIMULTANEOUS = -2
@@ -57,7 +57,7 @@ class _Game:
         if render_mode not in (None, "human", "ansi"):
             raise ValueError(f"render_mode must be human, ansi or None, got {render_mode!r}")
         self.render_mode = render_mode
-        self._make = lambda seed: games.make(game, 1, seed=seed, **arguments)
+        self._make = lambda seed: make_batch(game, 1, seed, arguments)
         self._batch = self._make(secrets.randbits(63))
         self._dealt = False  # is the first game of the batch in use?
         if (self._batch.current_player[0] == SIMULTANEOUS) != simultaneous:

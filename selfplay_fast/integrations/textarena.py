@@ -21,9 +21,9 @@ from typing import Any, Literal
 
 import numpy as np
 
-from selfplay_fast import games
 from selfplay_fast.config import nearest
 from selfplay_fast.integrations import _spiral_replies
+from selfplay_fast.integrations._batches import make_batch
 from selfplay_fast.play import InvalidRewards
 from selfplay_fast.policies.streams import derive_seed
 from selfplay_fast.records import Ask, Episode, Key, Reply, Sampling, Turn
@@ -306,7 +306,7 @@ class TextArenaGame:
         self.api = api or _installed_api()
         self.error_allowance = error_allowance
         self.observations = observations
-        self._batch = games.make(game, 1, **arguments)
+        self._batch = make_batch(game, 1, arguments.pop("seed", 0), arguments)
         self._begun = False
         self._errors = 0
         self._notice: str | None = None

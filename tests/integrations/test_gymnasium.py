@@ -20,6 +20,7 @@ from gymnasium.vector import AutoresetMode, SyncVectorEnv
 from gymnasium.wrappers.vector import RecordEpisodeStatistics
 
 from selfplay_fast.integrations.gymnasium import GameEnv, GameVectorEnv
+from selfplay_fast.policies import RandomPolicy, TabularPlayer
 
 ENVS = 7
 CASES = [("tic_tac_toe", 0), ("tic_tac_toe", 1), ("kuhn_poker(rounds=5)", 0), ("kuhn_poker", 1)]
@@ -185,6 +186,27 @@ def test_scores_are_the_exact_values(kind: str) -> None:
         assert abs(np.mean(results) - value) < 5 * np.std(results) / len(results) ** 0.5
 
 
+def test_policies_may_be_opponents() -> None:
+    """Oracle: the game's value. No return above 0 against the perfect player in 300 games per seat, some below; a
+    random policy is the word "random"."""
+    perfect = TabularPlayer(solvers.optimal_policy("tic_tac_toe"))
+    rng = np.random.default_rng(0)
+    for seat in (0, 1):
+        envs = GameVectorEnv("tic_tac_toe", 100, opponent=perfect, seat=seat, autoreset_mode="SameStep")
+        _, infos = envs.reset(seed=0)
+        results: list[float] = []
+        while len(results) < 300:
+            _, rewards, ended, _, infos = envs.step(masked_choice(rng, infos["action_mask"]))
+            results += rewards[ended].tolist()
+        assert max(results) <= 0
+        assert min(results) == -1
+    seen = []
+    for opponent in ("random", RandomPolicy()):
+        envs = GameVectorEnv("kuhn_poker", 50, opponent=opponent, seat=1)
+        seen.append(envs.reset(seed=1)[0].tolist())
+    assert seen[0] == seen[1]
+
+
 def test_reset_seeds() -> None:
     """Oracle: contract. Equal seeds give equal games, also the later unseeded ones; without any seed, others."""
 
@@ -248,6 +270,8 @@ def test_wrong_arguments(joint_game: str) -> None:
     """Oracle: one line that names what is wrong; a refused step changes nothing."""
     with pytest.raises(ValueError, match="seats 0 to 1, got 2"):
         GameVectorEnv("kuhn_poker", 2, seat=2)
+    with pytest.raises(ValueError, match="autoreset: the environment decides"):
+        GameVectorEnv("kuhn_poker", 2, autoreset="same_step")
     with pytest.raises(ValueError, match="opponent must be"):
         GameVectorEnv("kuhn_poker", 2, opponent="perfect")
     with pytest.raises(ValueError, match="all players move at once"):

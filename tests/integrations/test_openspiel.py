@@ -294,6 +294,8 @@ def test_wrong_questions() -> None:
     state.apply_action(1)
     with pytest.raises(ValueError, match="only the player to move"):
         state.observation_tensor(1)
+    with pytest.raises(ValueError, match="has no information state tensor"):
+        state.information_state_tensor(0)
     with pytest.raises(ValueError, match="'raise' is not an action"):
         state.string_to_action(r"\boxed{raise}")
     with pytest.raises(ValueError, match="did you mean 'tic_tac_toe'"):

@@ -177,5 +177,7 @@ def test_wrong_arguments(joint_game: str) -> None:
         pettingzoo.env("negotiation", observations="tensor")
     with pytest.raises(ValueError, match="did you mean 'kuhn_poker'"):
         pettingzoo.env("kuhn_pokr")
+    with pytest.raises(ValueError, match="chance: the environment decides"):
+        pettingzoo.env("kuhn_poker", chance="explicit")
     with pytest.raises(ValueError, match="render_mode"):
         pettingzoo.env("kuhn_poker", render_mode="rgb_array")

@@ -468,6 +468,8 @@ def test_wrong_arguments_of_a_game() -> None:
     """Oracle: one line that names what is wrong."""
     with pytest.raises(ValueError, match="did you mean 'kuhn_poker'"):
         TextArenaGame("kuhn")
+    with pytest.raises(ValueError, match="chance: the environment decides"):
+        TextArenaGame("kuhn_poker", chance="explicit")
     with pytest.raises(ValueError, match="api must be"):
         TextArenaGame("kuhn_poker", api="1.0")  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="observations must be"):
