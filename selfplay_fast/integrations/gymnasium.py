@@ -28,7 +28,8 @@ from selfplay_fast.policies.streams import derive_seed, stream_ids, uniforms
 from selfplay_fast.records import Key
 
 IntArray = NDArray[np.int64]
-Opponent: TypeAlias = "str | Mapping[str, ArrayLike] | RandomPolicy | TabularPlayer | Callable[[games.Batch, IntArray], ArrayLike]"
+Chooser: TypeAlias = Callable[[games.Batch, IntArray], ArrayLike]
+Opponent: TypeAlias = str | Mapping[str, ArrayLike] | RandomPolicy | TabularPlayer | Chooser
 
 _GIVE_UP_AFTER = 1000  # games in a row that end before the seat has a turn
 _MOVED, _BEGUN = 0, 1  # when in a call the opponent moves: after the seat, in a new game

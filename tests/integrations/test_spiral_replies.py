@@ -1,4 +1,4 @@
-"""SPIRAL's published parser. Oracles: the C++ reader in strict mode, and what the released code makes of single replies."""
+"""SPIRAL's published parser. Oracles: the C++ reader in strict mode, and what the released code makes of replies."""
 
 from __future__ import annotations
 
