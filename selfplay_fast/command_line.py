@@ -14,11 +14,23 @@ import tyro
 
 from .config import nearest
 
+PROGRAM = "selfplay-fast"
 Options = TypeVar("Options")
 
 
 class UsageError(ValueError):
     """The command line itself is wrong."""
+
+
+def optional(metavar: str) -> Any:
+    """An option whose help says itself what leaving it out means."""
+    return tyro.conf.arg(metavar=metavar, help_behavior_hint="")
+
+
+def one_line(text: str) -> str:
+    """What an error says, fit for one line of a terminal."""
+    line = " ".join(text.split())
+    return line if len(line) <= 600 else f"{line[:600]} …"
 
 
 def parse(

@@ -121,9 +121,9 @@ class Batch:
 
     __slots__ = ("_native", "description")
 
-    def __init__(self, native: _native.GameBatch) -> None:
+    def __init__(self, native: _native.GameBatch, description: Description | None = None) -> None:
         self._native = native
-        self.description = _description(native.info)
+        self.description = description or _description(native.info)
 
     def __len__(self) -> int:
         return len(self._native.current_player)
@@ -239,7 +239,7 @@ class Batch:
 
     def copy(self) -> Batch:
         """An independent batch in the same state."""
-        return Batch(self._native.copy())
+        return Batch(self._native.copy(), self.description)
 
     def state(self) -> bytes:
         """A snapshot of all games, for ``set_state`` of a batch made with the same game, options and size."""

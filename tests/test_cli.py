@@ -3,6 +3,7 @@
 Oracles: the files a command leaves, and for errors the wrong word and the right one nearest to it.
 """
 
+import io
 import json
 import shutil
 import subprocess
@@ -226,6 +227,17 @@ def test_evaluate_a_run_and_its_export(
     assert f"{rows[0]['kuhn_poker/nash_conv']:.3f}" in capsys.readouterr().out
 
 
+def test_play_against_a_run(
+    nano_run: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Oracle: contract. The person reads plain words whatever the run's own style, and the game comes to an end."""
+    monkeypatch.setattr(sys, "stdin", io.StringIO("check\nfold\n"))
+    assert main(["play", "kuhn_poker", "--opponent", str(nano_run), "--seed", "1"]) == 0
+    shown = capsys.readouterr().out
+    assert "You are player 0. Your card:" in shown
+    assert "Returns: player 0 (you)" in shown.splitlines()[-1]
+
+
 def test_export_is_an_ordinary_folder(nano_run: Path, tmp_path: Path) -> None:
     """Oracle: transformers' own loader."""
     from transformers import AutoModelForCausalLM, AutoTokenizer
@@ -302,8 +314,8 @@ def test_help_is_quick() -> None:
     code = """
 import sys
 from selfplay_fast.cli import main
-for arguments in (["--help"], ["train", "--help"], ["report", "--help"], ["train", "spira"]):
-    main(arguments)
+for line in ("--help", "train --help", "report --help", "play --help", "play", "train spira"):
+    main(line.split())
 print([name for name in ("torch", "transformers", "selfplay_fast._native") if name in sys.modules])
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

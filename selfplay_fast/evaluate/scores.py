@@ -14,6 +14,8 @@ from selfplay_fast.policies import Policy, RandomPolicy, TabularPlayer
 from selfplay_fast.policies.streams import derive_seed
 from selfplay_fast.records import Episode, Sampling
 
+MAX_POSITIONS = 100_000  # of a game of perfect information that is solved for a yardstick: about a second
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Score:
@@ -77,8 +79,11 @@ def fixed_opponents(game: str) -> Mapping[str, Policy]:
     """The yardsticks of a game: "random" always, "perfect" or "equilibrium" where a solver affords it."""
     opponents: dict[str, Policy] = {"random": RandomPolicy()}
     about = games.describe(game)
-    if about.name == "tic_tac_toe" and about.options["size"] == 3:
-        opponents["perfect"] = TabularPlayer(solvers.optimal_policy(game))
-    elif solvers.is_enumerable(game) and not about.perfect_information:
+    if about.num_players != 2 or not about.zero_sum:
+        return opponents
+    if about.perfect_information:
+        if solvers.is_enumerable(game, max_information_states=MAX_POSITIONS, max_nodes=MAX_POSITIONS):
+            opponents["perfect"] = TabularPlayer(solvers.optimal_policy(game, max_nodes=MAX_POSITIONS))
+    elif solvers.is_enumerable(game):
         opponents["equilibrium"] = TabularPlayer(solvers.cfr(game, 2000))
     return opponents

@@ -54,6 +54,8 @@ def test_package_keeps_the_contract(installed_layout: Path) -> None:
         ("kernels/planted.py", "import transformers", "Kernels need torch and triton only"),
         ("play/planted.py", "import selfplay_fast.learn", "Arrows point down only"),
         ("records.py", "from selfplay_fast.play import *", "Arrows point down only"),
+        ("integrations/planted.py", "import selfplay_fast.commands", "Arrows point down only"),
+        ("recipes/planted.py", "import selfplay_fast.integrations", "Arrows point down only"),
         ("newcomer.py", "import selfplay_fast.records", "Arrows point down only"),
         (
             "recipes/planted.py",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -22,6 +23,28 @@ def test_the_example_runs(capsys: pytest.CaptureFixture[str]) -> None:
     assert names["refused"] == [None] * 4096
     assert names["batch"].returns.sum() == 0  # type: ignore[attr-defined]
     assert len(names["episodes"]) == 16  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("library", ["pettingzoo", "gymnasium", "openspiel", "textarena"])
+def test_the_integrations_run(library: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """Oracle: what the lines are about happened: a chip moved, 1024 games stepped, a policy improved, 16 games."""
+    section = README.split("## Where users already are")[1].split("\n## ")[0]
+    blocks = re.findall(r"```python\n(.*?)```", section, re.DOTALL)
+    (code,) = [
+        block for block in blocks if re.search(rf"selfplay_fast\.integrations(\.| import ){library}\b", block)
+    ]
+    pytest.importorskip("pyspiel" if library == "openspiel" else library, exc_type=ImportError)
+    names: dict[str, Any] = {}
+    exec(compile(code, "README.md", "exec"), names)
+    if library == "pettingzoo":
+        assert names["env"].agent_selection == "player_1"
+    elif library == "gymnasium":
+        assert names["rewards"].shape == (1024,)
+    elif library == "openspiel":
+        assert 0 < float(capsys.readouterr().out) < 1
+    else:
+        assert len(names["episodes"]) == 16
+        assert names["env"].api in ("0.6", "0.7")
 
 
 def test_the_tree_names_what_is_there() -> None:

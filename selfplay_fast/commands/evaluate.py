@@ -1,0 +1,73 @@
+"""`selfplay-fast evaluate`."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from typing import Annotated, Literal
+
+import tyro
+
+from ..command_line import PROGRAM, UsageError, optional, parse
+from .subject import check_games, subject
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class EvaluateOptions:
+    """Score a model against fixed opponents, and its exact exploitability where the game is small."""
+
+    target: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="RUN_OR_MODEL")]
+    """a run folder (its newest checkpoint), a transformers folder, or a hub id"""
+    games: Annotated[tuple[str, ...] | None, optional("GAME [GAME ...]")] = None
+    """games to play (default: the run's own; for a model: kuhn_poker tic_tac_toe)"""
+    episodes: int = 256
+    """games per seat and opponent"""
+    seed: int = 0
+    """of the deals and of the sampling"""
+    temperature: float = 0.6
+    """sampling temperature"""
+    top_p: float = 0.95
+    """nucleus sampling"""
+    max_tokens: Annotated[int | None, optional("INT")] = None
+    """reply length limit (default: the run's own; for a model: 512)"""
+    style: Annotated[Literal["spiral", "plain", "brief"] | None, optional("{spiral,plain,brief}")] = None
+    """how states are put into words (default: the run's own; for a model: spiral)"""
+    step: Annotated[int | None, optional("INT")] = None
+    """evaluate the checkpoint of this step of the run (default: the newest)"""
+    json: bool = False
+    """print one JSON object instead of a table"""
+
+
+def evaluate(arguments: list[str]) -> None:
+    """Score a model against fixed opponents and measure its exploitability."""
+    options = parse(EvaluateOptions, arguments, f"{PROGRAM} evaluate")
+    if options.episodes < 1:
+        raise UsageError(f"--episodes: must be at least 1, got {options.episodes}")
+    named = subject(options.target, options.step)
+    games = named.games if options.games is None else options.games
+    check_games(games)
+
+    from rich.console import Console
+
+    from ..evaluate import evaluate_policy
+    from ..records import Sampling
+    from ..report.terminal import evaluation_table
+
+    sampling = Sampling(
+        temperature=options.temperature,
+        top_p=options.top_p,
+        max_tokens=named.max_tokens if options.max_tokens is None else options.max_tokens,
+    )
+    with Console(stderr=True).status(f"evaluating {options.target}"):
+        metrics = evaluate_policy(
+            named.load(),
+            games,
+            episodes=options.episodes,
+            seed=options.seed,
+            sampling=sampling,
+            style=options.style or named.style,
+        )
+    if options.json:
+        print(json.dumps(metrics, indent=2))
+    else:
+        Console(highlight=False).print(evaluation_table(metrics))

@@ -1,0 +1,87 @@
+"""What a command line may name: games, and runs or models to evaluate, play against or export."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+from ..command_line import UsageError
+
+
+class Subject(NamedTuple):
+    """A run or a model, and the settings it was trained with; `load` gives the policy."""
+
+    games: Sequence[str]
+    max_tokens: int
+    style: Literal["spiral", "plain", "brief"]
+    load: Callable[[], Any]
+
+
+def subject(target: str, step: int | None = None) -> Subject:
+    """The run folder (its checkpoint of `step`, default the newest), transformers folder or hub id `target`."""
+    from ..report.data import CONFIG, read_config
+
+    path = Path(target)
+    if (path / CONFIG).is_file():
+        checkpoint = checkpoint_of(path, step)
+        settings = read_config(path)["config"]
+
+        def load_run() -> Any:
+            from ..learn.checkpoint import load_checkpoint
+
+            return load_checkpoint(checkpoint)[0]
+
+        load = load_run
+    else:
+        settings = {"games": ("kuhn_poker", "tic_tac_toe")}
+        if step is not None:
+            raise UsageError(f"--step: {target} is not a run folder")
+        if target.startswith((".", "/", "~", "runs/")) and not path.is_dir():
+            raise ValueError(f"no run or model at {target}: there is no such folder")
+
+        def load_model() -> Any:
+            from ..policies.language_model import LanguageModel
+
+            return LanguageModel.load(target)
+
+        load = load_model
+    return Subject(
+        games=tuple(settings.get("games", ())),
+        max_tokens=int(settings.get("max_tokens", 512)),
+        style=settings.get("style", "spiral"),
+        load=load,
+    )
+
+
+def checkpoint_of(directory: Path, step: int | None) -> Path:
+    """The checkpoint folder of a step of a run, or of its newest."""
+    from ..learn.checkpoint import list_checkpoints
+    from ..report.data import CHECKPOINTS, read_config
+
+    read_config(directory)
+    found = list_checkpoints(directory / CHECKPOINTS)
+    if not found:
+        raise ValueError(f"{directory} has no checkpoint yet")
+    if step is None:
+        return found[-1]
+    wanted = directory / CHECKPOINTS / f"step-{step:06d}"
+    if wanted not in found:
+        steps = ", ".join(str(int(path.name.removeprefix("step-"))) for path in found)
+        raise ValueError(f"--step: {directory} has no checkpoint of step {step}; there are: {steps}")
+    return wanted
+
+
+def check_games(names: Sequence[str]) -> None:
+    """Make one of each, so that a wrong name or option is reported before any work."""
+    from .. import games as engine
+
+    if not names:
+        raise UsageError(f"--games: name at least one; there are: {', '.join(engine.names())}")
+    for name in names:
+        if "," in name.partition("(")[0]:
+            raise UsageError(f"--games: separate games by spaces: {' '.join(name.split(','))}")
+        engine.make(name, batch_size=1)
+    if len(set(names)) < len(names):
+        twice = next(name for name in names if list(names).count(name) > 1)
+        raise UsageError(f"--games: {twice} is named twice")

@@ -1,0 +1,183 @@
+"""`selfplay-fast train`."""
+
+from __future__ import annotations
+
+import dataclasses
+import signal
+import sys
+import types
+from pathlib import Path
+from typing import Annotated, Any, NoReturn
+
+import tyro
+
+from .. import config as configs
+from ..command_line import PROGRAM, UsageError, one_line, optional, parse, value_of
+from .subject import check_games
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class TrainOptions:
+    """Where the run goes."""
+
+    preset: str = "nano"
+    """the recipe's settings to start from"""
+    run_dir: Annotated[Path | None, optional("FOLDER")] = None
+    """folder of the new run (default: runs/RECIPE-date-time)"""
+    resume: Annotated[Path | None, optional("RUN")] = None
+    """continue the run in this folder with its own settings; only --steps may be given besides"""
+    tensorboard: bool = False
+    """also write TensorBoard scalars into the run folder"""
+
+
+def train(arguments: list[str]) -> None:
+    """Train a model with a recipe."""
+    if not arguments or arguments[0] in ("-h", "--help"):
+        print(_train_overview())
+        return
+    recipe_name = None if arguments[0].startswith("-") else arguments[0]
+    rest = arguments if recipe_name is None else arguments[1:]
+    resume = value_of("--resume", rest)
+    if resume is not None:
+        run, module = _resumed(Path(resume), recipe_name, rest)
+    elif recipe_name is None:
+        raise UsageError(
+            f"name a recipe: {PROGRAM} train RECIPE (there are: {', '.join(configs.recipe_names())})"
+        )
+    else:
+        run, module = _created(recipe_name, rest)
+    print(f"run folder: {run.directory}", file=sys.stderr)
+    previous = signal.signal(signal.SIGTERM, _interrupt)
+    try:
+        module.train(run.config, run)
+        run.finish()
+    except BaseException as error:
+        run.fail(error)
+        if isinstance(error, KeyboardInterrupt):
+            print(
+                f"{PROGRAM}: stopped; continue with: {PROGRAM} train --resume {run.directory}",
+                file=sys.stderr,
+            )
+        raise
+    finally:
+        signal.signal(signal.SIGTERM, previous)
+
+
+def _train_overview() -> str:
+    lines = [
+        f"usage: {PROGRAM} train RECIPE [options]",
+        f"       {PROGRAM} train --resume RUN [--steps N]",
+        "",
+    ]
+    lines += ["recipes:"]
+    for name in configs.recipe_names():
+        lines.append(f"  {name:<14}{_first_line_of_recipe(name)}")
+    lines += ["", f"{PROGRAM} train RECIPE --help shows a recipe's options."]
+    return "\n".join(lines)
+
+
+def _first_line_of_recipe(name: str) -> str:
+    """The first line of a recipe's docstring, read without importing it (and torch with it)."""
+    import ast
+    import importlib.util
+
+    specification = importlib.util.find_spec(f"{configs.RECIPES}.{name}")
+    if specification is None or specification.origin is None:
+        return ""
+    text = ast.get_docstring(ast.parse(Path(specification.origin).read_text(encoding="utf-8")))
+    return (text or "").split("\n")[0]
+
+
+def _created(recipe_name: str, rest: list[str]) -> tuple[Any, types.ModuleType]:
+    module = configs.load_recipe(recipe_name)
+    name = value_of("--preset", rest) or next(iter(module.PRESETS))
+    if name not in module.PRESETS:
+        known = ", ".join(module.PRESETS)
+        raise UsageError(
+            f"unknown preset {name!r}{configs.nearest(name, module.PRESETS)}; there are: {known}"
+        )
+    options, config = _parse_train(recipe_name, module, rest, TrainOptions(preset=name), module.PRESETS[name])
+    _check_config(config)
+
+    from ..run import Run
+
+    return Run.create(recipe_name, config, options.run_dir, tensorboard=options.tensorboard), module
+
+
+def _resumed(directory: Path, recipe_name: str | None, rest: list[str]) -> tuple[Any, types.ModuleType]:
+    from ..run import Run
+
+    run = Run.resume(directory)
+    if recipe_name not in (None, run.recipe):
+        raise UsageError(f"{directory} is a run of {run.recipe!r}, not of {recipe_name!r}")
+    module = configs.load_recipe(run.recipe)
+    options, config = _parse_train(run.recipe, module, rest, TrainOptions(), run.config)
+    if options.run_dir is not None:
+        raise UsageError("--run-dir: a resumed run stays in its folder; leave it out")
+    for flag in ("--preset", "--tensorboard", "--no-tensorboard"):
+        if any(argument.partition("=")[0] == flag for argument in rest):
+            raise UsageError(f"{flag}: a resumed run keeps its settings; only --steps can change")
+    before, after = configs.config_to_dict(run.config), configs.config_to_dict(config)
+    changed = [key for key in before if before[key] != after[key]]
+    if changed and changed != ["steps"]:
+        other = next(key for key in changed if key != "steps")
+        raise UsageError(
+            f"--{other.replace('_', '-')}: a resumed run keeps its settings; only --steps can change"
+        )
+    _check_config(config)
+    if changed:
+        _check_not_shorter(run, config)
+        run.replace_config(config)
+    return run, module
+
+
+def _check_not_shorter(run: Any, config: Any) -> None:
+    from ..learn.checkpoint import list_checkpoints
+
+    saved = list_checkpoints(run.checkpoints)
+    done = int(saved[-1].name.removeprefix("step-")) if saved else 0
+    if config.steps is not None and config.steps < done:
+        raise UsageError(
+            f"--steps: {config.steps} is less than the steps of {run.directory} already done: {done}"
+        )
+
+
+def _parse_train(
+    recipe_name: str, module: types.ModuleType, rest: list[str], options: TrainOptions, config: Any
+) -> tuple[TrainOptions, Any]:
+    """Options of the run and of the recipe from one command line; `options` and `config` are the defaults."""
+    both = dataclasses.make_dataclass(
+        "Train",
+        [
+            ("run", Annotated[TrainOptions, tyro.conf.arg(name="")]),
+            ("recipe", Annotated[module.Config, tyro.conf.arg(name="")]),
+        ],
+        frozen=True,
+        kw_only=True,
+    )
+    both.__doc__ = (module.__doc__ or "").split("\n")[0]
+    parsed: Any = parse(
+        both, rest, f"{PROGRAM} train {recipe_name}", default=both(run=options, recipe=config)
+    )
+    return parsed.run, parsed.recipe
+
+
+def _check_config(config: Any) -> None:
+    values = configs.config_to_dict(config)
+    if "games" in values:
+        check_games(values["games"])
+    if values.get("device", "auto") != "auto":
+        _check_device(values["device"])
+
+
+def _check_device(name: str) -> None:
+    import torch
+
+    try:
+        torch.empty(0, device=name)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        raise UsageError(f"--device: {name!r} cannot be used here: {one_line(str(error))}") from None
+
+
+def _interrupt(*_: object) -> NoReturn:
+    raise KeyboardInterrupt

@@ -1,0 +1,4 @@
+"""The games where users already are: PettingZoo, Gymnasium, OpenSpiel, TextArena.
+
+One module per library; a module imports its library, so nothing here is loaded before it is named.
+"""

@@ -1,0 +1,304 @@
+"""Our games under OpenSpiel's interface.
+
+Oracle throughout: pyspiel's own game of the same name, given the same actions, or OpenSpiel's Python algorithms run
+on both: the numbers are equal, not merely close, unless a tolerance is said.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+import pickle
+from typing import Any
+
+import numpy as np
+import pytest
+
+from selfplay_fast import games, solvers
+
+pytest.importorskip("pyspiel")
+import pyspiel
+from open_spiel.python import policy
+from open_spiel.python.algorithms import (
+    cfr,
+    expected_game_score,
+    exploitability,
+    external_sampling_mccfr,
+    fictitious_play,
+    get_all_states,
+    mcts,
+)
+
+from selfplay_fast.integrations.openspiel import Game, State, load_game
+
+NAMES = ["kuhn_poker", "tic_tac_toe"]
+
+
+@pytest.fixture(params=NAMES)
+def both(request: pytest.FixtureRequest) -> tuple[Game, Any]:
+    """Our game and OpenSpiel's."""
+    return load_game(request.param), pyspiel.load_game(request.param)
+
+
+def test_games_agree(both: tuple[Game, Any]) -> None:
+    """Oracle: pyspiel.Game. Every number and every field of the type that Python algorithms read."""
+    ours, theirs = both
+    for name in (
+        "num_players",
+        "num_distinct_actions",
+        "max_game_length",
+        "min_utility",
+        "max_utility",
+        "utility_sum",
+        "policy_tensor_shape",
+        "observation_tensor_shape",
+        "observation_tensor_size",
+    ):
+        assert getattr(ours, name)() == getattr(theirs, name)(), name
+    kind, other = ours.get_type(), theirs.get_type()
+    for name in (
+        "short_name",
+        "dynamics",
+        "chance_mode",
+        "information",
+        "utility",
+        "reward_model",
+        "provides_information_state_string",
+        "provides_observation_string",
+        "provides_observation_tensor",
+    ):
+        assert getattr(kind, name) == getattr(other, name), name
+    assert not kind.provides_information_state_tensor
+    assert len(ours.new_initial_states()) == 1
+
+
+def test_states_agree(both: tuple[Game, Any]) -> None:
+    """Oracle: pyspiel.State along 200 random games: every answer in every state."""
+    ours, theirs = both
+    rng = np.random.default_rng(0)
+    keys: dict[str, str] = {}
+    for _ in range(200):
+        one, two = ours.new_initial_state(), theirs.new_initial_state()
+        while True:
+            for name in (
+                "current_player",
+                "is_terminal",
+                "is_chance_node",
+                "is_simultaneous_node",
+                "is_player_node",
+                "is_mean_field_node",
+                "is_initial_state",
+                "legal_actions",
+                "history",
+                "history_str",
+                "move_number",
+                "returns",
+                "num_players",
+                "num_distinct_actions",
+            ):
+                assert getattr(one, name)() == getattr(two, name)(), name
+            for player in range(2):
+                assert one.legal_actions(player) == two.legal_actions(player)
+                assert one.legal_actions_mask(player) == two.legal_actions_mask(player)
+                assert one.player_return(player) == two.player_return(player)
+                theirs_key = f"{player}{two.information_state_string(player)}"  # may tell the order of moves
+                ours_key = one.information_state_string(player)
+                assert keys.setdefault(theirs_key, ours_key) == ours_key
+            if one.is_terminal():
+                assert one.rewards() == two.rewards()
+                break
+            if one.is_chance_node():
+                assert one.chance_outcomes() == two.chance_outcomes()
+            else:
+                assert one.legal_actions_mask() == two.legal_actions_mask()
+                player = one.current_player()
+                assert one.observation_tensor() == two.observation_tensor(player)
+                assert one.observation_tensor(player) == one.observation_tensor()
+                assert one.information_state_string() == one.information_state_string(player)
+            action = int(rng.choice(one.legal_actions()))
+            child, before = one.child(action), one.history()
+            assert one.history() == before
+            one.apply_action(action)
+            two.apply_action(action)
+            assert str(child) == str(one)
+
+
+def test_kuhn_keys_are_theirs() -> None:
+    """Oracle: pyspiel. Information-state strings of all decisions of Kuhn poker are the same strings."""
+    mine, other = (
+        get_all_states.get_all_states(game, include_terminals=False)
+        for game in (load_game("kuhn_poker"), pyspiel.load_game("kuhn_poker"))
+    )
+    assert mine.keys() == other.keys()
+    for history, state in mine.items():
+        assert state.information_state_string() == other[history].information_state_string()
+
+
+def test_tabular_policies_fit() -> None:
+    """Oracle: open_spiel.python.policy on pyspiel's game: rows, masks, and a table that comes from our solver has the
+    value and the NashConv our solver says."""
+    mine = policy.TabularPolicy(load_game("kuhn_poker"))
+    other = policy.TabularPolicy(pyspiel.load_game("kuhn_poker"))
+    assert mine.state_lookup == other.state_lookup
+    np.testing.assert_array_equal(mine.legal_actions_mask, other.legal_actions_mask)
+    np.testing.assert_array_equal(mine.state_in, [s.observation_tensor() for s in mine.states])
+    solved = solvers.cfr("kuhn_poker", 100)
+    for key in solved:
+        mine.policy_for_key(key)[:] = solved[key]
+    game = load_game("kuhn_poker")
+    assert exploitability.nash_conv(game, mine) == pytest.approx(solvers.nash_conv("kuhn_poker", solved))
+    values = expected_game_score.policy_value(game.new_initial_state(), [mine, mine])
+    assert values == pytest.approx(solvers.policy_value("kuhn_poker", solved))
+
+
+@pytest.mark.parametrize("solver", [cfr.CFRSolver, cfr.CFRPlusSolver])
+def test_counterfactual_regret_minimisation(solver: Any) -> None:
+    """Oracle: open_spiel.python cfr on pyspiel's game: the average policy, its NashConv and best responses after 30
+    iterations."""
+    pair = [load_game("kuhn_poker"), pyspiel.load_game("kuhn_poker")]
+    averages = []
+    for game in pair:
+        running = solver(game)
+        for _ in range(30):
+            running.evaluate_and_update_policy()
+        averages.append(running.average_policy())
+    np.testing.assert_array_equal(averages[0].action_probability_array, averages[1].action_probability_array)
+    assert exploitability.nash_conv(pair[0], averages[0]) == exploitability.nash_conv(pair[1], averages[1])
+    for player in range(2):
+        mine, other = (
+            exploitability.best_response(game, average, player)
+            for game, average in zip(pair, averages, strict=True)
+        )
+        for name in ("best_response_action", "best_response_value", "on_policy_value", "nash_conv"):
+            assert mine[name] == other[name], name
+
+
+def test_sampling_and_fictitious_play() -> None:
+    """Oracle: open_spiel.python on pyspiel's game from the same random stream: NashConv after 60 sampled iterations
+    of external-sampling MCCFR and 3 of fictitious play."""
+    results = []
+    for game in (load_game("kuhn_poker"), pyspiel.load_game("kuhn_poker")):
+        np.random.seed(4)  # noqa: NPY002 - the stream those algorithms draw from
+        sampled = external_sampling_mccfr.ExternalSamplingSolver(game)
+        for _ in range(60):
+            sampled.iteration()
+        played = fictitious_play.XFPSolver(game)
+        for _ in range(3):
+            played.iteration()
+        results.append([exploitability.nash_conv(game, s.average_policy()) for s in (sampled, played)])
+    assert results[0] == results[1]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_monte_carlo_tree_search(name: str) -> None:
+    """Oracle: open_spiel.python mcts on pyspiel's game from the same random stream: the root's children, visit by
+    visit and value by value, and the moves of a whole game against itself."""
+    told = []
+    for game in (load_game(name), pyspiel.load_game(name)):
+        rollouts = mcts.RandomRolloutEvaluator(2, np.random.RandomState(1))
+        bot = mcts.MCTSBot(game, 2, 150, rollouts, random_state=np.random.RandomState(2))
+        state = game.new_initial_state()
+        for card in (2, 0):
+            if state.is_chance_node():
+                state.apply_action(card)
+        lines: list[Any] = []
+        while not state.is_terminal():
+            root = bot.mcts_search(state)
+            lines.append([(c.action, c.explore_count, c.total_reward, c.prior) for c in root.children])
+            state.apply_action(bot.step(state))
+        told.append([*lines, state.history(), state.returns()])
+    assert told[0] == told[1]
+
+
+def test_copies_and_texts() -> None:
+    """Oracle: the original. Copies, pickles and serialized states go on as it does and leave it alone."""
+    state = load_game("kuhn_poker", rounds=2).new_initial_state()
+    for action in (2, 0, 1):
+        state.apply_action(action)
+    game = state.get_game()
+    for twin in (
+        state.clone(),
+        copy.copy(state),
+        copy.deepcopy(state),
+        pickle.loads(pickle.dumps(state)),
+        game.deserialize_state(state.serialize()),
+    ):
+        assert isinstance(twin, State)
+        assert str(twin) == str(state)
+        assert twin.get_game() == game
+        twin.apply_action(0)
+        assert twin.history() == [2, 0, 1, 0] != state.history()
+    assert [state.action_to_string(0, action) for action in (0, 1)] == ["fold", "call"]
+    assert state.action_to_string(1) == "call"
+    assert state.string_to_action("My move: call") == state.string_to_action(0, "call") == 1
+    assert "Your card: K" in state.observation_string()
+    assert game.new_initial_state().action_to_string(-1, 2) == "outcome 2"
+    assert repr(game) == "kuhn_poker(rounds=2,rules=correct)"
+    assert game.get_parameters() == {"rounds": 2, "rules": "correct"}
+
+
+def test_bounds_of_returns() -> None:
+    """Oracle: returns are +-1 in a match; a game too large to walk has infinite bounds, which hold."""
+    match = load_game("kuhn_poker(rounds=2)")
+    assert (match.min_utility(), match.max_utility()) == (-1, 1)
+    large = load_game("negotiation")
+    assert (large.min_utility(), large.max_utility()) == (-math.inf, math.inf)
+    assert large.get_type().chance_mode == pyspiel.GameType.ChanceMode.DETERMINISTIC
+    assert load_game("negotiation(resources=5)").get_type().chance_mode == (
+        pyspiel.GameType.ChanceMode.EXPLICIT_STOCHASTIC
+    )
+
+
+def test_every_game_plays_to_its_end() -> None:
+    """Oracle: the engine. Random play through the adapter gives the engine's returns for the same history."""
+    for name in games.names():
+        game = load_game(name)
+        state = game.new_initial_state()
+        rng = np.random.default_rng(3)
+        while not state.is_terminal():
+            if state.is_simultaneous_node():
+                state.apply_actions(
+                    [int(rng.choice(state.legal_actions(p))) for p in range(game.num_players())]
+                )
+            else:
+                state.apply_action(int(rng.choice(state.legal_actions())))
+        again = game.deserialize_state(state.serialize())
+        assert again.returns() == state.returns()
+        assert str(again) == str(state)
+
+
+def test_all_at_once(joint_game: str) -> None:
+    """Oracle: the rules of rock, paper, scissors; uniform play is worth 0 and its best response too."""
+    game = load_game(joint_game)
+    assert game.get_type().dynamics == pyspiel.GameType.Dynamics.SIMULTANEOUS
+    state = game.new_initial_state()
+    assert state.is_simultaneous_node()
+    assert state.current_player() == pyspiel.PlayerId.SIMULTANEOUS
+    assert state.legal_actions(0) == state.legal_actions(1) == [0, 1, 2]
+    state.apply_actions([1, 0])
+    state.apply_actions([2, 2])
+    assert (state.is_terminal(), state.returns()) == (True, [1.0, -1.0])
+    assert game.deserialize_state(state.serialize()).returns() == [1.0, -1.0]
+    uniform = policy.UniformRandomPolicy(game)
+    assert expected_game_score.policy_value(game.new_initial_state(), uniform) == pytest.approx([0, 0])
+
+
+def test_wrong_questions() -> None:
+    """Oracle: a ValueError of one line that names what is wrong."""
+    state = load_game("kuhn_poker").new_initial_state()
+    with pytest.raises(ValueError, match="action 3 is illegal"):
+        state.apply_action(3)
+    with pytest.raises(ValueError, match="no player -1 to ask"):
+        state.information_state_string()
+    state.apply_action(0)
+    state.apply_action(1)
+    with pytest.raises(ValueError, match="only the player to move"):
+        state.observation_tensor(1)
+    with pytest.raises(ValueError, match="has no information state tensor"):
+        state.information_state_tensor(0)
+    with pytest.raises(ValueError, match="'raise' is not an action"):
+        state.string_to_action(r"\boxed{raise}")
+    with pytest.raises(ValueError, match="did you mean 'tic_tac_toe'"):
+        load_game("tictactoe")
+    with pytest.raises(ValueError, match="has no observation tensor"):
+        load_game("negotiation").observation_tensor_shape()

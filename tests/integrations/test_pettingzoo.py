@@ -1,0 +1,183 @@
+"""PettingZoo environments.
+
+Oracles: PettingZoo's own tests, and the engine played directly. Games that move all players at once are stood for by
+one in plain Python.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+from selfplay_fast import games
+
+pytest.importorskip("pettingzoo")
+from pettingzoo.test import api_test, parallel_api_test, parallel_seed_test, seed_test
+from pettingzoo.utils import parallel_to_aec
+from pettingzoo.utils.wrappers import TerminateIllegalWrapper
+
+from selfplay_fast.integrations import pettingzoo
+
+GAMES = [*games.names(), "kuhn_poker(rounds=5)", "negotiation(resources=5)"]
+# What PettingZoo's test says of every environment whose observation is a dictionary with a mask, its own card and
+# board games excepted by name; and of the mask of an agent whose game is over.
+DICTIONARIES = pytest.mark.filterwarnings(
+    "ignore:Observation is not a NumPy array",
+    "ignore:Observation space for each agent probably should be",
+    "ignore:Action mask numpy array is all zeros",
+)
+
+
+def turn_games() -> list[str]:
+    """All games in which one player moves at a time."""
+    return [game for game in GAMES if games.make(game, 1).current_player[0] >= 0]
+
+
+@DICTIONARIES
+@pytest.mark.parametrize("observations", [None, "text"])
+@pytest.mark.parametrize("game", turn_games())
+def test_pettingzoo_is_content(game: str, observations: Any) -> None:
+    """Oracle: PettingZoo's api_test and seed_test, for the default observation and for text."""
+    api_test(pettingzoo.env(game, observations=observations), num_cycles=50)
+    seed_test(lambda: pettingzoo.env(game, observations=observations), num_cycles=50)
+
+
+@pytest.mark.parametrize("observations", [None, "text"])
+@pytest.mark.parametrize("game", turn_games())
+def test_the_engine_agrees(game: str, observations: Any) -> None:
+    """Oracle: the engine. The same actions in a batch of the same seed: player to move, observation, mask, returns;
+    rewards of a game add up to its returns. Games after the first are the batch's next ones."""
+    env = pettingzoo.env(game, observations=observations)
+    batch = games.make(game, 1, seed=8)
+    rng = np.random.default_rng(1)
+    for number in range(15):
+        env.reset(seed=8 if number == 0 else None)
+        if number:
+            batch.reset()
+        total = dict.fromkeys(env.possible_agents, 0.0)
+        for agent in env.agent_iter():
+            observation, reward, terminated, truncated, info = env.last()
+            total[agent] += reward
+            assert (truncated, info) == (False, {})
+            assert terminated == batch.terminated[0]
+            if terminated:
+                assert not observation["action_mask"].any()
+                env.step(None)
+                continue
+            assert agent == f"player_{batch.current_player[0]}"
+            assert observation["action_mask"].tolist() == batch.legal_actions[0].tolist()
+            if "text" in observation:
+                assert observation["text"] == batch.observation()[0]
+            else:
+                np.testing.assert_array_equal(observation["observation"], batch.observation_tensor()[0])
+            action = int(rng.choice(np.flatnonzero(observation["action_mask"])))
+            batch.step([action])
+            env.step(action)
+        assert list(total.values()) == batch.returns[0].tolist()
+
+
+def test_who_is_not_to_move() -> None:
+    """Oracle: contract. No action, the tensor of the own last turn (nothing before the first), or the new words."""
+    env = pettingzoo.env("kuhn_poker")
+    env.reset(seed=1)
+    assert not env.observe("player_1")["observation"].any()
+    assert not env.observe("player_1")["action_mask"].any()
+    first = env.observe("player_0")["observation"]
+    env.step(1)
+    np.testing.assert_array_equal(env.observe("player_0")["observation"], first)
+    talking = pettingzoo.env("kuhn_poker", observations="text")
+    talking.reset(seed=1)
+    assert "You are player 1" in talking.observe("player_1")["text"]
+    talking.step(1)
+    assert talking.observe("player_0")["text"] == ""
+    talking.step(0)
+    assert talking.observe("player_0")["text"] == "Player 1: [fold]"
+    with pytest.raises(ValueError, match="player_7"):
+        env.observe("player_7")
+
+
+def test_replies_in_words() -> None:
+    """Oracle: the engine's reader. A reply plays its action, its words are heard, a refused one changes nothing."""
+    env = pettingzoo.env("negotiation", render_mode="ansi")
+    env.reset(seed=1)
+    env.step(r"\boxed{Nice goods. [offer: 2 Wood -> 1 Gold]}")
+    heard = env.last()[0]["text"]
+    assert "offer: 2 Wood -> 1 Gold" in heard
+    assert "Nice goods." in heard
+    assert env.render() == heard
+    with pytest.raises(ValueError, match="negotiation_v0: the offer cannot be read"):
+        env.step(r"\boxed{[offer: 2 gold coins -> 1 Wood]}")
+    assert env.last()[0]["text"] == heard
+    with pytest.raises(ValueError, match="must act"):
+        env.step(None)
+
+
+def test_illegal_actions() -> None:
+    """Oracle: the engine's own error, after which the game goes on; PettingZoo's wrapper makes it a loss."""
+    env = pettingzoo.env("tic_tac_toe")
+    env.reset(seed=1)
+    env.step(4)
+    with pytest.raises(ValueError, match="tic_tac_toe: action 4 is illegal"):
+        env.step(4)
+    env.step(0)
+    assert env.agent_selection == "player_0"
+    wrapped = TerminateIllegalWrapper(pettingzoo.env("tic_tac_toe"), illegal_reward=-1)
+    wrapped.reset(seed=1)
+    wrapped.step(4)
+    wrapped.step(4)
+    rewards = {}
+    for agent in wrapped.agent_iter():
+        rewards[agent] = wrapped.last()[1]
+        wrapped.step(None)
+    assert rewards == {"player_0": 0.0, "player_1": -1.0}
+
+
+@DICTIONARIES
+@pytest.mark.parametrize("observations", ["tensor", "text"])
+def test_all_at_once(joint_game: str, observations: Any) -> None:
+    """Oracle: PettingZoo's tests of Parallel environments, and of AEC ones after its own conversion."""
+
+    def make() -> pettingzoo.GameParallel:
+        return pettingzoo.parallel_env(joint_game, observations=observations)
+
+    parallel_api_test(make(), num_cycles=20)
+    parallel_seed_test(make, num_cycles=20)
+    env = make()
+    seen, _ = env.reset(seed=0)
+    assert set(seen) == {"player_0", "player_1"}
+    env.step({"player_0": 1, "player_1": 0})
+    seen, rewards, terminated, _, _ = env.step({"player_0": 2, "player_1": 2})
+    assert rewards == {"player_0": 1.0, "player_1": -1.0}  # paper takes rock
+    assert terminated == {"player_0": True, "player_1": True}
+    assert env.agents == []
+    if observations == "tensor":
+        assert seen["player_0"]["observation"].tolist() == [0, 1, 0, 1, 0, 0, 0, 0, 1, 0, 0, 1]
+    else:
+        assert "You are player 1." in seen["player_1"]["text"]
+    env.reset()
+    with pytest.raises(ValueError, match="player_1"):
+        env.step({"player_0": 1})
+    aec = parallel_to_aec(make())
+    aec.reset(seed=0)
+    aec.step(1)
+    assert aec.agent_selection == "player_1"
+
+
+def test_wrong_arguments(joint_game: str) -> None:
+    """Oracle: one line that names what is wrong and what would be right."""
+    with pytest.raises(ValueError, match="use parallel_env"):
+        pettingzoo.env(joint_game)
+    with pytest.raises(ValueError, match="use env"):
+        pettingzoo.parallel_env("kuhn_poker")
+    with pytest.raises(ValueError, match="tensor or text, got 'pixels'"):
+        pettingzoo.env("kuhn_poker", observations="pixels")  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="negotiation: has no observation tensor"):
+        pettingzoo.env("negotiation", observations="tensor")
+    with pytest.raises(ValueError, match="did you mean 'kuhn_poker'"):
+        pettingzoo.env("kuhn_pokr")
+    with pytest.raises(ValueError, match="chance: the environment decides"):
+        pettingzoo.env("kuhn_poker", chance="explicit")
+    with pytest.raises(ValueError, match="render_mode"):
+        pettingzoo.env("kuhn_poker", render_mode="rgb_array")
