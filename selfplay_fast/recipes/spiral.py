@@ -33,6 +33,7 @@ from selfplay_fast.policies.nano import build_nano
 from selfplay_fast.policies.streams import derive_seed
 from selfplay_fast.records import Sampling
 from selfplay_fast.run import Run
+from selfplay_fast.solvers import is_enumerable
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,7 +53,8 @@ class Config:
     samples_per_step: int = 576
     """turns per iteration, about: whole games are played, as many of each as give an equal share under random play"""
     learning_rate: float | None = None
-    """AdamW, betas 0.9 and 0.95, no weight decay; None: 6e-6 for one game, 1e-4 for several, 3e-4 with the magnet"""
+    """AdamW, betas 0.9 and 0.95, no weight decay; None: 6e-6 for games of at most 1,000 information states, for others
+    1e-4, with the magnet 3e-4"""
     learning_rate_decay: Literal["constant", "linear"] = "linear"
     """`linear` falls to a tenth of the rate"""
     advantage: Literal["role_conditioned", "return"] = "role_conditioned"
@@ -83,7 +85,7 @@ class Config:
     """a longer game ends with 0 for both"""
     magnet: bool = False
     """beyond the paper: KL penalty towards the initial policy, annealed"""
-    magnet_weight: float = 0.3
+    magnet_weight: float = 0.2
     """its weight at the start, in units of return per nat; falls linearly to a tenth"""
     warmup_steps: int = 150
     """supervised steps on uniformly random legal play before self-play (reply format only; 0 for a pretrained model)"""
@@ -152,10 +154,10 @@ class Config:
 
     @property
     def initial_learning_rate(self) -> float:
-        """`learning_rate`, or the default: one game at a large step circles, unless the magnet damps the circles."""
+        """`learning_rate`, or the default: a policy of few states moves in all of them with every step, and circles."""
         if self.learning_rate is not None:
             return self.learning_rate
-        return 3e-4 if self.magnet else 6e-6 if len(self.games) == 1 else 1e-4
+        return 6e-6 if all(map(is_enumerable, self.games)) else 3e-4 if self.magnet else 1e-4
 
 
 PRESETS = {
