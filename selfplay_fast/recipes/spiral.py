@@ -49,12 +49,12 @@ class Config:
     seed: int = 0
     """everything random follows from it"""
     steps: int | None = None
-    """self-play iterations; None: 600 divided by the number of games"""
+    """self-play iterations; None: 600 for small games (see learning_rate), for others 450 divided by their number"""
     samples_per_step: int = 576
     """turns per iteration, about: whole games are played, as many of each as give an equal share under random play"""
     learning_rate: float | None = None
-    """AdamW, betas 0.9 and 0.95, no weight decay; None: 6e-6 for games of at most 1,000 information states, for others
-    1e-4, with the magnet 3e-4"""
+    """AdamW, betas 0.9 and 0.95, no weight decay; None: 6e-6 for small games (at most 1,000 information states), for
+    others 1e-4, with the magnet 3e-4"""
     learning_rate_decay: Literal["constant", "linear"] = "linear"
     """`linear` falls to a tenth of the rate"""
     advantage: Literal["role_conditioned", "return"] = "role_conditioned"
@@ -94,7 +94,7 @@ class Config:
     eval_every: int = 25
     """steps between evaluations"""
     eval_episodes: int = 512
-    """games per seat and opponent at the first and last evaluation; a quarter of it in between"""
+    """games per seat and opponent at the first and last evaluation; an eighth of it in between"""
     eval_temperature: float = 0.6
     """sampling temperature of evaluation games"""
     eval_top_p: float = 0.95
@@ -148,16 +148,21 @@ class Config:
             raise ValueError("games: name at least one game")
 
     @property
+    def small(self) -> bool:
+        """Are the games so small that a policy moves in all states with every step, and circles if steps are large?"""
+        return all(is_enumerable(game) for game in self.games)
+
+    @property
     def total_steps(self) -> int:
-        """`steps`, or the default for this number of games."""
-        return 600 // len(self.games) if self.steps is None else self.steps
+        """`steps`, or the default for these games."""
+        return (600 if self.small else 450 // len(self.games)) if self.steps is None else self.steps
 
     @property
     def initial_learning_rate(self) -> float:
-        """`learning_rate`, or the default: a policy of few states moves in all of them with every step, and circles."""
+        """`learning_rate`, or the default for these games."""
         if self.learning_rate is not None:
             return self.learning_rate
-        return 6e-6 if all(map(is_enumerable, self.games)) else 3e-4 if self.magnet else 1e-4
+        return 6e-6 if self.small else 3e-4 if self.magnet else 1e-4
 
 
 PRESETS = {
@@ -305,7 +310,7 @@ def _evaluate(config: Config, policy: LanguageModel, *, full: bool) -> dict[str,
     return evaluate_policy(
         policy,
         config.games,
-        episodes=config.eval_episodes if full else max(1, config.eval_episodes // 4),
+        episodes=config.eval_episodes if full else max(1, config.eval_episodes // 8),
         seed=derive_seed(config.seed, -1),
         style=config.style,
         self_play_sampling=Sampling(temperature=config.temperature, max_tokens=config.max_tokens),
