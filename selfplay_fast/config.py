@@ -1,6 +1,6 @@
 """Recipes by name, and their configurations as plain text and back.
 
-A recipe is a file `recipes/NAME.py` with a frozen dataclass `Config`, a table `PRESETS` and a function
+A recipe is a file `recipes/NAME.py` with a frozen dataclass `Config(RecipeConfig)`, a table `PRESETS` and a function
 `train`; the file name is the registry.
 """
 
@@ -19,6 +19,14 @@ from pathlib import Path
 from typing import Any
 
 RECIPES = "selfplay_fast.recipes"
+
+
+class RecipeConfig:
+    """What every recipe's `Config` inherits."""
+
+    def resolved(self) -> typing.Any:
+        """The configuration with every default that depends on other settings written out, as a run keeps it."""
+        return self
 
 
 def nearest(word: str, known: Iterable[str]) -> str:

@@ -30,6 +30,7 @@ INVALID = -1
 """What ``parse`` gives for a refused reply and ``sample_actions`` for an ended game."""
 
 Style = Literal["spiral", "plain", "brief"]
+ParseMode = Literal["lenient", "strict"]
 STYLES: tuple[Style, ...] = get_args(Style)
 _SEED_MASK = 2**64 - 1
 
@@ -220,7 +221,7 @@ class Batch:
         self,
         replies: Sequence[str | bytes],
         rows: ArrayLike | None = None,
-        mode: Literal["lenient", "strict"] = "lenient",
+        mode: ParseMode = "lenient",
     ) -> tuple[NDArray[np.int64], list[str | None]]:
         r"""Read one reply per row: int64[K] of legal actions or ``INVALID``, and for each why it was refused.
 

@@ -24,9 +24,10 @@ More about it.
 """
 from dataclasses import dataclass
 from typing import Literal
+from selfplay_fast.config import RecipeConfig
 
 @dataclass(frozen=True, kw_only=True)
-class Config:
+class Config(RecipeConfig):
     """Settings of the toy."""
 
     games: tuple[str, ...] = ("kuhn_poker",)

@@ -23,9 +23,10 @@ from selfplay_fast.run import TRANSCRIPTS_PER_GAME, Run
 TOY_RECIPE = '''
 """A recipe for tests."""
 from dataclasses import dataclass
+from selfplay_fast.config import RecipeConfig
 
 @dataclass(frozen=True, kw_only=True)
-class Config:
+class Config(RecipeConfig):
     model: str = "nano"
     games: tuple[str, ...] = ("kuhn_poker",)
     steps: int = 3

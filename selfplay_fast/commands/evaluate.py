@@ -49,7 +49,7 @@ def evaluate(arguments: list[str]) -> None:
 
     from rich.console import Console
 
-    from ..evaluate import evaluate_policy
+    from ..evaluate import SelfPlay, evaluate_policy
     from ..records import Sampling
     from ..report.terminal import evaluation_table
 
@@ -65,6 +65,7 @@ def evaluate(arguments: list[str]) -> None:
             episodes=options.episodes,
             seed=options.seed,
             sampling=sampling,
+            self_play=SelfPlay(sampling=sampling),
             style=options.style or named.style,
         )
     if options.json:

@@ -31,9 +31,9 @@ def export(arguments: list[str]) -> None:
         raise ValueError(f"{options.out} already exists; name a new folder")
     checkpoint = checkpoint_of(options.run, options.step)
 
-    from ..learn.checkpoint import load_checkpoint
+    from ..learn.checkpoint import load_policy
 
-    policy, _, _ = load_checkpoint(checkpoint)
+    policy = load_policy(checkpoint)
     try:
         options.out.mkdir(parents=True, exist_ok=True)
         policy.save(options.out)

@@ -28,9 +28,10 @@ def subject(target: str, step: int | None = None) -> Subject:
         settings = read_config(path)["config"]
 
         def load_run() -> Any:
-            from ..learn.checkpoint import load_checkpoint
+            from ..learn.checkpoint import load_policy
+            from ..policies.device import pick_device
 
-            return load_checkpoint(checkpoint)[0]
+            return load_policy(checkpoint, device=pick_device())
 
         load = load_run
     else:
@@ -41,9 +42,10 @@ def subject(target: str, step: int | None = None) -> Subject:
             raise ValueError(f"no run or model at {target}: there is no such folder")
 
         def load_model() -> Any:
+            from ..policies.device import pick_device
             from ..policies.language_model import LanguageModel
 
-            return LanguageModel.load(target)
+            return LanguageModel.load(target, device=pick_device())
 
         load = load_model
     return Subject(

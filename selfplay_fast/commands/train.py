@@ -101,7 +101,8 @@ def _created(recipe_name: str, rest: list[str]) -> tuple[Any, types.ModuleType]:
 
     from ..run import Run
 
-    return Run.create(recipe_name, config, options.run_dir, tensorboard=options.tensorboard), module
+    run = Run.create(recipe_name, config.resolved(), options.run_dir, tensorboard=options.tensorboard)
+    return run, module
 
 
 def _resumed(directory: Path, recipe_name: str | None, rest: list[str]) -> tuple[Any, types.ModuleType]:

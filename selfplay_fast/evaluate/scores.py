@@ -49,6 +49,7 @@ def score_against(
     seed: int,
     sampling: Sampling | None = None,
     style: games.Style = "spiral",
+    parse_mode: games.ParseMode = "lenient",
 ) -> list[Score]:
     """``episodes`` games in each seat of a two-player game: the scores of ``policy`` by seat.
 
@@ -68,6 +69,7 @@ def score_against(
             seed=derive_seed(seed, seat),
             sampling=sampling,
             style=style,
+            parse_mode=parse_mode,
             invalid=InvalidRewards(offender=-1.0, others=1.0),
         )
         scores.append(_score(played, f"player_{seat}"))

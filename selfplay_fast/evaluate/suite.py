@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
 from selfplay_fast import solvers
 from selfplay_fast.evaluate.exploitability import exploitability
 from selfplay_fast.evaluate.scores import fixed_opponents, score_against
-from selfplay_fast.games import Style
-from selfplay_fast.play import play_games, self_play
+from selfplay_fast.games import ParseMode, Style
+from selfplay_fast.play import InvalidRewards, play_games
+from selfplay_fast.play import self_play as everyone
 from selfplay_fast.policies import Policy
 from selfplay_fast.policies.streams import derive_seed
 from selfplay_fast.records import Episode, Sampling
@@ -29,6 +31,15 @@ def episode_metrics(episodes: Sequence[Episode]) -> dict[str, float]:
     return metrics
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class SelfPlay:
+    """How the self-play games of an evaluation are played: as in training."""
+
+    sampling: Sampling
+    invalid: InvalidRewards | None = None
+    max_turns: int = 50
+
+
 def evaluate_policy(
     policy: Policy,
     games: Sequence[str],
@@ -36,26 +47,31 @@ def evaluate_policy(
     episodes: int,
     seed: int,
     sampling: Sampling,
-    self_play_sampling: Sampling | None = None,
+    self_play: SelfPlay | None = None,
     style: Style = "spiral",
+    parse_mode: ParseMode = "lenient",
 ) -> dict[str, float]:
     """Scores against the fixed opponents of each game (``episodes`` per seat) and exact NashConv where small.
 
     Names: ``<game>/score_vs_<opponent>`` with ``…_error`` (mean of both seats), ``…_first`` and ``…_second`` by
-    seat, ``<game>/not_lost_vs_<opponent>_first`` …, ``<game>/nash_conv``, ``<game>/scored_mass``, and of as many
-    self-play games (drawn with ``self_play_sampling``, default ``sampling``) those of `episode_metrics`.
+    seat, ``<game>/not_lost_vs_<opponent>_first`` …, ``<game>/nash_conv``, ``<game>/scored_mass``, and with
+    ``self_play``, of ``episodes`` games of each kind, those of `episode_metrics`.
     """
     metrics: dict[str, float] = {}
-    metrics |= episode_metrics(
-        play_games(
-            self_play(policy),
-            games=games,
-            episodes=episodes * len(games),
-            seed=derive_seed(seed, -1),
-            sampling=self_play_sampling or sampling,
-            style=style,
+    if self_play is not None:
+        metrics |= episode_metrics(
+            play_games(
+                everyone(policy),
+                games=games,
+                episodes=episodes * len(games),
+                seed=derive_seed(seed, -1),
+                sampling=self_play.sampling,
+                invalid=self_play.invalid,
+                max_turns=self_play.max_turns,
+                style=style,
+                parse_mode=parse_mode,
+            )
         )
-    )
     for g, game in enumerate(games):
         for name, opponent in fixed_opponents(game).items():
             first, second = score_against(
@@ -66,6 +82,7 @@ def evaluate_policy(
                 seed=derive_seed(seed, g),
                 sampling=sampling,
                 style=style,
+                parse_mode=parse_mode,
             )
             key = f"{game}/score_vs_{name}"
             metrics[key] = (first.mean + second.mean) / 2

@@ -11,6 +11,8 @@ import json
 import os
 import re
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -87,7 +89,7 @@ def list_checkpoints(folder: Path) -> list[Path]:
 
 def load_checkpoint(path: Path, **options: Any) -> tuple[LanguageModel, dict[str, torch.Tensor], TrainState]:
     """Policy, optimizer tensors (for `restore_optimizer`) and state. A damaged file is a ValueError naming it."""
-    try:
+    with _named(path):
         document = json.loads((path / "state.json").read_text())
         baseline = RoleBaseline(
             decay=float(document["baseline"]["decay"]),
@@ -95,14 +97,27 @@ def load_checkpoint(path: Path, **options: Any) -> tuple[LanguageModel, dict[str
         )
         state = TrainState(step=int(document["step"]), baseline=baseline)
         tensors = load_file(path / "optimizer.safetensors")
+    return load_policy(path, **options), tensors, state
+
+
+def load_policy(path: Path, **options: Any) -> LanguageModel:
+    """The policy of a checkpoint alone. A damaged file is a ValueError naming it."""
+    with _named(path):
         policy = LanguageModel.load(path / "model", **options)
-        policy.version = int(document["policy_version"])
+        policy.version = int(json.loads((path / "state.json").read_text())["policy_version"])
+    return policy
+
+
+@contextmanager
+def _named(path: Path) -> Iterator[None]:
+    """Whatever goes wrong with the files of a checkpoint becomes one line that names it."""
+    try:
+        yield
     except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise ValueError(
             f"checkpoint {path} is damaged or incomplete: {reason}; remove it to go on from an earlier one"
         ) from error
-    return policy, tensors, state
 
 
 def restore_optimizer(optimizer: torch.optim.Optimizer, tensors: dict[str, torch.Tensor]) -> None:

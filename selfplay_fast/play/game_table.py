@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 
@@ -37,7 +37,7 @@ class GameTable:
         invalid: InvalidRewards | None = None,
         max_turns: int = 50,
         repeat: int = 1,
-        parse_mode: Literal["lenient", "strict"] = "lenient",
+        parse_mode: games.ParseMode = "lenient",
         **options: Any,
     ) -> None:
         if episodes < 1:

@@ -11,7 +11,7 @@ from typing import Protocol
 
 import numpy as np
 
-from selfplay_fast.games import Style, make
+from selfplay_fast.games import ParseMode, Style, make
 from selfplay_fast.play.game_table import GameTable, InvalidRewards
 from selfplay_fast.policies.base import Policy
 from selfplay_fast.policies.streams import derive_seed
@@ -120,6 +120,7 @@ def play_games(
     invalid: InvalidRewards | None = None,
     max_turns: int = 50,
     style: Style = "spiral",
+    parse_mode: ParseMode = "lenient",
 ) -> list[Episode]:
     """Play ``episodes`` games, one number per game or one spread evenly (the first games get the remainder)."""
     if not games:
@@ -141,6 +142,7 @@ def play_games(
                 invalid=invalid,
                 max_turns=max_turns,
                 style=style,
+                parse_mode=parse_mode,
             )
         )
     return play(cast, tables)

@@ -1,33 +1,37 @@
 """SPIRAL: one policy plays both seats of zero-sum games.  Liu et al. 2025, arXiv 2506.24119.
 
-Deviations from the paper, all named options: `baseline_order="pre"` is the released code's order of update and
-subtraction, "post" (default) the paper's Algorithm 1; the paper states REINFORCE, its code the clipped surrogate
-over `inner_epochs` passes, which is what is used here (with one pass the two coincide). Every sample is trained;
-the released code drops 27-43 % of them. `magnet` adds entropy-regularised self-play (magnetic mirror descent,
-Sokota et al. 2023, arXiv 2206.05825): a KL penalty towards the initial policy that fades out.
+`baseline_order="pre"` is the released code's order of update and subtraction, "post" (default) the paper's
+Algorithm 1; the paper states REINFORCE, its code the clipped surrogate over `inner_epochs` passes, which is used here
+(with one pass the two coincide). Every sample is trained; the released code drops 27-43 % of them. The preset `nano`
+adds what a model of a million parameters needs: a warm-up on random play, brief texts, lenient reading, a falling
+learning rate. `magnet` adds entropy-regularised self-play (magnetic mirror descent, Sokota et al. 2023, arXiv
+2206.05825): a KL penalty towards the initial policy that fades out. docs/papers.md lists every difference.
 """
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import torch
 
-from selfplay_fast.evaluate import episode_metrics, evaluate_policy
-from selfplay_fast.learn import RoleBaseline, Update, pack, ppo_clip_loss, role_conditioned_advantages, update
-from selfplay_fast.learn.advantages import undiscounted_returns
-from selfplay_fast.learn.checkpoint import (
-    TrainState,
-    list_checkpoints,
-    load_checkpoint,
-    restore_optimizer,
-    save_checkpoint,
+from selfplay_fast.config import RecipeConfig
+from selfplay_fast.evaluate import SelfPlay, episode_metrics, evaluate_policy
+from selfplay_fast.learn import (
+    RoleBaseline,
+    Update,
+    checkpoint,
+    pack,
+    ppo_clip_loss,
+    role_conditioned_advantages,
+    update,
 )
+from selfplay_fast.learn.advantages import undiscounted_returns
 from selfplay_fast.learn.warmup import warm_up
 from selfplay_fast.play import InvalidRewards, mean_turns, play_games, self_play
+from selfplay_fast.policies.device import pick_device
 from selfplay_fast.policies.language_model import LanguageModel
 from selfplay_fast.policies.nano import build_nano
 from selfplay_fast.policies.streams import derive_seed
@@ -37,7 +41,7 @@ from selfplay_fast.solvers import is_enumerable
 
 
 @dataclass(frozen=True, kw_only=True)
-class Config:
+class Config(RecipeConfig):
     """SPIRAL's settings; the defaults are the `nano` preset."""
 
     model: str = "nano"
@@ -46,6 +50,8 @@ class Config:
     """games to play, options in brackets: `kuhn_poker(rounds=5)`"""
     style: Literal["spiral", "plain", "brief"] = "brief"
     """how states are put into words: `brief` leaves the rules out (for nano), `spiral` asks for boxed reasoning"""
+    parse_mode: Literal["lenient", "strict"] = "lenient"
+    """how replies are read: `strict` as SPIRAL's parser does"""
     seed: int = 0
     """everything random follows from it"""
     steps: int | None = None
@@ -53,8 +59,8 @@ class Config:
     samples_per_step: int = 576
     """turns per iteration, about: whole games are played, as many of each as give an equal share under random play"""
     learning_rate: float | None = None
-    """AdamW, betas 0.9 and 0.95, no weight decay; None: 6e-6 for small games (at most 1,000 information states), for
-    others 1e-4, with the magnet 3e-4"""
+    """AdamW, betas 0.9 and 0.95, no weight decay; None: for nano 6e-6 on small games (up to 1,000 information states),
+    1e-4 on others, 3e-4 with the magnet; for other models 1e-6"""
     learning_rate_decay: Literal["constant", "linear"] = "linear"
     """`linear` falls to a tenth of the rate"""
     advantage: Literal["role_conditioned", "return"] = "role_conditioned"
@@ -88,13 +94,15 @@ class Config:
     magnet_weight: float = 0.2
     """its weight at the start, in units of return per nat; falls linearly to a tenth"""
     warmup_steps: int = 150
-    """supervised steps on uniformly random legal play before self-play (reply format only; 0 for a pretrained model)"""
+    """supervised steps on uniformly random legal play before self-play: nano's way to learn the reply format"""
     warmup_learning_rate: float = 3e-3
     """of the warm-up"""
     eval_every: int = 25
     """steps between evaluations"""
     eval_episodes: int = 512
-    """games per seat and opponent at the first and last evaluation; an eighth of it in between"""
+    """games per seat and opponent at the first and last evaluation"""
+    eval_episodes_between: int = 64
+    """the same at the evaluations in between"""
     eval_temperature: float = 0.6
     """sampling temperature of evaluation games"""
     eval_top_p: float = 0.95
@@ -107,20 +115,9 @@ class Config:
     """CPU threads of the model; more help only where cores are idle"""
 
     def __post_init__(self) -> None:
-        at_least = {
-            "samples_per_step": 1,
-            "max_tokens": 1,
-            "loss_length": 1,
-            "inner_epochs": 1,
-            "max_turns": 1,
-        }
-        at_least |= {
-            "eval_every": 1,
-            "eval_episodes": 1,
-            "checkpoint_every": 1,
-            "threads": 1,
-            "warmup_steps": 0,
-        }
+        positive = "samples_per_step max_tokens loss_length inner_epochs max_turns eval_every eval_episodes"
+        positive += " eval_episodes_between checkpoint_every threads"
+        at_least = dict.fromkeys(positive.split(), 1) | {"warmup_steps": 0}
         for name, least in at_least.items():
             if getattr(self, name) < least:
                 raise ValueError(f"{name}: must be at least {least}, got {getattr(self, name)}")
@@ -140,6 +137,10 @@ class Config:
         for name in ("baseline_decay", "discount", "eval_top_p"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"{name}: must be between 0 and 1, got {getattr(self, name)}")
+        if self.model != "nano" and self.warmup_steps:
+            raise ValueError(
+                "warmup_steps: must be 0 for other models than nano; --preset paper is made for them"
+            )
         if self.temperature == 0:
             raise ValueError("temperature: 0 always says the same and learns nothing; use a positive number")
         if self.steps is not None and self.steps < 0:
@@ -148,21 +149,26 @@ class Config:
             raise ValueError("games: name at least one game")
 
     @property
-    def small(self) -> bool:
-        """Are the games so small that a policy moves in all states with every step, and circles if steps are large?"""
-        return all(is_enumerable(game) for game in self.games)
-
-    @property
     def total_steps(self) -> int:
         """`steps`, or the default for these games."""
-        return (600 if self.small else 450 // len(self.games)) if self.steps is None else self.steps
+        return (600 if self._small else max(1, 450 // len(self.games))) if self.steps is None else self.steps
 
     @property
     def initial_learning_rate(self) -> float:
-        """`learning_rate`, or the default for these games."""
+        """`learning_rate`, or the default for this model and these games."""
         if self.learning_rate is not None:
             return self.learning_rate
-        return 6e-6 if self.small else 3e-4 if self.magnet else 1e-4
+        if self.model != "nano":
+            return 1e-6
+        return 6e-6 if self._small else 3e-4 if self.magnet else 1e-4
+
+    @property
+    def _small(self) -> bool:
+        """Are the games so small that a policy moves in all states with every step, and circles if steps are large?"""
+        return all(is_enumerable(game) for game in self.games)
+
+    def resolved(self) -> Config:
+        return replace(self, steps=self.total_steps, learning_rate=self.initial_learning_rate)
 
 
 PRESETS = {
@@ -175,12 +181,14 @@ PRESETS = {
         learning_rate=1e-6,
         learning_rate_decay="constant",
         style="spiral",
+        parse_mode="strict",
         max_tokens=8192,
         loss_length=8192,
         inner_epochs=2,
         warmup_steps=0,
         eval_every=16,
-        eval_episodes=16,
+        eval_episodes=512,
+        eval_episodes_between=16,
         checkpoint_every=16,
     ),
 }
@@ -191,10 +199,12 @@ def train(config: Config, run: Run) -> None:
     torch.set_num_threads(config.threads)
     policy, optimizer, state = _start(config, run)
     reference = (
-        load_checkpoint(run.checkpoints / "step-000000", device=_device(config))[0] if config.magnet else None
+        checkpoint.load_policy(run.checkpoints / "step-000000", device=pick_device(config.device))
+        if config.magnet
+        else None
     )
     sampling = Sampling(temperature=config.temperature, max_tokens=config.max_tokens)
-    invalid = InvalidRewards(offender=config.invalid_reward, others=config.invalid_other)
+    invalid = _invalid(config)
     baseline = state.baseline
     share = config.samples_per_step / len(config.games)
     counts = [max(1, round(share / mean_turns(game))) for game in config.games]
@@ -210,6 +220,7 @@ def train(config: Config, run: Run) -> None:
             invalid=invalid,
             max_turns=config.max_turns,
             style=config.style,
+            parse_mode=config.parse_mode,
         )
         played = time.perf_counter()
         if config.advantage == "role_conditioned":
@@ -247,25 +258,27 @@ def train(config: Config, run: Run) -> None:
             metrics |= _evaluate(config, policy, full=last)
         run.log(step, metrics, episodes, advantages)
         if last or step % config.checkpoint_every == 0:
-            save_checkpoint(run.checkpoints, policy, optimizer, TrainState(step=step, baseline=baseline))
+            checkpoint.save_checkpoint(
+                run.checkpoints, policy, optimizer, checkpoint.TrainState(step=step, baseline=baseline)
+            )
 
 
-def _start(config: Config, run: Run) -> tuple[LanguageModel, torch.optim.Optimizer, TrainState]:
+def _start(config: Config, run: Run) -> tuple[LanguageModel, torch.optim.Optimizer, checkpoint.TrainState]:
     """The newest checkpoint, or a fresh policy, evaluated and saved as step 0."""
-    saved = list_checkpoints(run.checkpoints)
+    saved = checkpoint.list_checkpoints(run.checkpoints)
     if saved:
-        policy, tensors, state = load_checkpoint(saved[-1], device=_device(config))
+        policy, tensors, state = checkpoint.load_checkpoint(saved[-1], device=pick_device(config.device))
         optimizer = _optimizer(config, policy)
-        restore_optimizer(optimizer, tensors)
+        checkpoint.restore_optimizer(optimizer, tensors)
         run.truncate(state.step)
         return policy, optimizer, state
     run.truncate(-1)
     policy = load_policy(config, run.status)
     optimizer = _optimizer(config, policy)
-    state = TrainState(step=0, baseline=RoleBaseline(decay=config.baseline_decay))
-    run.status("evaluating the untrained policy")
+    state = checkpoint.TrainState(step=0, baseline=RoleBaseline(decay=config.baseline_decay))
+    run.status("evaluating the policy to start from")
     run.log(0, _evaluate(config, policy, full=True))
-    save_checkpoint(run.checkpoints, policy, optimizer, state)
+    checkpoint.save_checkpoint(run.checkpoints, policy, optimizer, state)
     return policy, optimizer, state
 
 
@@ -274,12 +287,12 @@ def load_policy(config: Config, status: Callable[[str], None] = lambda text: Non
     if config.model == "nano":
         status("building nano")
         policy = LanguageModel(
-            *build_nano(config.games, config.seed, style=config.style), device=_device(config)
+            *build_nano(config.games, config.seed, style=config.style), device=pick_device(config.device)
         )
     else:
         status(f"loading {config.model}")
         policy = LanguageModel.load(
-            config.model, dtype="float32", device=_device(config)
+            config.model, dtype="float32", device=pick_device(config.device)
         )  # small steps vanish in bf16
     if config.warmup_steps:
         warm_up(
@@ -294,12 +307,6 @@ def load_policy(config: Config, status: Callable[[str], None] = lambda text: Non
     return policy
 
 
-def _device(config: Config) -> str:
-    if config.device != "auto":
-        return config.device
-    return "cuda" if torch.cuda.is_available() else "cpu"
-
-
 def _optimizer(config: Config, policy: LanguageModel) -> torch.optim.Optimizer:
     return torch.optim.AdamW(
         policy.model.parameters(), lr=config.initial_learning_rate, betas=(0.9, 0.95), weight_decay=0.0
@@ -307,14 +314,26 @@ def _optimizer(config: Config, policy: LanguageModel) -> torch.optim.Optimizer:
 
 
 def _evaluate(config: Config, policy: LanguageModel, *, full: bool) -> dict[str, float]:
+    """Scores and NashConv; a full evaluation also plays the training games anew, in larger number."""
     return evaluate_policy(
         policy,
         config.games,
-        episodes=config.eval_episodes if full else max(1, config.eval_episodes // 8),
+        episodes=config.eval_episodes if full else config.eval_episodes_between,
         seed=derive_seed(config.seed, -1),
         style=config.style,
-        self_play_sampling=Sampling(temperature=config.temperature, max_tokens=config.max_tokens),
+        parse_mode=config.parse_mode,
+        self_play=SelfPlay(
+            sampling=Sampling(temperature=config.temperature, max_tokens=config.max_tokens),
+            invalid=_invalid(config),
+            max_turns=config.max_turns,
+        )
+        if full
+        else None,
         sampling=Sampling(
             temperature=config.eval_temperature, top_p=config.eval_top_p, max_tokens=config.max_tokens
         ),
     )
+
+
+def _invalid(config: Config) -> InvalidRewards:
+    return InvalidRewards(offender=config.invalid_reward, others=config.invalid_other)

@@ -3,7 +3,7 @@
 import pytest
 
 from selfplay_fast import solvers
-from selfplay_fast.evaluate import episode_metrics, evaluate_policy
+from selfplay_fast.evaluate import SelfPlay, episode_metrics, evaluate_policy
 from selfplay_fast.records import Ask, Episode, Key, Reply, Sampling, Turn
 
 SEATS = ("first", "second")
@@ -24,6 +24,7 @@ def test_all_documented_metrics_and_no_others(text_table, uniform) -> None:
     policy.table |= text_table("tic_tac_toe", uniform, "brief").table
     games = ("kuhn_poker", "tic_tac_toe")
     settings = {"episodes": 40, "seed": 1, "sampling": Sampling(), "style": "brief"}
+    settings["self_play"] = SelfPlay(sampling=Sampling())
     metrics = evaluate_policy(policy, games, **settings)
     assert set(metrics) == (
         score_names("kuhn_poker", "random", "equilibrium")
@@ -51,7 +52,7 @@ def test_self_play_has_a_sampling_of_its_own(text_table, uniform) -> None:
         episodes=2,
         seed=0,
         sampling=Sampling(temperature=0.6),
-        self_play_sampling=Sampling(temperature=0.9),
+        self_play=SelfPlay(sampling=Sampling(temperature=0.9)),
     )
     temperatures = [ask.sampling.temperature for ask in policy.asked]
     assert list(dict.fromkeys(temperatures)) == [0.9, 0.6, 1.0]

@@ -13,6 +13,7 @@ import pytest
 import torch
 
 from selfplay_fast.cli import main
+from selfplay_fast.config import config_to_dict
 from selfplay_fast.learn.checkpoint import list_checkpoints, load_checkpoint
 from selfplay_fast.recipes import spiral
 
@@ -219,6 +220,26 @@ def test_two_thirds_is_the_least_of_a_player_that_ignores_its_card() -> None:
     assert least == pytest.approx(2 / 3, abs=0.02)
 
 
+@pytest.mark.parametrize(
+    ("options", "steps", "learning_rate"),
+    [
+        ({}, 150, 1e-4),
+        ({"games": ("kuhn_poker",)}, 600, 6e-6),
+        ({"games": ("kuhn_poker",), "magnet": True}, 600, 6e-6),
+        ({"games": ("tic_tac_toe",), "magnet": True}, 450, 3e-4),
+        ({"games": ("tic_tac_toe",), "steps": 7, "learning_rate": 1.0}, 7, 1.0),
+        ({"model": "some/model", "warmup_steps": 0}, 150, 1e-6),
+    ],
+)
+def test_defaults_that_depend_on_other_settings_are_written_out(
+    options: dict, steps: int, learning_rate: float
+) -> None:
+    """Oracle: the help texts of the two options. A run keeps the numbers, whatever a later version's defaults are."""
+    resolved = spiral.Config(**options).resolved()
+    assert (resolved.steps, resolved.learning_rate) == (steps, learning_rate)
+    assert None not in config_to_dict(resolved).values()
+
+
 def test_the_paper_preset_is_the_papers() -> None:
     """Oracle: hyper-parameters published with SPIRAL (arXiv 2506.24119, Section 4 and appendix; released scripts)."""
     paper = spiral.PRESETS["paper"]
@@ -245,7 +266,9 @@ def test_the_paper_preset_is_the_papers() -> None:
         "warmup_steps": 0,
         "style": "spiral",
         "eval_every": 16,
-        "eval_episodes": 16,
+        "eval_episodes": 512,
+        "eval_episodes_between": 16,
+        "parse_mode": "strict",
         "eval_temperature": 0.6,
         "eval_top_p": 0.95,
     }
@@ -270,6 +293,8 @@ class _OneWeight:
         ("--inner-epochs 0", "inner_epochs"),
         ("--eval-every 0", "eval_every"),
         ("--eval-episodes 0", "eval_episodes"),
+        ("--eval-episodes-between 0", "eval_episodes_between"),
+        ("--model /some/model", "warmup_steps"),
         ("--checkpoint-every 0", "checkpoint_every"),
         ("--threads 0", "threads"),
         ("--warmup-steps -1", "warmup_steps"),
@@ -286,7 +311,7 @@ class _OneWeight:
         ("--advantage grpo", "advantage"),
         ("--style breif", "'brief'"),
         ("--games kuhn_poker(rounds=0)", "rounds"),
-        ("--model /nowhere/model", "/nowhere/model"),
+        ("--model /nowhere/model --warmup-steps 0", "/nowhere/model"),
     ],
 )
 def test_wrong_settings_are_one_line(
