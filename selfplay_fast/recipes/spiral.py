@@ -91,8 +91,8 @@ class Config(RecipeConfig):
     """a longer game ends with 0 for both"""
     magnet: bool = False
     """beyond the paper: KL penalty towards the initial policy, annealed"""
-    magnet_weight: float = 0.2
-    """its weight at the start, in units of return per nat; falls linearly to a tenth"""
+    magnet_weight: float = 0.3
+    """its weight at the start, in units of return per nat; falls linearly to a third"""
     warmup_steps: int = 150
     """supervised steps on uniformly random legal play before self-play: nano's way to learn the reply format"""
     warmup_learning_rate: float = 3e-3
@@ -239,7 +239,7 @@ def train(config: Config, run: Run) -> None:
             loss=ppo_clip_loss(config.clip),
             epochs=config.inner_epochs,
             max_grad_norm=config.max_grad_norm,
-            magnet=config.magnet_weight * (0.1 + 0.9 * left) if config.magnet else 0.0,
+            magnet=config.magnet_weight * (1 + 2 * left) / 3 if config.magnet else 0.0,
         )
         for group in optimizer.param_groups:
             group["lr"] = config.initial_learning_rate * (
