@@ -1,7 +1,7 @@
 """The synchronous scheduler: whatever is pending at any table goes to its policy in one batch, until all is done.
 
-Games at different players' turns, different games and different dialogues share a batch; no table waits for
-another. Every admitted episode is finished and returned.
+Games at different players' turns, different games and different dialogues share a batch; a round ends with its
+longest reply. Every admitted episode is finished and returned.
 """
 
 from __future__ import annotations
