@@ -209,7 +209,7 @@ def update(
         if reference is not None and settings.magnet > 0
         else None
     )
-    model.train()
+    model.eval()  # the log-probs of the sampler: no dropout
     old: Tensor | None = None
     metrics: dict[str, float] = {}
     for _ in range(settings.epochs):
@@ -227,6 +227,5 @@ def update(
         policy.version += 1
         old = batch_pass.old
         metrics = batch_pass.metrics() | {"grad_norm": norm} | metrics
-    model.eval()
     computed = sum(group.tree.num_computed_tokens for group in groups)
     return metrics | {"computed_tokens": float(computed), "sharing": batch.num_tokens / computed}

@@ -6,7 +6,8 @@ the same so far they are one row of the cache, and the cache splits where their 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -15,11 +16,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn.functional import pad
-from transformers import Cache, DynamicCache
+from transformers import Cache
 from transformers.cache_utils import DynamicLayer
 
 from selfplay_fast.policies.prefix_forward import Cache as KeysValues
-from selfplay_fast.policies.prefix_forward import common_prefix, expand_cache, prefill
+from selfplay_fast.policies.prefix_forward import common_prefix, expand_cache, prefill, runs
 from selfplay_fast.policies.sampling import SamplingColumns, draw
 from selfplay_fast.policies.streams import UIntArray, uniforms
 from selfplay_fast.records import NO_LOGPROBS, NO_TOKENS, FloatArray, IntArray, Sampling
@@ -29,14 +30,14 @@ _ROOM = 64  # tokens a cache can grow before it is copied, at least
 
 @dataclass(kw_only=True, slots=True)
 class Row:
-    """One sample in the making; ``recent`` is kept for rows with stop strings only."""
+    """One sample in the making; ``recent``, its last tokens, is kept for rows with stop strings only."""
 
     prompt: int
     sampling: Sampling
     room: int  # tokens that still fit: max_tokens or the rest of the model's context
     tokens: IntArray = field(default_factory=lambda: NO_TOKENS)
     logprobs: FloatArray = field(default_factory=lambda: NO_LOGPROBS)
-    recent: list[int] = field(default_factory=list)
+    recent: deque[int] = field(default_factory=deque)
     stopped: bool = False
 
 
@@ -56,7 +57,7 @@ class _RoomyLayer(DynamicLayer):
         old = self.keys.shape[-2]
         length = old + key_states.shape[-2]
         if self.buffers is None or self.buffers[0].shape[-2] < length:
-            room = length + max(_ROOM, length // 4)
+            room = _room(length)
             self.buffers = _with_room(self.keys, room), _with_room(self.values, room)
         for buffer, new in zip(self.buffers, (key_states, value_states), strict=True):
             buffer[..., old:length, :] = new
@@ -64,8 +65,29 @@ class _RoomyLayer(DynamicLayer):
         return self.keys, self.values
 
     def batch_select_indices(self, indices: Tensor) -> None:
-        super().batch_select_indices(indices)
+        if self.buffers is None:
+            super().batch_select_indices(indices)
+            return
+        length, room = self.keys.shape[-2], self.buffers[0].shape[-2]
+        room = room if room > length else _room(length + 1)  # a token is about to follow
+        self.keys, key_buffer = _selected(self.keys, indices, room)
+        self.values, value_buffer = _selected(self.values, indices, room)
+        self.buffers = key_buffer, value_buffer
+
+    def reorder_cache(self, beam_idx: Tensor) -> None:
+        self.batch_select_indices(beam_idx.to(self.keys.device))
+
+    def batch_repeat_interleave(self, repeats: int) -> None:
+        super().batch_repeat_interleave(repeats)
         self.buffers = None
+
+    def reset(self) -> None:
+        super().reset()
+        self.buffers = None
+
+
+def _room(length: int) -> int:
+    return length + max(_ROOM, length // 4)
 
 
 def _with_room(part: Tensor, room: int) -> Tensor:
@@ -74,20 +96,29 @@ def _with_room(part: Tensor, room: int) -> Tensor:
     return buffer
 
 
+def _selected(part: Tensor, rows: Tensor, room: int) -> tuple[Tensor, Tensor]:
+    """Rows of a cache part at the start of a buffer, and the buffer; each is copied once."""
+    buffer = part.new_empty(len(rows), *part.shape[1:-2], room, part.shape[-1])
+    start = buffer[..., : part.shape[-2], :]
+    torch.index_select(part, 0, rows, out=start)
+    return start, buffer
+
+
 class _Frontier:
     """The distinct contexts being extended: logits [A, V], cache, attention mask [A, L], next positions [A].
 
     Prompts come in groups, each computed after its own common prefix; contexts are aligned at their ends.
     """
 
-    def __init__(self, model: Any, groups: Sequence[Sequence[IntArray]]) -> None:
+    def __init__(self, model: Any, groups: Sequence[Sequence[IntArray]], max_tokens: int) -> None:
         self.model = model
         self.cache: Any = Cache(layer_class_to_replicate=_RoomyLayer)
         lengths = np.array([len(prompt) for group in groups for prompt in group], np.int64)
         longest = int(lengths.max())
-        parts = [self._prefill(group) for group in groups]
+        parts = [part for group in groups for part in self._prefill(group, max_tokens)]
         self.logits = torch.cat([last for _, last in parts])
-        for layer, pairs in enumerate(zip(*(cache for cache, _ in parts), strict=True)):
+        for layer in range(len(parts[0][0])):
+            pairs = [cache.pop(0) for cache, _ in parts]  # what is copied is not kept
             keys, values = (
                 torch.cat([pad(part, (0, 0, longest - part.shape[-2], 0)) for part in column])
                 for column in zip(*pairs, strict=True)
@@ -97,31 +128,43 @@ class _Frontier:
         self.mask = (torch.arange(longest, device=model.device) >= missing[:, None]).long()
         self.positions = torch.as_tensor(lengths, device=model.device)
 
-    def _prefill(self, prompts: Sequence[IntArray]) -> tuple[KeysValues, Tensor]:
-        """Keys and values, and last logits, of prompts that share a prefix; each context is whole at its end."""
+    def _prefill(self, prompts: Sequence[IntArray], max_tokens: int) -> Iterator[tuple[KeysValues, Tensor]]:
+        """Keys and values, and last logits, of runs of prompts; each context is whole at its end.
+
+        The prefix that all prompts share is computed once, then one pass runs over at most ``max_tokens`` slots.
+        """
+        shared = 0
+        if len(prompts) > 1:
+            shared = min(min(common_prefix(prompts[0], p) for p in prompts), min(len(p) for p in prompts) - 1)
+        prefix = prefill(self.model, prompts[0][:shared]) if shared else []
+        for start, stop in runs(np.array([len(p) for p in prompts]), max_tokens):
+            yield self._prefill_run(prompts[start:stop], shared, prefix)
+
+    def _prefill_run(
+        self, prompts: Sequence[IntArray], shared: int, prefix: KeysValues
+    ) -> tuple[KeysValues, Tensor]:
         device = self.model.device
-        shared = min(min(common_prefix(prompts[0], p) for p in prompts), min(len(p) for p in prompts) - 1)
         rows, longest = len(prompts), max(len(p) for p in prompts)
         ids = np.zeros((rows, longest - shared), np.int64)
-        mask = torch.ones(rows, longest, dtype=torch.int64, device=device)
+        mask = np.ones((rows, longest), np.int64)
         for r, prompt in enumerate(prompts):
             gap = longest - len(prompt)
             ids[r, gap:] = prompt[shared:]
             mask[r, shared : shared + gap] = 0
-        cache: Any = (
-            expand_cache(self.model, prefill(self.model, prompts[0][:shared]), rows)
-            if shared
-            else DynamicCache(config=self.model.config)
-        )
-        positions = (mask.cumsum(-1)[:, shared:] - 1).clamp(min=0)
-        logits = self._forward(torch.as_tensor(ids, device=device), mask, positions, cache)
-        whole = [(layer.keys, layer.values) for layer in cache.layers]
-        if bool((mask == 0).any()):  # shared prefix, gap, rest: move the gap to the front
-            order = mask.argsort(dim=-1, stable=True)[:, None, :, None]
-            whole = [
-                (keys.gather(-2, order.expand_as(keys)), values.gather(-2, order.expand_as(values)))
-                for keys, values in whole
-            ]
+        positions = (mask.cumsum(-1)[:, shared:] - 1).clip(min=0)
+        cache: Any = expand_cache(self.model, prefix, rows)
+        inputs, allowed, places = (torch.as_tensor(x, device=device) for x in (ids, mask, positions))
+        logits = self._forward(inputs, allowed, places, cache)
+        layers, cache.layers = cache.layers, []
+        if mask.all():
+            return [(layer.keys, layer.values) for layer in layers], logits
+        # shared prefix, gap, rest: move the gap to the front
+        order = torch.as_tensor(mask.argsort(-1, kind="stable"), device=device)[:, None, :, None]
+        whole: KeysValues = []
+        while layers:
+            layer = layers.pop(0)
+            keys, values = (part.gather(-2, order.expand_as(part)) for part in (layer.keys, layer.values))
+            whole.append((keys, values))
         return whole, logits
 
     def _forward(self, ids: Tensor, mask: Tensor, positions: Tensor, cache: Any) -> Tensor:
@@ -154,15 +197,17 @@ def decode(
     rows: Sequence[Row],
     streams: UIntArray,
     end_tokens: frozenset[int],
-    stop_check: Any = None,
+    max_prefill_tokens: int,
+    stop_check: Callable[[Row], bool],
 ) -> None:
     """Complete every row in place. ``row.prompt`` counts through the groups; ``streams`` [rows] keys the draws.
 
-    Prompts of a group share a prefix that is computed once; all rows of all groups are extended together.
+    Prompts of a group share a prefix that is computed once, and are computed in passes of at most
+    ``max_prefill_tokens`` slots; then all rows of all groups are extended together.
 
-    ``stop_check(row) -> bool`` is asked after each token of rows that have stop strings.
+    ``stop_check(row)`` is asked after each token of rows that have stop strings.
     """
-    frontier = _Frontier(model, groups)
+    frontier = _Frontier(model, groups, max_prefill_tokens)
     columns = SamplingColumns.of([row.sampling for row in rows], model.device)
     node = np.array([row.prompt for row in rows], np.int64)
     room = np.array([row.room for row in rows], np.int64)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections import deque
 from collections.abc import Sequence
 from itertools import chain
 from pathlib import Path
@@ -15,24 +16,26 @@ from safetensors import SafetensorError
 
 from selfplay_fast.kernels.token_logprobs import token_logprobs
 from selfplay_fast.policies.decode import Row, decode
-from selfplay_fast.policies.prefix_forward import (
-    backbone,
-    build_tree,
-    head_weight,
-    prefix_groups,
-    prefix_hidden,
-)
+from selfplay_fast.policies.parts import split_parts
+from selfplay_fast.policies.prefix_forward import build_tree, head_weight, prefix_groups, prefix_hidden
 from selfplay_fast.policies.streams import sample_streams, stream_ids, uniforms
-from selfplay_fast.records import Ask, FloatArray, IntArray, Message, Reply
+from selfplay_fast.policies.supported import check_supported
+from selfplay_fast.records import Ask, FloatArray, IntArray, Message, Reply, Sampling
 
-_CACHE_LIMIT = 1 << 16  # remembered encodings
+_CACHE_LIMIT = 1 << 16  # remembered encodings and short replies
+_SHORT_REPLY = 64  # tokens; longer replies rarely repeat
 
 
 class LanguageModel:
     """A local causal model and its tokenizer.
 
-    ``device`` moves the model there. ``max_batch_tokens`` bounds the token slots of one forward pass,
-    ``block_tokens`` the nodes of one block of a prefix tree. ``version`` counts the updates of the weights.
+    ``device`` moves the model there. ``max_batch_tokens`` bounds the token slots of one forward pass over prompts
+    or sequences, ``max_cache_tokens`` (16 times as many unless given) the tokens whose keys and values are kept while
+    replies are extended; a single context may exceed both. ``block_tokens`` is the nodes of one block of a prefix
+    tree. ``version`` counts the updates of the weights. The model stays in eval mode, in training too: dropout would
+    make the log-probs of the learner differ from those of the sampler.
+
+    ValueError with one line when prefix trees do not reproduce the model's log-probs.
     """
 
     def __init__(
@@ -42,16 +45,22 @@ class LanguageModel:
         *,
         device: str | None = None,
         max_batch_tokens: int = 16384,
+        max_cache_tokens: int | None = None,
         block_tokens: int = 128,
     ) -> None:
         self.model = model if device is None else model.to(device)
+        self.model.eval()
+        check_supported(self.model)
         self.tokenizer = tokenizer
         self.max_batch_tokens = max_batch_tokens
+        self.max_cache_tokens = 16 * max_batch_tokens if max_cache_tokens is None else max_cache_tokens
         self.block_tokens = block_tokens
         self.version = 0
-        self.context_limit = int(getattr(model.config, "max_position_embeddings", 1 << 30))
+        config = model.config.get_text_config()
+        self.context_limit = int(getattr(config, "max_position_embeddings", None) or 1 << 30)
         self.end_tokens = _end_tokens(model, tokenizer)
         self._control = _control_tokens(tokenizer)
+        self._start = _start_text(tokenizer)
         self._encoded: dict[str, IntArray] = {}
         self._decoded: dict[bytes, str] = {}
 
@@ -59,8 +68,7 @@ class LanguageModel:
     def load(cls, name: str | Path, *, dtype: str = "auto", **options: Any) -> LanguageModel:
         """From a local transformers folder or a hub id.
 
-        ValueError with one line when that fails, or when the model's attention or head is of a kind that prefix trees
-        do not reproduce.
+        ValueError with one line when that fails, or when prefix trees do not reproduce the model's log-probs.
         """
         from transformers import AutoModelForCausalLM, AutoTokenizer
 
@@ -72,7 +80,6 @@ class LanguageModel:
         except (OSError, ValueError, KeyError, SafetensorError) as error:
             reason = (str(error).strip() or type(error).__name__).splitlines()[0]
             raise ValueError(f"model {str(name)!r} cannot be loaded: {reason}") from error
-        check_supported(model)
         policy = cls(model, tokenizer, **options)
         try:
             policy.render([{"role": "user", "content": "?"}], fresh=True)
@@ -101,7 +108,8 @@ class LanguageModel:
         """Messages as text, ending where the reply begins. ``fresh=False`` continues after a finished reply."""
         chat = [{**message, "content": self._plain(message["content"])} for message in messages]
         if self.tokenizer.chat_template is None:
-            return "".join(message["content"] + "\n" for message in chat)
+            text = "".join(message["content"] + "\n" for message in chat)
+            return self._start + text if fresh else text
         if fresh:
             return self._template(chat, True)
         history = [{"role": "user", "content": "?"}, {"role": "assistant", "content": "?"}]
@@ -149,16 +157,21 @@ class LanguageModel:
     def text(self, tokens: IntArray) -> str:
         """Readable text of a reply, without special tokens."""
         key = tokens.tobytes()
-        if key not in self._decoded:
+        if key in self._decoded:
+            return self._decoded[key]
+        text: str = self.tokenizer.decode(tokens.tolist(), skip_special_tokens=True)
+        if len(tokens) <= _SHORT_REPLY:
             if len(self._decoded) > _CACHE_LIMIT:
                 self._decoded.clear()
-            self._decoded[key] = self.tokenizer.decode(tokens.tolist(), skip_special_tokens=True)
-        return self._decoded[key]
+            self._decoded[key] = text
+        return text
 
     # -- generate ------------------------------------------------------------------------------------------------
 
     def generate(self, asks: Sequence[Ask]) -> list[Reply]:
         """Answer all asks; identical prompts and shared prefixes are computed once."""
+        if not asks:
+            return []
         prompts = self.prompts(asks)
         forced = self.encode([ask.forced_prefix for ask in asks])
         starts = [
@@ -177,7 +190,11 @@ class LanguageModel:
             if place == len(distinct):
                 distinct.append(start)
             room = min(ask.sampling.max_tokens, self.context_limit - len(start))
-            rows += [Row(prompt=place, sampling=ask.sampling, room=room) for _ in range(ask.n)]
+            window = _stop_window(ask.sampling)
+            rows += [
+                Row(prompt=place, sampling=ask.sampling, room=room, recent=deque(maxlen=window))
+                for _ in range(ask.n)
+            ]
             owner += [a] * ask.n
         streams = stream_ids([asks[a].key for a in owner])
         sample = np.concatenate([np.arange(ask.n) for ask in asks])
@@ -196,61 +213,36 @@ class LanguageModel:
         return replies
 
     def _decode(self, distinct: list[IntArray], rows: list[Row], streams: Any, free: Any) -> None:
-        was_training = self.model.training
         self.model.eval()
         by_prompt: list[list[int]] = [[] for _ in distinct]
         for r in np.flatnonzero(free).tolist():
             by_prompt[rows[r].prompt].append(r)
         used = [p for p in range(len(distinct)) if by_prompt[p]]
-        groups = (
-            [[used[g] for g in group] for group in prefix_groups([distinct[p] for p in used])] if used else []
-        )
-        longest = [
-            len(distinct[p]) + max((rows[r].room for r in by_prompt[p]), default=0)
-            for p in range(len(distinct))
+        groups = [
+            [used[g] for g in group] for group in prefix_groups([distinct[p] for p in used]) if len(group)
         ]
-        for part in self._parts(groups, longest, [len(members) for members in by_prompt]):
-            members = []
-            for place, p in enumerate(chain.from_iterable(part)):
-                for r in by_prompt[p]:
+        longest = [
+            len(prompt) + max((rows[r].room for r in members), default=0)
+            for prompt, members in zip(distinct, by_prompt, strict=True)
+        ]
+        for part in split_parts(groups, longest, by_prompt, self.max_cache_tokens):
+            members: list[int] = []
+            for place, (_, some) in enumerate(chain.from_iterable(part)):
+                for r in some:
                     rows[r].prompt = place
-                members += by_prompt[p]
+                members += some
             decode(
                 self.model,
-                [[distinct[p] for p in group] for group in part],
+                [[distinct[p] for p, _ in group] for group in part],
                 [rows[r] for r in members],
                 streams[members],
                 self.end_tokens,
+                self.max_batch_tokens,
                 self._has_stop,
             )
-        self.model.train(was_training)
-
-    def _parts(self, groups: list[list[int]], longest: list[int], rows: list[int]) -> list[list[list[int]]]:
-        """Which groups of prompts are extended together, the long ones first.
-
-        Prompt p becomes ``rows[p]`` contexts of up to ``longest[p]`` tokens, and all contexts of a part take as much
-        room as its longest. A part holds at most 16 ``max_batch_tokens`` tokens, of which at most half is padding.
-        """
-        parts: list[list[list[int]]] = []
-        width = padded = needed = 0
-        for group in sorted(groups, key=lambda group: -max(longest[p] for p in group)):
-            fresh = True  # does this group's next prompt open a new list in its part?
-            for p in sorted(group, key=lambda p: -longest[p]):
-                slots = rows[p] * longest[p]
-                full = padded + rows[p] * width > 16 * self.max_batch_tokens
-                if not parts or full or padded + rows[p] * width > 2 * (needed + slots):
-                    parts.append([])
-                    width, padded, needed, fresh = longest[p], 0, 0, True
-                if fresh:
-                    parts[-1].append([])
-                parts[-1][-1].append(p)
-                fresh = False
-                padded += rows[p] * width
-                needed += slots
-        return parts
 
     def _has_stop(self, row: Row) -> bool:
-        text = self.tokenizer.decode(row.recent[-64:], skip_special_tokens=True)
+        text = self.tokenizer.decode(list(row.recent), clean_up_tokenization_spaces=False)
         return any(stop in text for stop in row.sampling.stop)
 
     def _reply(self, row: Row, prompt: IntArray, forced: IntArray) -> Reply:
@@ -322,7 +314,6 @@ class LanguageModel:
         self, sequences: Sequence[IntArray], first_scored: Sequence[int], temperatures: Sequence[float]
     ) -> FloatArray:
         """Summed log-prob [N] of the tokens of each sequence from ``first_scored`` on."""
-        was_training = self.model.training
         self.model.eval()
         totals = np.zeros(len(sequences), np.float32)
         weight = head_weight(self.model)
@@ -342,7 +333,6 @@ class LanguageModel:
                     assert isinstance(values, torch.Tensor)
                     logp[block.pairs] = values.cpu().numpy()
                 totals[index] = np.add.reduceat(logp[tree.pair_of_scored], tree.scored_offsets[:-1])
-        self.model.train(was_training)
         return totals
 
 
@@ -353,25 +343,17 @@ def _control_tokens(tokenizer: Any) -> re.Pattern[str]:
     return re.compile("|".join(map(re.escape, longest_first)) or r"(?!)")
 
 
-@torch.no_grad()
-def check_supported(model: Any) -> None:
-    """ValueError unless prefix trees give this model's own log-probs.
+def _start_text(tokenizer: Any) -> str:
+    """The token that opens a text, where the tokenizer itself puts one."""
+    starts = tokenizer.bos_token_id is not None and tokenizer("?")["input_ids"][:1] == [
+        tokenizer.bos_token_id
+    ]
+    return str(tokenizer.bos_token) if starts else ""
 
-    They need full attention that takes a boolean mask, and logits that are the last hidden state times the output
-    embedding, without a bias, scale or cap.
-    """
-    config = model.config.get_text_config()
-    usual = "sliding_attention" if getattr(config, "sliding_window", None) else "full_attention"
-    kinds = set(getattr(config, "layer_types", None) or [usual])
-    if kinds != {"full_attention"}:
-        raise ValueError(f"model: attention of kind {sorted(kinds - {'full_attention'})[0]} is not supported")
-    if config._attn_implementation != "sdpa":
-        raise ValueError(f"model: attention must run as 'sdpa', not {config._attn_implementation!r}")
-    ids = torch.arange(4, device=model.device)[None]
-    hidden = backbone(model)(input_ids=ids, use_cache=False).last_hidden_state
-    logits = model(input_ids=ids, use_cache=False).logits
-    if not torch.allclose(hidden @ head_weight(model).T, logits.to(hidden.dtype), rtol=0.02, atol=0.02):
-        raise ValueError("model: its logits are not the last hidden state times the output embedding")
+
+def _stop_window(sampling: Sampling) -> int:
+    """The last tokens that a stop string can lie in: one per byte, and a few for what is cut at their start."""
+    return max((len(stop.encode()) for stop in sampling.stop), default=0) + 8
 
 
 def _end_tokens(model: Any, tokenizer: Any) -> frozenset[int]:

@@ -105,18 +105,22 @@ class HiddenBlock:
     pairs: slice
 
 
-def block_batches(tree: TokenTree, max_tokens: int) -> list[tuple[int, int]]:
-    """Runs of blocks (start, stop) that fit ``max_tokens`` node slots, padding counted; at least one block each."""
-    sizes = np.diff(tree.block_offsets)
-    runs, start, widest = [], 0, 0
-    for stop, size in enumerate(sizes):
-        widest = max(widest, int(size))
+def runs(sizes: NDArray[np.integer[Any]], max_tokens: int) -> list[tuple[int, int]]:
+    """Runs of rows (start, stop) that fit ``max_tokens`` slots, padded to their widest; at least one row each."""
+    result, start, widest = [], 0, 0
+    for stop, size in enumerate(sizes.tolist()):
+        widest = max(widest, size)
         if stop > start and widest * (stop + 1 - start) > max_tokens:
-            runs.append((start, stop))
-            start, widest = stop, int(size)
+            result.append((start, stop))
+            start, widest = stop, size
     if len(sizes):
-        runs.append((start, len(sizes)))
-    return runs
+        result.append((start, len(sizes)))
+    return result
+
+
+def block_batches(tree: TokenTree, max_tokens: int) -> list[tuple[int, int]]:
+    """Runs of blocks (start, stop) that fit ``max_tokens``; each block holds a copy of the shared prefix."""
+    return runs(np.diff(tree.block_offsets) + len(tree.shared), max_tokens)
 
 
 def run_blocks(model: Any, tree: TokenTree, prefix: Cache, run: tuple[int, int]) -> HiddenBlock:

@@ -24,8 +24,9 @@ def _mix(x: UIntArray) -> UIntArray:
 
 
 def stream_ids(keys: Sequence[Key]) -> UIntArray:
-    """[N] keys -> [N] uint64, one stream per key."""
-    columns = np.array(keys, dtype=np.int64).reshape(len(keys), 3).astype(np.uint64)
+    """[N] keys -> [N] uint64, one stream per key; each part counts modulo 2**64."""
+    parts = [int(part) % 2**64 for key in keys for part in key]
+    columns = np.array(parts, np.uint64).reshape(len(keys), 3)
     return _mix(_mix(_mix(columns[:, 0]) ^ columns[:, 1]) ^ columns[:, 2])
 
 

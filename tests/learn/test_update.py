@@ -3,8 +3,9 @@
 import numpy as np
 import pytest
 import torch
+from transformers import GPT2Config, GPT2LMHeadModel
 
-from selfplay_fast.learn.losses import ppo_clip_loss
+from selfplay_fast.learn.losses import negative_log_likelihood, ppo_clip_loss
 from selfplay_fast.learn.packing import TokenBatch
 from selfplay_fast.learn.update import Update, update
 from selfplay_fast.policies.language_model import LanguageModel
@@ -84,6 +85,32 @@ def test_other_games_in_the_batch_change_nothing(toy_policy, toy_texts):
     )
     for parameter, gradient in zip(toy_policy.model.parameters(), want, strict=True):
         assert (parameter.grad - gradient).abs().max() <= 1e-5 * max(1e-3, gradient.abs().max())
+
+
+def test_dropout_stays_off(toy_policy, toy_texts):
+    """A GPT-2 with dropout 0.1: the loss is the plain negative log-likelihood, whatever torch's random state."""
+    config = GPT2Config(
+        vocab_size=len(toy_policy.tokenizer), n_embd=32, n_layer=2, n_head=4, bos_token_id=0, eos_token_id=0
+    )
+    assert config.resid_pdrop == 0.1
+    policy = LanguageModel(GPT2LMHeadModel(config), toy_policy.tokenizer)
+    batch = make_batch(policy, toy_texts)
+    optimizer = torch.optim.SGD(policy.model.parameters(), lr=0.0)
+    losses = []
+    for seed in range(2):
+        policy.model.train()
+        torch.manual_seed(seed)
+        losses.append(update(policy, optimizer, batch, Update(loss=negative_log_likelihood))["loss"])
+    assert losses[0] == losses[1]
+    policy.model.eval()
+    plain = 0.0
+    for i, sequence in enumerate(batch.sequences):
+        ids, first = torch.as_tensor(sequence.astype(np.int64)), int(batch.first[i])
+        with torch.no_grad():
+            logp = torch.log_softmax(policy.model(ids[None], use_cache=False).logits[0, first - 1 : -1], -1)
+        logp = logp.gather(-1, ids[first:, None])[:, 0].numpy()
+        plain -= (batch.weights[batch.offsets[i] : batch.offsets[i + 1]] * logp).sum()
+    assert losses[0] == pytest.approx(plain, rel=1e-5)
 
 
 def test_groups_are_a_partition(toy_policy, toy_texts):

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 
+from selfplay_fast.policies.language_model import LanguageModel
 from selfplay_fast.records import Ask, Key, Sampling
 
 
@@ -143,29 +144,37 @@ def test_empty_prompt_is_refused(toy_policy):
         toy_policy.generate([ask("", append="")])
 
 
-def test_models_that_trees_do_not_reproduce_are_refused(toy_policy):
-    """A sliding window, eager attention and a scaled head are named; the model as it is passes."""
-    from selfplay_fast.policies.language_model import check_supported
+def test_a_base_model_gets_its_first_token(toy_policy):
+    """Oracle: the tokenizer's own call on the text. It opens a fresh context only, and only if the tokenizer does."""
+    from tokenizers.processors import TemplateProcessing
 
-    model = toy_policy.model
-    check_supported(model)
-    model.config.layer_types = ["full_attention", "sliding_attention"] * 2
-    with pytest.raises(ValueError, match="sliding_attention"):
-        check_supported(model)
-    model.config.layer_types = ["full_attention"] * 4
-    handle = model.lm_head.register_forward_hook(lambda module, inputs, output: 3 * output + 1)
-    with pytest.raises(ValueError, match="logits"):
-        check_supported(model)
-    handle.remove()
-    model.set_attn_implementation("eager")
-    with pytest.raises(ValueError, match="eager"):
-        check_supported(model)
+    tokenizer = toy_policy.tokenizer
+    tokenizer.chat_template = None
+    tokenizer.add_special_tokens({"bos_token": "<|pad|>"})
+    plain = LanguageModel(toy_policy.model, tokenizer)
+    first = tokenizer.bos_token_id
+    assert plain.prompts([ask("You are O")])[0].tolist() == tokenizer("You are O\n")["input_ids"]
+    tokenizer.backend_tokenizer.post_processor = TemplateProcessing(
+        single="<|pad|> $A", special_tokens=[("<|pad|>", first)]
+    )
+    policy = LanguageModel(toy_policy.model, tokenizer)
+    prompt = policy.prompts([ask("You are O")])[0]
+    assert prompt.tolist() == tokenizer("You are O\n")["input_ids"]
+    assert prompt[0] == first
+    later = policy.prompts([ask("You are O", context=prompt)])[0]
+    assert later.tolist().count(first) == 1
+
+
+def test_long_replies_are_not_remembered(toy_policy):
+    """Oracle: the tokenizer; only short replies enter the cache."""
+    for count, kept in ((64, True), (65, False)):
+        tokens = np.arange(10, 10 + count, dtype=np.int32)
+        assert toy_policy.text(tokens) == toy_policy.tokenizer.decode(tokens, skip_special_tokens=True)
+        assert (tokens.tobytes() in toy_policy._decoded) == kept
 
 
 def test_missing_model_is_one_line():
     """Oracle: the documented ValueError."""
-    from selfplay_fast.policies.language_model import LanguageModel
-
     with pytest.raises(ValueError, match="no-such-folder") as caught:
         LanguageModel.load("./no-such-folder")
     assert "\n" not in str(caught.value)
@@ -173,8 +182,6 @@ def test_missing_model_is_one_line():
 
 def test_save_and_load_with_plain_transformers(toy_policy, toy_texts, tmp_path):
     """The saved folder loads with the ordinary auto classes and gives the same greedy replies."""
-    from selfplay_fast.policies.language_model import LanguageModel
-
     toy_policy.save(tmp_path)
     asks = [ask(text, sampling=Sampling(temperature=0, max_tokens=4)) for text in toy_texts[:5]]
     again = LanguageModel.load(tmp_path)

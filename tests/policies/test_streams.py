@@ -27,6 +27,13 @@ def test_a_draw_depends_on_its_key_alone():
         assert uniforms(stream_ids([key]), 5)[0] == value
 
 
+def test_parts_of_a_key_count_modulo_two_to_the_64():
+    """Oracle: arithmetic; a seed of 2**63 and more is a stream like any other."""
+    wide, same = stream_ids([Key(2**64 - 5, 2**63, 1), Key(-5, -(2**63), 1)])
+    assert wide == same != stream_ids([Key(5, 2**63, 1)])[0]
+    assert stream_ids([Key(2**64 + 3, 0, 0)])[0] == stream_ids([Key(3, 0, 0)])[0]
+
+
 def test_seeds_differ_by_every_part():
     """A thousand pairs of small numbers give a thousand seeds, all non-negative."""
     seeds = {derive_seed(a, b) for a in range(-1, 39) for b in range(25)}

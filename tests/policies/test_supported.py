@@ -1,0 +1,86 @@
+"""Which models are refused. Oracle: the documented one-line ValueError, raised by the constructor."""
+
+import pytest
+import torch
+from transformers import (
+    CohereConfig,
+    CohereForCausalLM,
+    FalconConfig,
+    FalconForCausalLM,
+    GPT2Config,
+    GPT2LMHeadModel,
+    LlamaConfig,
+    LlamaForCausalLM,
+    MistralConfig,
+    MistralForCausalLM,
+)
+
+from selfplay_fast.policies.language_model import LanguageModel
+from selfplay_fast.policies.supported import check_supported
+
+_SIZES = {
+    "vocab_size": 99,
+    "hidden_size": 32,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "bos_token_id": 0,
+    "eos_token_id": 0,
+}
+_LONGROPE = {
+    "rope_type": "longrope",
+    "rope_theta": 1e4,
+    "factor": 2.0,
+    "original_max_position_embeddings": 32,
+    "short_factor": [1.0] * 4,
+    "long_factor": [2.0] * 4,
+}
+
+
+@pytest.mark.parametrize(
+    ("build", "reason"),
+    [
+        (lambda: FalconForCausalLM(FalconConfig(**_SIZES, alibi=True)), "do not reproduce its log-probs: "),
+        (lambda: CohereForCausalLM(CohereConfig(**_SIZES, intermediate_size=64)), "do not reproduce"),
+        (
+            lambda: MistralForCausalLM(MistralConfig(**_SIZES, num_key_value_heads=2, sliding_window=4)),
+            "sliding_attention",
+        ),
+        (
+            lambda: LlamaForCausalLM(
+                LlamaConfig(**_SIZES, max_position_embeddings=64, rope_parameters=_LONGROPE)
+            ),
+            "longrope",
+        ),
+    ],
+    ids=["alibi", "scaled head", "sliding window", "longrope"],
+)
+def test_models_that_trees_do_not_reproduce_are_refused(toy_policy, build, reason):
+    """Counted positions, a scaled head, a window and lengths that change the past are refused by the constructor."""
+    with pytest.raises(ValueError, match=reason) as caught:
+        LanguageModel(build(), toy_policy.tokenizer)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+def test_models_that_trees_reproduce_pass(toy_policy, dtype):
+    """Rotary and learned positions, in full and half precision."""
+    check_supported(toy_policy.model.to(dtype))
+    sizes = {"vocab_size": 99, "n_embd": 32, "n_layer": 2, "n_head": 4, "bos_token_id": 0, "eos_token_id": 0}
+    check_supported(GPT2LMHeadModel(GPT2Config(**sizes)).eval().to(dtype))
+
+
+def test_a_changed_model_is_refused(toy_policy):
+    """Layers with a window, a scaled head and eager attention are named; the model as it is passes."""
+    model = toy_policy.model
+    check_supported(model)
+    model.config.layer_types = ["full_attention", "sliding_attention"] * 2
+    with pytest.raises(ValueError, match="sliding_attention"):
+        check_supported(model)
+    model.config.layer_types = ["full_attention"] * 4
+    handle = model.lm_head.register_forward_hook(lambda module, inputs, output: 3 * output + 1)
+    with pytest.raises(ValueError, match="do not reproduce its log-probs"):
+        check_supported(model)
+    handle.remove()
+    model.set_attn_implementation("eager")
+    with pytest.raises(ValueError, match="eager"):
+        check_supported(model)
