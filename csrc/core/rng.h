@@ -62,6 +62,48 @@ class Rng {
     std::uint64_t seed_, stream_, index_ = 0;
 };
 
+// Numbers for a walk through consecutive plies of one game, each a function of (seed, ply) and as fair as Rng's; eight
+// plies share a block.
+class PlyNumbers {
+  public:
+    SPF_HD PlyNumbers(std::uint64_t seed, std::uint32_t ply) : seed_(seed), ply_(ply) {
+        draw();
+        if (ply % 8 >= 4) bits_ = spare_;
+        bits_ >>= ply % 4 * 16;
+    }
+    // For the next ply: uniform in 0 .. bound-1; 0 < bound <= 65536.
+    SPF_HD std::uint32_t below(std::uint32_t bound) {
+        const std::uint32_t product = static_cast<std::uint32_t>(bits_ & 0xFFFFu) * bound;
+        const std::uint32_t low = product & 0xFFFFu;
+        const std::uint32_t ply = ply_;
+        skip();
+        if (low < bound && low < 0x10000u % bound) return Rng(seed_, ply).below(bound);  // hardly ever
+        return product >> 16;
+    }
+    SPF_HD void skip() {
+        bits_ >>= 16;
+        if (++ply_ % 4 != 0) return;
+        if (ply_ % 8 == 0) {
+            draw();
+        } else {
+            bits_ = spare_;
+        }
+    }
+
+  private:
+    static constexpr std::uint32_t kApart = 0xFFFFFFFFu;  // from the counters of Rng
+
+    SPF_HD void draw() {
+        const PhiloxBlock block = philox4x32({{ply_ / 8, 0, 0, kApart}}, static_cast<std::uint32_t>(seed_),
+                                             static_cast<std::uint32_t>(seed_ >> 32));
+        bits_ = (std::uint64_t{block.x[1]} << 32) | block.x[0];
+        spare_ = (std::uint64_t{block.x[3]} << 32) | block.x[2];
+    }
+
+    std::uint64_t seed_, bits_ = 0, spare_ = 0;
+    std::uint32_t ply_;
+};
+
 template <int N>
 SPF_HD Action sample_chance(const ChanceOutcomes<N>& outcomes, Rng rng) {
     double left = rng.uniform();

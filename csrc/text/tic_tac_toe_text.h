@@ -1,10 +1,12 @@
 // Tic-tac-toe in words: free cells show their number.
 #pragma once
 
+#include <optional>
 #include <string>
 #include <string_view>
 
 #include "games/tic_tac_toe.h"
+#include "text/numbers.h"
 #include "text/text.h"
 
 namespace spf {
@@ -35,13 +37,9 @@ struct GameText<TicTacToe> {
     }
 
     static Action read_words(const TicTacToe& game, const State& s, std::string_view words) {
-        if (words.empty() || words.size() > 9) return kUnknownWords;
-        Action cell = 0;
-        for (const char c : words) {
-            if (c < '0' || c > '9') return kUnknownWords;
-            cell = cell * 10 + (c - '0');
-        }
-        return game.legal_actions(s).contains(cell) ? cell : kIllegalWords;
+        const std::optional<int> cell = read_number(words);
+        if (!cell) return kUnknownWords;
+        return game.legal_actions(s).contains(*cell) ? *cell : kIllegalWords;
     }
 
   private:

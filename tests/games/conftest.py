@@ -9,6 +9,7 @@ import pytest
 from selfplay_fast import games
 
 GAMES = [
+    "connect_four",
     "kuhn_poker",
     "kuhn_poker(rounds=5)",
     "kuhn_poker(rounds=5, rules=textarena)",
