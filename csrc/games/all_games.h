@@ -4,10 +4,14 @@
 #include "games/connect_four.h"
 #include "games/kuhn_poker.h"
 #include "games/negotiation.h"
+#include "games/nim.h"
+#include "games/simple_tak.h"
 #include "games/tic_tac_toe.h"
 
 #define SPF_FOR_EACH_GAME(DO) \
     DO(ConnectFour)           \
     DO(KuhnPoker)             \
     DO(Negotiation)           \
+    DO(Nim)                   \
+    DO(SimpleTak)             \
     DO(TicTacToe)

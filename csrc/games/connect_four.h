@@ -63,15 +63,15 @@ struct ConnectFour {
         return board;
     }
 
-    // OpenSpiel's planes, bottom row first: discs of player 1, discs of player 0, free cells.
+    // OpenSpiel's planes, bottom row first: discs of player 0, discs of player 1, free cells.
     std::array<int, 3> tensor_shape() const { return {3, kRows, kColumns}; }
     void observation_tensor(const State& s, Player, float* out) const {
         constexpr int kCells = kRows * kColumns;
         for (int row = 0; row < kRows; ++row) {
             for (int column = 0; column < kColumns; ++column, ++out) {
                 const bool first = has_disc(s, 0, row, column), second = has_disc(s, 1, row, column);
-                out[0] = second ? 1.0f : 0.0f;
-                out[kCells] = first ? 1.0f : 0.0f;
+                out[0] = first ? 1.0f : 0.0f;
+                out[kCells] = second ? 1.0f : 0.0f;
                 out[2 * kCells] = first || second ? 0.0f : 1.0f;
             }
         }

@@ -4,4 +4,6 @@
 #include "text/connect_four_text.h"
 #include "text/kuhn_poker_text.h"
 #include "text/negotiation_text.h"
+#include "text/nim_text.h"
+#include "text/simple_tak_text.h"
 #include "text/tic_tac_toe_text.h"

@@ -6,6 +6,7 @@
 #include <string_view>
 
 #include "games/tic_tac_toe.h"
+#include "text/numbered_board.h"
 #include "text/numbers.h"
 #include "text/text.h"
 
@@ -44,16 +45,7 @@ struct GameText<TicTacToe> {
 
   private:
     static void board(const TicTacToe& game, const State& s, std::string& out) {
-        for (int cell = 0; cell < game.size * game.size; ++cell) {
-            out += cell % game.size == 0 ? '\n' : ' ';
-            if (TicTacToe::is_marked(s, 0, cell)) {
-                out += 'O';
-            } else if (TicTacToe::is_marked(s, 1, cell)) {
-                out += 'X';
-            } else {
-                out += std::to_string(cell);
-            }
-        }
+        append_numbered_board(game.size, out, [&](Player p, int cell) { return TicTacToe::is_marked(s, p, cell); });
     }
 };
 

@@ -10,6 +10,10 @@ from selfplay_fast import games
 
 GAMES = [
     "connect_four",
+    "nim",
+    "nim(piles=1;3;5;7, misere=yes)",
+    "simple_tak",
+    "simple_tak(size=6)",
     "kuhn_poker",
     "kuhn_poker(rounds=5)",
     "kuhn_poker(rounds=5, rules=textarena)",
