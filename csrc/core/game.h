@@ -108,6 +108,12 @@ struct ActionSet {
     std::uint64_t words[kWords] = {};
 
     SPF_HD void insert(Action a) { words[a >> 6] |= std::uint64_t{1} << (a & 63); }
+    // Inserts first + i for every bit i.
+    SPF_HD void insert_bits(Action first, std::uint64_t bits) {
+        const int word = static_cast<int>(first >> 6), shift = static_cast<int>(first & 63);
+        words[word] |= bits << shift;
+        if (shift != 0 && word + 1 < kWords) words[word + 1] |= bits >> (64 - shift);
+    }
     SPF_HD bool contains(Action a) const { return a >= 0 && a < N && ((words[a >> 6] >> (a & 63)) & 1) != 0; }
     SPF_HD int size() const {
 #if !defined(__CUDA_ARCH__)

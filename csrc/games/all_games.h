@@ -7,6 +7,7 @@
 #include "games/nim.h"
 #include "games/simple_tak.h"
 #include "games/tic_tac_toe.h"
+#include "games/truth_and_deception.h"
 
 #define SPF_FOR_EACH_GAME(DO) \
     DO(ConnectFour)           \
@@ -14,4 +15,5 @@
     DO(Negotiation)           \
     DO(Nim)                   \
     DO(SimpleTak)             \
-    DO(TicTacToe)
+    DO(TicTacToe)             \
+    DO(TruthAndDeception)

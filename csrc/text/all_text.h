@@ -7,3 +7,4 @@
 #include "text/nim_text.h"
 #include "text/simple_tak_text.h"
 #include "text/tic_tac_toe_text.h"
+#include "text/truth_and_deception_text.h"

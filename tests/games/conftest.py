@@ -21,6 +21,9 @@ GAMES = [
     "tic_tac_toe(size=5)",
     "negotiation",
     "negotiation(resources=5)",
+    "negotiation(resources=8)",
+    "truth_and_deception",
+    "truth_and_deception(rules=textarena)",
 ]
 
 

@@ -94,11 +94,6 @@ def test_ended_rows() -> None:
             "seeds must hold one number per group, 1, got 3",
             lambda b: b.reset(seeds=[1, 2, 3], repeat=3),
         ),
-        (
-            ValueError,
-            "has no observation tensor",
-            lambda b: games.make("negotiation", 1).observation_tensor(),
-        ),
     ],
 )
 def test_errors(error: type[Exception], match: str, call) -> None:  # type: ignore[no-untyped-def]

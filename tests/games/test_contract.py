@@ -131,12 +131,17 @@ def hidden_draws(game: str, player: int) -> list[int]:
     """The plies of the first deal that nature plays for the other seat alone."""
     if game.startswith("kuhn_poker"):
         return [1 - player]
-    block = 5 * (1 - player)  # negotiation: amounts of both, then values of both
-    return [*range(block, block + 5), *range(10 + block, 15 + block)]
+    goods = int(
+        games.describe(game).options["resources"]
+    )  # negotiation: amounts of both, then values of both
+    block = goods * (1 - player)
+    return [*range(block, block + goods), *range(2 * goods + block, 3 * goods + block)]
 
 
 @pytest.mark.parametrize("player", [0, 1])
-@pytest.mark.parametrize("game", ["kuhn_poker", "kuhn_poker(rounds=5)", "negotiation(resources=5)"])
+@pytest.mark.parametrize(
+    "game", ["kuhn_poker", "kuhn_poker(rounds=5)", "negotiation(resources=5)", "negotiation(resources=8)"]
+)
 def test_hidden_things_stay_hidden(game: str, style: games.Style, player: int) -> None:
     """Oracle: contract. Games that differ only in what a player cannot know look equal to it, and have one key."""
     hidden = hidden_draws(game, player)
@@ -144,7 +149,7 @@ def test_hidden_things_stay_hidden(game: str, style: games.Style, player: int) -
     compared = 0
     for _ in range(40):
         pair = games.make(game, 2, chance="explicit", style=style)
-        for ply in range(20 if "resources=5" in game else 2):
+        for ply in range(2 if "kuhn" in game else 4 * int(games.describe(game).options["resources"])):
             first, second = pair.chance_outcomes(0), pair.chance_outcomes(1)
             common = sorted({a for a, _ in first} & {a for a, _ in second})
             a = b = int(rng.choice(common))
