@@ -22,7 +22,7 @@ class Batch : public Columns {
     using State = typename Game::State;
 
     Batch(const Game& game, std::int64_t size, const BatchOptions& options)
-        : Columns(Game::kName, size, Game::kPlayers, game.num_actions(), options),
+        : Columns(Game::kName, size, num_players(game), game.num_actions(), options),
           game_(game),
           plies_(index(game.max_plies())),
           states_(index(size)),
@@ -81,7 +81,7 @@ class Batch : public Columns {
             const Rng rng(mix_seeds(seed, row), ply_[row]);
             const Player player = current_player_[row];
             out[row] = player == kTerminal ? kInvalidAction
-                       : player == kChance ? sample_chance(game_.chance_outcomes(states_[row]), rng)
+                       : player == kChance ? draw_chance(game_, states_[row], rng)
                                            : sample_action(game_.legal_actions(states_[row]), rng);
         });
     }
@@ -138,7 +138,7 @@ class Batch : public Columns {
     void settle(std::size_t row) {
         Player player = game_.current_player(states_[row]);
         while (player == kChance && !options_.explicit_chance) {
-            put(row, sample_chance(game_.chance_outcomes(states_[row]), Rng(keys_[row], ply_[row])));
+            put(row, draw_chance(game_, states_[row], Rng(keys_[row], ply_[row])));
             player = game_.current_player(states_[row]);
         }
         close_row(row, player, [&](Player p) { return game_.returns(states_[row], p); });
@@ -149,16 +149,15 @@ class Batch : public Columns {
         State state = states_[row];
         std::uint32_t ply = ply_[row];
         Action* const log = &history_[row * plies_];
-        PlyNumbers numbers(mix_seeds(keys_[row], kPlayoutSalt), ply);
+        SmallDraws draws(mix_seeds(keys_[row] ^ kPlayoutSalt, ply));
         std::int64_t steps = 0;
         for (Player player; (player = game_.current_player(state)) != kTerminal; ++ply) {
             Action action;
             if (player == kChance) {
-                action = sample_chance(game_.chance_outcomes(state), Rng(keys_[row], ply));
-                numbers.skip();
+                action = draw_chance(game_, state, Rng(keys_[row], ply));
             } else {
                 const auto legal = game_.legal_actions(state);
-                action = legal.nth(static_cast<int>(numbers.below(static_cast<std::uint32_t>(legal.size()))));
+                action = legal.nth(static_cast<int>(draws.below(static_cast<std::uint32_t>(legal.size()))));
                 if constexpr (kHasSpeech<Game>) said_[row].emplace_back();
                 ++steps;
             }

@@ -45,10 +45,11 @@ inline constexpr Action kInvalidAction = -1;
 SPF_HD inline int count_bits(std::uint64_t word) {
 #if defined(__CUDA_ARCH__)
     return __popcll(word);
-#elif defined(__x86_64__) && !defined(__POPCNT__)  // without the instruction the builtin is a call
+#elif defined(__x86_64__) && !defined(__POPCNT__)  // there the builtin is a call into a library
     word -= (word >> 1) & 0x5555555555555555u;
     word = (word & 0x3333333333333333u) + ((word >> 2) & 0x3333333333333333u);
-    return static_cast<int>((((word + (word >> 4)) & 0x0F0F0F0F0F0F0F0Fu) * 0x0101010101010101u) >> 56);
+    word = (word + (word >> 4)) & 0x0F0F0F0F0F0F0F0Fu;
+    return static_cast<int>((word * 0x0101010101010101u) >> 56);
 #else
     return __builtin_popcountll(word);
 #endif
@@ -198,7 +199,7 @@ concept TurnGame =
     std::is_trivially_copyable_v<typename G::State> && std::copyable<G> &&
     requires(const G& game, typename G::State& state, const typename G::State& seen, Player player, Action action) {
         { G::kName } -> std::convertible_to<std::string_view>;
-        { G::kPlayers } -> std::convertible_to<int>;
+        { G::kPlayers } -> std::convertible_to<int>;     // of this many, or at most: then num_players() says how many
         { G::kMaxActions } -> std::convertible_to<int>;  // upper bound over all options
         { G::kMaxChance } -> std::convertible_to<int>;   // most outcomes of one chance node
         { G::kZeroSum } -> std::convertible_to<bool>;
@@ -232,6 +233,15 @@ SPF_HD bool is_chance_outcome(const Game& game, const typename Game::State& stat
         if (outcome.action == action) return true;
     }
     return false;
+}
+
+template <TurnGame Game>
+SPF_HD int num_players(const Game& game) {
+    if constexpr (requires { game.num_players(); }) {
+        return game.num_players();
+    } else {
+        return Game::kPlayers;
+    }
 }
 
 // Games in which players may talk: what was said travels beside the actions, never inside a State.
