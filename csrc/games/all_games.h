@@ -6,6 +6,7 @@
 #include "games/negotiation.h"
 #include "games/nim.h"
 #include "games/simple_tak.h"
+#include "games/snake.h"
 #include "games/tic_tac_toe.h"
 #include "games/truth_and_deception.h"
 
@@ -15,5 +16,6 @@
     DO(Negotiation)           \
     DO(Nim)                   \
     DO(SimpleTak)             \
+    DO(Snake)                 \
     DO(TicTacToe)             \
     DO(TruthAndDeception)

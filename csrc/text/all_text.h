@@ -6,5 +6,6 @@
 #include "text/negotiation_text.h"
 #include "text/nim_text.h"
 #include "text/simple_tak_text.h"
+#include "text/snake_text.h"
 #include "text/tic_tac_toe_text.h"
 #include "text/truth_and_deception_text.h"

@@ -102,7 +102,7 @@ inline std::string quoted(std::string_view text) {
     return out;
 }
 
-template <TurnGame Game>
+template <Seated Game>
 Reading refuse(const Game& game, const typename Game::State& state, const std::string& why) {
     std::string choices;
     int shown = 0;
@@ -117,14 +117,14 @@ Reading refuse(const Game& game, const typename Game::State& state, const std::s
     return {kInvalidAction, why + "; legal: " + choices};
 }
 
-template <TurnGame Game>
+template <Seated Game>
 Reading read_single(const Game& game, const typename Game::State& state, std::string_view text) {
     const Action action = GameText<Game>::read_words(game, state, plain_words(text));
     if (action >= 0) return {action, {}};
     return refuse(game, state, quoted(text) + (action == kIllegalWords ? " is not allowed now" : " is not an action"));
 }
 
-template <TurnGame Game>
+template <Seated Game>
 Reading read_last_action(const Game& game, const typename Game::State& state, std::string_view reply) {
     using Text = GameText<Game>;
     const Box box = last_box(reply, true);
@@ -152,7 +152,7 @@ Reading read_last_action(const Game& game, const typename Game::State& state, st
     return refuse(game, state, "no action found at the end of the reply");
 }
 
-template <TurnGame Game>
+template <Seated Game>
 Reading read_lenient(const Game& game, const typename Game::State& state, std::string_view reply) {
     if constexpr (requires { GameText<Game>::read_lenient(game, state, reply); }) {
         return GameText<Game>::read_lenient(game, state, reply);
@@ -194,7 +194,7 @@ inline std::string strict_candidate(std::string_view reply) {
     return collapse_blanks(out);
 }
 
-template <TurnGame Game>
+template <Seated Game>
 Reading read_strict(const Game& game, const typename Game::State& state, std::string_view reply) {
     if (reply.empty()) return refuse(game, state, "the reply is empty");
     if constexpr (requires { GameText<Game>::read_strict(game, state, reply); }) {

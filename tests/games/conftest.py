@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import pytest
 
@@ -19,6 +19,8 @@ GAMES = [
     "kuhn_poker(rounds=5, rules=textarena)",
     "tic_tac_toe",
     "tic_tac_toe(size=5)",
+    "snake",
+    "snake(width=4, height=3, apples=3, turns=12, rules=textarena)",
     "negotiation",
     "negotiation(resources=5)",
     "negotiation(resources=8)",
@@ -58,3 +60,14 @@ def positions() -> Callable[..., list[games.Batch]]:
         return seen
 
     return play
+
+
+@pytest.fixture(scope="session")
+def views() -> Callable[[games.Batch], Sequence[int | None]]:
+    """A function: batch -> whose words make up a row's step: None for the player to move, or all players at once."""
+
+    def of(batch: games.Batch) -> Sequence[int | None]:
+        about = batch.description
+        return range(about.num_players) if about.simultaneous else (None,)
+
+    return of
