@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Sequence
 
 import pytest
@@ -60,6 +61,12 @@ def positions() -> Callable[..., list[games.Batch]]:
         return seen
 
     return play
+
+
+@pytest.fixture(scope="session")
+def peer_games() -> Callable[[int], int]:
+    """A function: games a comparison with a peer plays by default -> how many it plays now."""
+    return lambda usual: int(os.environ.get("SPF_PEER_GAMES", usual))
 
 
 @pytest.fixture(scope="session")

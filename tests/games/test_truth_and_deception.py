@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 import re
+from collections.abc import Callable
 
 import numpy as np
 import pytest
@@ -170,7 +171,7 @@ def test_deals_are_uniform() -> None:
 
 
 @pytest.mark.parametrize("rules", ["correct", "textarena"])
-def test_textarena(rules: str) -> None:
+def test_textarena(rules: str, peer_games: Callable[[int], int]) -> None:
     """Oracle: peer textarena. The same deals and messages: turn order, legality and rewards.
 
     Statements are its own there, so only the position of the true one is carried over. Naming both facts is right
@@ -181,7 +182,7 @@ def test_textarena(rules: str) -> None:
 
     rng = random.Random(8)
     ends = set()
-    for _ in range(400):
+    for _ in range(peer_games(400)):
         env = TruthAndDeceptionEnv(max_turns=6)
         env.reset(num_players=2)
         env.state.error_allowance = 0

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import os
+from collections.abc import Callable
 
 import numpy as np
 import pytest
@@ -30,10 +30,10 @@ def _same_text(name: str, ours: str) -> str:
 
 
 @pytest.mark.parametrize("name", PEERS)
-def test_random_games_agree(name: str) -> None:
+def test_random_games_agree(name: str, peer_games: Callable[[int], int]) -> None:
     """Oracle: peer pyspiel. Random games, compared in every state; SPF_PEER_GAMES=10000 plays that many of each."""
-    theirs, played = PEERS[name]
-    played = int(os.environ.get("SPF_PEER_GAMES", played))
+    theirs, usual = PEERS[name]
+    played = peer_games(usual)
     batch = games.make(name, played, seed=11, chance="explicit")
     spiel = pyspiel.load_game(theirs)
     states = [spiel.new_initial_state() for _ in range(played)]

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import random
 import re
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -25,6 +26,8 @@ from textarena.envs.Nim.env import NimEnv
 from textarena.envs.SimpleNegotiation.env import SimpleNegotiationEnv
 from textarena.envs.SimpleTak.env import SimpleTakEnv
 from textarena.envs.TicTacToe.env import TicTacToeEnv
+
+PeerGames = Callable[[int], int]
 
 
 def _begin(env: Any) -> None:
@@ -73,12 +76,12 @@ def test_tic_tac_toe() -> None:
     assert {(True, 1.0, -1.0), (True, -1.0, 1.0), (True, 0.0, 0.0), (False, 0.0, 0.0)} == set(ends)
 
 
-def test_connect_four() -> None:
+def test_connect_four(peer_games: PeerGames) -> None:
     """Oracle: peer textarena. Random games with a full, missing or unreadable column in twenty-five."""
     rng = random.Random(4)
     batch = games.make("connect_four", 1)
     ends = []
-    for _ in range(400):
+    for _ in range(peer_games(400)):
         env = ConnectFourEnv()
         _begin(env)
         batch.reset()
@@ -99,12 +102,12 @@ def test_connect_four() -> None:
 
 
 @pytest.mark.parametrize("piles", ["3;4;5", "1;2;3", "5;7;9", "1;3;5;7"])
-def test_nim(piles: str) -> None:
+def test_nim(piles: str, peer_games: PeerGames) -> None:
     """Oracle: peer textarena. Random games with one move in twenty that no pile allows or nobody can read."""
     rng = random.Random(5)
     batch = games.make("nim", 1, piles=piles)
     ends = []
-    for _ in range(400):
+    for _ in range(peer_games(400)):
         env = NimEnv([int(n) for n in piles.split(";")])
         _begin(env)
         batch.reset()
@@ -133,7 +136,7 @@ def _has_path(board: list[list[str]], mark: str) -> bool:
 
 
 @pytest.mark.parametrize("size", [4, 5, 6])
-def test_simple_tak(size: int) -> None:
+def test_simple_tak(size: int, peer_games: PeerGames) -> None:
     """Oracle: peer textarena, and connected components of scipy where it is wrong.
 
     Its search keeps the edges met on one branch only, so it overlooks paths whose first cell, by rows, lies between
@@ -142,7 +145,7 @@ def test_simple_tak(size: int) -> None:
     rng = random.Random(6)
     batch = games.make("simple_tak", 1, size=size)
     overlooked, ends = 0, []
-    for _ in range(300):
+    for _ in range(peer_games(300)):
         env = SimpleTakEnv(board_size=size)
         _begin(env)
         batch.reset()
@@ -166,7 +169,7 @@ def test_simple_tak(size: int) -> None:
             free = [cell for cell in free if batch.legal_actions[0, cell]]
         ends.append((bool(batch.terminated[0]), *batch.returns[0].tolist()))
     assert {(True, 1.0, -1.0), (True, -1.0, 1.0), (False, 0.0, 0.0)} <= set(ends)
-    assert 0 < overlooked < 150
+    assert 0 < overlooked < len(ends) / 2
 
 
 def test_kuhn_poker_rounds() -> None:
