@@ -2,8 +2,7 @@
 // the chance of a tick is a function of (episode key, tick), whatever the batch size, the order and the threads.
 #pragma once
 
-#include <bit>
-#include <cmath>
+#include <algorithm>
 #include <cstdint>
 #include <cstring>
 #include <optional>
@@ -11,6 +10,7 @@
 #include <string>
 #include <string_view>
 #include <type_traits>
+#include <utility>
 #include <vector>
 
 #include "core/bytes.h"
