@@ -7,10 +7,11 @@
 #include "check.h"
 #include "core/options.h"
 #include "games/all_games.h"
+#include "joint.h"
 
 namespace {
 
-template <spf::TurnGame Game>
+template <class Game>
 std::vector<Game> variants() {
     std::vector<Game> all{Game{}};
     for (const spf::Option<Game>& option : Game::options()) {
@@ -98,6 +99,11 @@ void forged_snapshots_are_refused() {
         const std::string forged = out.finish();
         CHECK_THROWS(batch.restore(forged, "x"));
     }
+}
+
+template <spf::JointGame Game>
+void all() {
+    for (const Game& game : variants<Game>()) joint::is_sound(game);
 }
 
 template <spf::TurnGame Game>
