@@ -164,9 +164,9 @@ class GameBatch final : public AnyBatch {
                                     std::to_string(size() - 1));
     }
     void check_player(Player player) const {
-        if (player >= 0 && player < Game::kPlayers) return;
+        if (player >= 0 && player < info_.num_players) return;
         throw std::invalid_argument(info_.name + ": player " + std::to_string(player) + " is outside 0.." +
-                                    std::to_string(Game::kPlayers - 1));
+                                    std::to_string(info_.num_players - 1));
     }
     void check_action(std::int64_t row, Action action) const {
         check_row(row);

@@ -33,11 +33,11 @@ template <TurnGame Game>
 class Batch {
   public:
     using State = typename Game::State;
-    static constexpr int kPlayers = Game::kPlayers;
 
     Batch(const Game& game, std::int64_t size, const BatchOptions& options)
         : game_(game),
           options_(options),
+          players_(static_cast<std::size_t>(num_players(game))),
           plies_(static_cast<std::size_t>(game.max_plies())),
           states_(index(size)),
           keys_(index(size)),
@@ -47,7 +47,7 @@ class Batch {
           said_(kHasSpeech<Game> ? index(size) : 0),
           current_player_(index(size), kTerminal),
           terminated_(index(size), 0),
-          returns_(index(size) * kPlayers, 0.0f),
+          returns_(index(size) * players_, 0.0f),
           legal_(index(size) * index(game.num_actions()), 0),
           stale_(index(size), 0),
           marks_(index(size), 0) {
@@ -147,15 +147,7 @@ class Batch {
         std::atomic<std::int64_t> total = 0;
         parallel_rows(size(), options_.threads, kStepNs * game_.max_turns(), [&](std::int64_t begin, std::int64_t end) {
             std::int64_t steps = 0;
-            for (std::size_t row = index(begin); row < index(end); ++row) {
-                while (current_player_[row] != kTerminal) {
-                    steps += current_player_[row] >= 0;
-                    if constexpr (kHasSpeech<Game>) {
-                        if (current_player_[row] >= 0) said_[row].emplace_back();
-                    }
-                    advance(row, sample(row, Rng(mix_seeds(keys_[row], kPlayoutSalt), ply_[row])));
-                }
-            }
+            for (std::size_t row = index(begin); row < index(end); ++row) steps += play_out(row);
             total += steps;
         });
         mark_stale(size(), std::nullopt);
@@ -175,7 +167,7 @@ class Batch {
             for (const Action action : history(static_cast<std::int64_t>(row))) out.number(action);
             for (const std::string& text : said(static_cast<std::int64_t>(row))) out.text(text);
             out.number(terminated_[row]);
-            for (int p = 0; p < kPlayers; ++p) out.number(returns_[row * kPlayers + index(p)]);
+            for (std::size_t p = 0; p < players_; ++p) out.number(returns_[row * players_ + p]);
         }
         return out.finish();
     }
@@ -218,12 +210,12 @@ class Batch {
     void restart(std::size_t row) {
         const bool keep = options_.autoreset == Autoreset::kSameStep;  // the ended game's result stays visible
         keys_[row] = next_key(static_cast<std::int64_t>(row));
-        float kept[kPlayers];
-        for (std::size_t p = 0; p < kPlayers; ++p) kept[p] = returns_[row * kPlayers + p];
+        float kept[Game::kPlayers];
+        for (std::size_t p = 0; p < players_; ++p) kept[p] = returns_[row * players_ + p];
         begin_episode(row);
         if (!keep) return;
         terminated_[row] = 1;
-        for (std::size_t p = 0; p < kPlayers; ++p) returns_[row * kPlayers + p] = kept[p];
+        for (std::size_t p = 0; p < players_; ++p) returns_[row * players_ + p] = kept[p];
     }
 
     void begin_episode(std::size_t row) {
@@ -245,18 +237,37 @@ class Batch {
     void settle(std::size_t row) {
         Player player = game_.current_player(states_[row]);
         while (player == kChance && !options_.explicit_chance) {
-            put(row, sample_chance(game_.chance_outcomes(states_[row]), Rng(keys_[row], ply_[row])));
+            put(row, draw_chance(game_, states_[row], Rng(keys_[row], ply_[row])));
             player = game_.current_player(states_[row]);
         }
         current_player_[row] = player;
         terminated_[row] = player == kTerminal;
-        for (Player p = 0; p < kPlayers; ++p) {
-            returns_[row * kPlayers + index(p)] = player == kTerminal ? game_.returns(states_[row], p) : 0.0f;
+        for (std::size_t p = 0; p < players_; ++p) {
+            const bool over = player == kTerminal;
+            returns_[row * players_ + p] = over ? game_.returns(states_[row], static_cast<Player>(p)) : 0.0f;
         }
     }
     Action sample(std::size_t row, const Rng& rng) const {
-        if (current_player_[row] == kChance) return sample_chance(game_.chance_outcomes(states_[row]), rng);
+        if (current_player_[row] == kChance) return draw_chance(game_, states_[row], rng);
         return sample_action(game_.legal_actions(states_[row]), rng);
+    }
+    // Random play from here to the end; the number of player turns. Columns are brought up to date once.
+    std::int64_t play_out(std::size_t row) {
+        std::int64_t turns = 0;
+        SmallDraws draws(mix_seeds(keys_[row], kPlayoutSalt), ply_[row]);
+        for (Player player = current_player_[row]; player != kTerminal;) {
+            if (player == kChance) {
+                put(row, draw_chance(game_, states_[row], Rng(keys_[row], ply_[row])));
+            } else {
+                const auto legal = game_.legal_actions(states_[row]);
+                put(row, legal.nth(static_cast<int>(draws.below(static_cast<std::uint32_t>(legal.size())))));
+                ++turns;
+            }
+            player = game_.current_player(states_[row]);
+        }
+        if constexpr (kHasSpeech<Game>) said_[row].resize(said_[row].size() + index(turns));
+        settle(row);
+        return turns;
     }
 
     void expand_legal(std::size_t row) {
@@ -351,7 +362,7 @@ class Batch {
             for (std::size_t i = 0; i < turns; ++i) said_[row].push_back(in.text());
         }
         terminated_[row] = in.number<std::uint8_t>() != 0;
-        for (std::size_t p = 0; p < kPlayers; ++p) returns_[row * kPlayers + p] = in.number<float>();
+        for (std::size_t p = 0; p < players_; ++p) returns_[row * players_ + p] = in.number<float>();
     }
 
     // Copies the contents and keeps the buffers, whose addresses Python holds.
@@ -371,7 +382,7 @@ class Batch {
 
     Game game_;
     BatchOptions options_;
-    std::size_t plies_;
+    std::size_t players_, plies_;
     std::vector<State> states_;
     std::vector<std::uint64_t> keys_;  // of the episode
     std::vector<std::uint32_t> episodes_, ply_;

@@ -147,7 +147,7 @@ concept TurnGame =
     std::is_trivially_copyable_v<typename G::State> && std::copyable<G> &&
     requires(const G& game, typename G::State& state, const typename G::State& seen, Player player, Action action) {
         { G::kName } -> std::convertible_to<std::string_view>;
-        { G::kPlayers } -> std::convertible_to<int>;
+        { G::kPlayers } -> std::convertible_to<int>;     // of this many, or at most: then num_players() says how many
         { G::kMaxActions } -> std::convertible_to<int>;  // upper bound over all options
         { G::kMaxChance } -> std::convertible_to<int>;   // most outcomes of one chance node
         { G::kZeroSum } -> std::convertible_to<bool>;
@@ -181,6 +181,15 @@ SPF_HD bool is_chance_outcome(const Game& game, const typename Game::State& stat
         if (outcome.action == action) return true;
     }
     return false;
+}
+
+template <TurnGame Game>
+SPF_HD int num_players(const Game& game) {
+    if constexpr (requires { game.num_players(); }) {
+        return game.num_players();
+    } else {
+        return Game::kPlayers;
+    }
 }
 
 // Games in which players may talk: what was said travels beside the actions, never inside a State.

@@ -42,10 +42,8 @@ inline std::vector<std::string> split_words(std::string_view words) {
 
 template <TurnGame Game>
 GameInfo describe(const Game& game) {
-    GameInfo info{std::string(Game::kName), Game::kPlayers,
-                  game.num_actions(),       game.max_turns(),
-                  Game::kZeroSum,           Game::kPerfectInformation,
-                  kHasSpeech<Game>,         {}};
+    GameInfo info{std::string(Game::kName), num_players(game),         game.num_actions(), game.max_turns(),
+                  Game::kZeroSum,           Game::kPerfectInformation, kHasSpeech<Game>,   {}};
     for (const Option<Game>& option : Game::options()) {
         info.options.push_back({std::string(option.name), std::string(option.help), split_words(option.words),
                                 game.*option.member, option.low, option.high, option.step});
@@ -92,6 +90,9 @@ Game configure(const OptionValues& values) {
             game.*option.member = static_cast<int>(number);
         }
         if (!known) refuse("has no option '" + name + "'");
+    }
+    if constexpr (requires { game.conflict(); }) {  // between options that are each in range
+        if (const std::string what = game.conflict(); !what.empty()) refuse(what);
     }
     return game;
 }

@@ -62,6 +62,38 @@ class Rng {
     std::uint64_t seed_, stream_, index_ = 0;
 };
 
+// Many small draws in a row, four from each block.
+class SmallDraws {
+  public:
+    SPF_HD SmallDraws(std::uint64_t seed, std::uint64_t stream) : seed_(seed), stream_(stream) {}
+
+    // Uniform in 0 .. bound-1, without bias; bound > 0.
+    SPF_HD std::uint32_t below(std::uint32_t bound) {
+        std::uint64_t product = next() * bound;
+        if (static_cast<std::uint32_t>(product) < bound) {
+            const std::uint32_t threshold = (0u - bound) % bound;
+            while (static_cast<std::uint32_t>(product) < threshold) product = next() * bound;
+        }
+        return static_cast<std::uint32_t>(product >> 32);
+    }
+
+  private:
+    SPF_HD std::uint64_t next() {
+        if (left_ == 0) {
+            block_ = philox4x32(
+                {{index_++, 0, static_cast<std::uint32_t>(stream_), static_cast<std::uint32_t>(stream_ >> 32)}},
+                static_cast<std::uint32_t>(seed_), static_cast<std::uint32_t>(seed_ >> 32));
+            left_ = 4;
+        }
+        return block_.x[--left_];
+    }
+
+    std::uint64_t seed_, stream_;
+    std::uint32_t index_ = 0;
+    int left_ = 0;
+    PhiloxBlock block_{};
+};
+
 template <int N>
 SPF_HD Action sample_chance(const ChanceOutcomes<N>& outcomes, Rng rng) {
     double left = rng.uniform();
@@ -72,6 +104,16 @@ SPF_HD Action sample_chance(const ChanceOutcomes<N>& outcomes, Rng rng) {
         if (left < 0) break;
     }
     return action;  // the last one if the probabilities sum to slightly less than 1
+}
+
+// What nature does in a state; a game whose list of outcomes is long may draw from it in its own way.
+template <TurnGame Game>
+SPF_HD Action draw_chance(const Game& game, const typename Game::State& state, Rng rng) {
+    if constexpr (requires { game.sample_chance(state, rng); }) {
+        return game.sample_chance(state, rng);
+    } else {
+        return sample_chance(game.chance_outcomes(state), rng);
+    }
 }
 
 template <int N>
