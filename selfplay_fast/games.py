@@ -241,6 +241,15 @@ class Batch:
         """An independent batch in the same state."""
         return Batch(self._native.copy())
 
+    def resample(self, rows: ArrayLike | None = None, player: int | None = None, seed: int = 0) -> Batch:
+        """New games that the player to move (or ``player``) cannot tell from those in ``rows``, or in all rows.
+
+        All moves and what the player knows stay; what it cannot know is drawn anew by nature's probabilities given
+        that, and what nature does later is drawn anew too. A row may be named many times. Rows where nobody is to move
+        are copied, unless a player is given.
+        """
+        return Batch(self._native.resample(rows, player, seed & _SEED_MASK))
+
     def state(self) -> bytes:
         """A snapshot of all games, for ``set_state`` of a batch made with the same game, options and size."""
         return self._native.state()

@@ -13,6 +13,7 @@
 
 #include "core/bytes.h"
 #include "core/game.h"
+#include "core/resample.h"
 #include "core/rng.h"
 #include "core/workers.h"
 
@@ -154,6 +155,29 @@ class Batch {
         return total;
     }
 
+    // The given rows, any number of times each, as `player` (none: whoever is to move) may believe them to be: what it
+    // cannot know is drawn anew, by (seed, place in the list), and nature goes on differently. Rows where nobody is to
+    // move are copied. Each copy has a legal history of its own.
+    Batch resample(Rows rows, std::optional<Player> player, std::uint64_t seed) const {
+        if (!Resamples<Game> && !Game::kPerfectInformation) throw std::invalid_argument(name() + ": has no resample");
+        const std::int64_t count = rows ? static_cast<std::int64_t>(rows->size()) : size();
+        Batch worlds(game_, count, options_);
+        parallel(count, kStepNs, [&](std::size_t i) {
+            const std::size_t from = rows ? index((*rows)[i]) : i;
+            worlds.copy_row(i, *this, from);
+            worlds.keys_[i] = mix_seeds(mix_seeds(seed, kResampleSalt), i);
+            const Player observer = player.value_or(current_player_[from]);
+            if (observer < 0) return;
+            if constexpr (Resamples<Game>) {
+                Rng rng(worlds.keys_[i], kResampleSalt);
+                worlds.states_[i] = game_.resample(states_[from], observer, rng);
+                game_.retell({&worlds.history_[i * plies_], ply_[from]}, worlds.states_[i], observer);
+                if (current_player_[from] == kTerminal) worlds.settle(i);  // another world, another result
+            }
+        });
+        return worlds;
+    }
+
     // The rows as their histories: whatever is loaded again was reached by legal play.
     std::string snapshot(std::string_view configuration) const {
         ByteWriter out;
@@ -188,7 +212,7 @@ class Batch {
 
   private:
     static constexpr std::int64_t kStepNs = 40;
-    static constexpr std::uint64_t kSeedSalt = 0xA5EED, kPlayoutSalt = 0x91A7;
+    static constexpr std::uint64_t kSeedSalt = 0xA5EED, kPlayoutSalt = 0x91A7, kResampleSalt = 0x4E5A;
 
     template <class I>
     static std::size_t index(I i) {
@@ -254,7 +278,7 @@ class Batch {
     // Random play from here to the end; the number of player turns. Columns are brought up to date once.
     std::int64_t play_out(std::size_t row) {
         std::int64_t turns = 0;
-        SmallDraws draws(mix_seeds(keys_[row], kPlayoutSalt), ply_[row]);
+        SmallDraws draws(mix_seeds(keys_[row] ^ kPlayoutSalt, ply_[row]));
         for (Player player = current_player_[row]; player != kTerminal;) {
             if (player == kChance) {
                 put(row, draw_chance(game_, states_[row], Rng(keys_[row], ply_[row])));
@@ -363,6 +387,16 @@ class Batch {
         }
         terminated_[row] = in.number<std::uint8_t>() != 0;
         for (std::size_t p = 0; p < players_; ++p) returns_[row * players_ + p] = in.number<float>();
+    }
+
+    void copy_row(std::size_t row, const Batch& other, std::size_t from) {
+        states_[row] = other.states_[from];
+        ply_[row] = other.ply_[from];
+        std::copy_n(&other.history_[from * plies_], plies_, &history_[row * plies_]);
+        if constexpr (kHasSpeech<Game>) said_[row] = other.said_[from];
+        current_player_[row] = other.current_player_[from];
+        terminated_[row] = other.terminated_[from];
+        std::copy_n(&other.returns_[from * players_], players_, &returns_[row * players_]);
     }
 
     // Copies the contents and keeps the buffers, whose addresses Python holds.

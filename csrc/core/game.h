@@ -43,6 +43,11 @@ inline constexpr Action kInvalidAction = -1;
 SPF_HD inline int count_bits(std::uint64_t word) {
 #if defined(__CUDA_ARCH__)
     return __popcll(word);
+#elif defined(__x86_64__) && !defined(__POPCNT__)  // there the builtin is a call into a library
+    word -= (word >> 1) & 0x5555555555555555u;
+    word = (word & 0x3333333333333333u) + ((word >> 2) & 0x3333333333333333u);
+    word = (word + (word >> 4)) & 0x0F0F0F0F0F0F0F0Fu;
+    return static_cast<int>((word * 0x0101010101010101u) >> 56);
 #else
     return __builtin_popcountll(word);
 #endif
@@ -77,15 +82,15 @@ struct ActionSet {
     }
     // The index-th smallest member; 0 <= index < size().
     SPF_HD Action nth(int index) const {
-        for (int w = 0;; ++w) {
+        int w = 0;
+        for (; w < kWords - 1; ++w) {
             const int here = count_bits(words[w]);
-            if (index < here) {
-                std::uint64_t word = words[w];
-                for (; index > 0; --index) word &= word - 1;
-                return w * 64 + lowest_bit(word);
-            }
+            if (index < here) break;
             index -= here;
         }
+        std::uint64_t word = words[w];
+        for (; index > 0; --index) word &= word - 1;
+        return w * 64 + lowest_bit(word);
     }
 
     struct Iterator {

@@ -2,10 +2,12 @@
 #pragma once
 
 #include "games/kuhn_poker.h"
+#include "games/leduc_poker.h"
 #include "games/negotiation.h"
 #include "games/tic_tac_toe.h"
 
 #define SPF_FOR_EACH_GAME(DO) \
     DO(KuhnPoker)             \
+    DO(LeducPoker)            \
     DO(Negotiation)           \
     DO(TicTacToe)

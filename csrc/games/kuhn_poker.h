@@ -7,9 +7,11 @@
 
 #include <array>
 #include <cstdint>
+#include <span>
 #include <string>
 
 #include "core/game.h"
+#include "core/resample.h"
 
 namespace spf {
 
@@ -118,6 +120,25 @@ struct KuhnPoker {
         for (Player p = 0; p < 2; ++p) out[2 + cards + p] = static_cast<float>(contribution(r, hand, p));
     }
 
+    // Folded hands of earlier rounds stay unseen too.
+    SPF_HD State resample(const State& s, Player observer, Rng& rng) const {
+        State world = s;
+        for (int r = 0; r <= s.round && r < rounds; ++r) {
+            Hand& hand = world.hands[r];
+            const int own = hand.card[observer];
+            if (hand.card[1 - observer] < 0 || (is_over(hand) && !is_fold(hand))) continue;  // not dealt yet, or shown
+            int card = static_cast<int>(rng.below(static_cast<std::uint32_t>(own < 0 ? cards : cards - 1)));
+            if (own >= 0 && card >= own) ++card;
+            hand.card[1 - observer] = static_cast<std::int8_t>(card);
+        }
+        return world;
+    }
+    void retell(std::span<Action> history, const State& world, Player) const {
+        replace_chance(*this, history, [&](const State& s, std::size_t) -> Action {
+            return world.hands[s.round].card[s.hands[s.round].card[0] < 0 ? 0 : 1];
+        });
+    }
+
     // ---- one hand ----
     SPF_HD static bool is_bet(const Hand& hand, int i) { return ((hand.bets >> i) & 1u) != 0; }
     SPF_HD static bool faces_bet(const Hand& hand) { return hand.bets != 0; }  // of a hand that goes on
@@ -151,6 +172,6 @@ struct KuhnPoker {
         return total;
     }
 };
-static_assert(TurnGame<KuhnPoker>);
+static_assert(TurnGame<KuhnPoker> && Resamples<KuhnPoker>);
 
 }  // namespace spf

@@ -10,9 +10,11 @@
 
 #include <array>
 #include <cstdint>
+#include <span>
 #include <string>
 
 #include "core/game.h"
+#include "core/resample.h"
 
 namespace spf {
 
@@ -97,14 +99,8 @@ struct Negotiation {
     SPF_HD ChanceOutcomes<kMaxChance> chance_outcomes(const State& s) const {
         ChanceOutcomes<kMaxChance> outcomes;
         if (current_player(s) != kChance) return outcomes;
-        int low = 5, high = 25;
-        if (s.dealt >= 2 * kMaxResources) {  // within a fifth of the base value, and within 5..40
-            const int base[kMaxResources] = {5, 10, 15, 25, 40};
-            const int middle = base[s.dealt % kMaxResources], spread = middle / 5;
-            low = middle - spread < 5 ? 5 : middle - spread;
-            high = middle + spread > 40 ? 40 : middle + spread;
-        }
-        for (int n = low; n <= high; ++n) outcomes.push(n, 1.0 / (high - low + 1));
+        const Range range = range_of(s.dealt);
+        for (int n = range.low; n <= range.high; ++n) outcomes.push(n, 1.0 / (range.high - range.low + 1));
         return outcomes;
     }
 
@@ -182,6 +178,64 @@ struct Negotiation {
         return key;
     }
 
+    // Player, turn, own goods and values; the open offer (own, other's) with what is given and wanted; then of every
+    // turn so far whether it accepts, denies, offers, and what is given and wanted.
+    std::array<int, 1> tensor_shape() const { return {4 + kTurns + 4 * resources + kTurns * (3 + 2 * resources)}; }
+    void observation_tensor(const State& s, Player player, float* out) const {
+        const auto flag = [&](bool set) { *out++ = set ? 1.0f : 0.0f; };
+        const auto amounts = [&](const std::uint8_t* list) {
+            for (int r = 0; r < resources; ++r) *out++ = list[r];
+        };
+        for (Player p = 0; p < 2; ++p) flag(p == player);
+        for (int turn = 0; turn < kTurns; ++turn) flag(turn == s.turn);
+        amounts(s.held[player].amount);
+        amounts(s.value[player]);
+        flag(s.proposer == player);
+        flag(s.proposer == 1 - player);
+        amounts(s.give.amount);
+        amounts(s.want.amount);
+        for (int turn = 0; turn < kTurns; ++turn) {
+            const Move move = turn < s.turn ? unpack(s.log[turn]) : Move{};
+            flag(move.answer == Answer::kAccept);
+            flag(move.answer == Answer::kDeny);
+            flag(move.offers());
+            amounts(move.give.amount);
+            amounts(move.want.amount);
+        }
+    }
+
+    // The other player may have begun with anything that covers what it has given and offered since.
+    SPF_HD State resample(const State& s, Player observer, Rng& rng) const {
+        State world = s;
+        const Player other = 1 - observer;
+        const Trades past = trades(s, other);
+        for (int draw = 0; draw < s.dealt; ++draw) {
+            const int block = draw / kMaxResources, r = draw % kMaxResources;
+            if (block % 2 != other) continue;
+            Range range = range_of(draw);
+            if (block < 2 && past.least[r] > range.low) range.low = past.least[r];
+            const int n =
+                range.low + static_cast<int>(rng.below(static_cast<std::uint32_t>(range.high - range.low + 1)));
+            const int shift = block < 2 ? past.net[r] : 0;
+            (block < 2 ? world.held[other].amount[r] : world.value[other][r]) = static_cast<std::uint8_t>(n + shift);
+        }
+        if (s.dealt == draws() && s.dealt > 0) {
+            int gained = 0;
+            for (int r = 0; r < kMaxResources; ++r) gained += past.net[r] * world.value[other][r];
+            world.worth_at_start[other] = static_cast<std::int16_t>(worth(world, other) - gained);
+        }
+        return world;
+    }
+    void retell(std::span<Action> history, const State& world, Player observer) const {
+        const Player other = 1 - observer;
+        const Trades past = trades(world, other);
+        for (std::size_t draw = 0; draw < world.dealt; ++draw) {
+            const std::size_t block = draw / kMaxResources, r = draw % kMaxResources;
+            if (static_cast<Player>(block % 2) != other) continue;
+            history[draw] = block < 2 ? world.held[other].amount[r] - past.net[r] : world.value[other][r];
+        }
+    }
+
     // ---- moves and numbers ----
     // Bit 62 marks a packed move; below it the answer (2 bits), then what is wanted and what is given (6 bits each).
     SPF_HD Action pack(const Move& move) const {
@@ -227,6 +281,44 @@ struct Negotiation {
     }
 
   private:
+    struct Range {
+        int low, high;
+    };
+    // Nature's n-th number: an amount, or a value within a fifth of the base value and within 5..40.
+    SPF_HD static Range range_of(int draw) {
+        if (draw < 2 * kMaxResources) return {5, 25};
+        const int base[kMaxResources] = {5, 10, 15, 25, 40};
+        const int middle = base[draw % kMaxResources], spread = middle / 5;
+        return {middle - spread < 5 ? 5 : middle - spread, middle + spread > 40 ? 40 : middle + spread};
+    }
+    // What trades brought a player so far, and the least it must have begun with to make its moves.
+    struct Trades {
+        int net[kMaxResources] = {}, least[kMaxResources] = {};
+    };
+    SPF_HD Trades trades(const State& s, Player player) const {
+        Trades past;
+        Move open;
+        for (int turn = 0; turn < s.turn; ++turn) {
+            const Move move = unpack(s.log[turn]);
+            const bool own = turn % 2 == player;
+            const auto gives = [&](const Goods& goods) {
+                for (int r = 0; r < kMaxResources; ++r) {
+                    const int needed = goods.amount[r] - past.net[r];
+                    if (own && needed > past.least[r]) past.least[r] = needed;
+                }
+            };
+            if (move.answer == Answer::kAccept) {
+                gives(open.want);
+                const Goods& lost = own ? open.want : open.give;
+                const Goods& won = own ? open.give : open.want;
+                for (int r = 0; r < kMaxResources; ++r) past.net[r] += won.amount[r] - lost.amount[r];
+            }
+            if (!move.offers()) continue;
+            gives(move.give);
+            open = move;
+        }
+        return past;
+    }
     SPF_HD static std::int16_t worth(const State& s, Player player) {
         int total = 0;
         for (int r = 0; r < kMaxResources; ++r) total += s.held[player].amount[r] * s.value[player][r];
@@ -259,6 +351,6 @@ struct Negotiation {
         return kFirstTrade + pair * kMenuAmount * kMenuAmount + amounts;
     }
 };
-static_assert(TurnGame<Negotiation>);
+static_assert(TurnGame<Negotiation> && Resamples<Negotiation>);
 
 }  // namespace spf

@@ -2,5 +2,6 @@
 #pragma once
 
 #include "text/kuhn_poker_text.h"
+#include "text/leduc_poker_text.h"
 #include "text/negotiation_text.h"
 #include "text/tic_tac_toe_text.h"
