@@ -61,6 +61,14 @@ SPF_HD inline int lowest_bit(std::uint64_t word) {  // word != 0
 #endif
 }
 
+SPF_HD inline int highest_bit(std::uint64_t word) {  // word != 0
+#if defined(__CUDA_ARCH__)
+    return 63 - __clzll(static_cast<long long>(word));
+#else
+    return 63 - __builtin_clzll(word);
+#endif
+}
+
 // A set of enumerable actions 0..N-1, one bit each; iterates in ascending order.
 template <int N>
 struct ActionSet {

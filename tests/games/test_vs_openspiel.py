@@ -1,6 +1,13 @@
-"""Oracle: peer. OpenSpiel plays the same actions; players, legal sets, chance, returns and information agree."""
+"""Oracle: peer. OpenSpiel plays the same actions; players, legal sets, chance, returns and information agree.
+
+SPF_PEER_GAMES is the number of random games per configuration, 300 if it is not set.
+"""
 
 from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
@@ -8,7 +15,7 @@ import pytest
 from selfplay_fast import games
 
 pyspiel = pytest.importorskip("pyspiel")
-GAMES_PLAYED = 10_000
+GAMES_PLAYED = int(os.environ.get("SPF_PEER_GAMES", "300"))
 
 
 def _board(ours: str) -> str:
@@ -16,16 +23,74 @@ def _board(ours: str) -> str:
     return ours.translate(str.maketrans("ox", "xo"))
 
 
-@pytest.mark.parametrize("name", ["kuhn_poker", "tic_tac_toe"])
+class Peer(NamedTuple):
+    """What stands for the information of a player in theirs, and how ours compares with it."""
+
+    theirs: str
+    information: Callable[[Any, int], object]
+    compare: str
+    """equal: the same string; same: a one-to-one relation; finer: theirs is a function of ours."""
+
+
+def _string(state: Any, player: int) -> str:
+    return str(state.information_state_string(player))
+
+
+def _observation(state: Any, player: int) -> str:
+    return str(state.observation_string(player))
+
+
+def _tensor(state: Any, player: int) -> bytes:
+    return np.array(state.observation_tensor(player), np.float32).tobytes()
+
+
+def _mini(colors: int, ranks: int, hand: int, info: int, players: int = 2) -> tuple[str, str]:
+    ours = f"hanabi(colors={colors}, ranks={ranks}, players={players}, hand={hand}, info_tokens={info}, life_tokens=3)"
+    theirs = f"hanabi(colors={colors},ranks={ranks},players={players},hand_size={hand}"
+    return ours, f"{theirs},max_information_tokens={info},max_life_tokens=3)"
+
+
+PEERS = {
+    "kuhn_poker": Peer("kuhn_poker", _string, "equal"),
+    "tic_tac_toe": Peer("tic_tac_toe", _observation, "board"),
+    "leduc_poker": Peer("leduc_poker", _string, "same"),
+    "liars_dice": Peer("liars_dice", _string, "equal"),
+    "liars_dice(dice=2, faces=3)": Peer("liars_dice(numdice=2,dice_sides=3)", _string, "equal"),
+    "liars_dice(dice=5)": Peer("liars_dice(numdice=5)", _string, "equal"),
+    "pig(target=20, horizon=40)": Peer("pig(winscore=20,horizon=40)", _observation, "finer"),
+    "pig": Peer("pig", _observation, "finer"),
+    "pig(target=30, horizon=7)": Peer("pig(winscore=30,horizon=7)", _observation, "finer"),
+    "hanabi": Peer("hanabi", _tensor, "same"),
+    "hanabi(players=3)": Peer("hanabi(players=3)", _tensor, "finer"),
+    "hanabi(players=5)": Peer("hanabi(players=5)", _tensor, "finer"),
+    **{
+        ours: Peer(theirs, _tensor, "same" if "players=2" in ours else "finer")
+        for ours, theirs in (
+            _mini(2, 2, 3, 3),  # MARS's mini and simple
+            _mini(3, 2, 5, 8),
+            _mini(1, 1, 1, 1),
+            _mini(2, 3, 4, 0, players=3),
+            _mini(4, 5, 2, 2, players=4),
+        )
+    },
+}
+
+
+@pytest.mark.parametrize("name", PEERS)
 def test_random_games_agree(name: str) -> None:
-    """Oracle: peer pyspiel. Ten thousand random games, compared in every state."""
+    """Oracle: peer pyspiel. Random games, compared in every state."""
+    peer = PEERS[name]
     batch = games.make(name, GAMES_PLAYED, seed=11, chance="explicit")
-    spiel = pyspiel.load_game(name)
+    spiel = pyspiel.load_game(peer.theirs)
     states = [spiel.new_initial_state() for _ in range(GAMES_PLAYED)]
     about = games.describe(name)
     assert spiel.num_distinct_actions() == about.num_actions
-    assert spiel.max_game_length() == about.max_turns
-    keys: dict[tuple[int, str], str] = {}
+    assert spiel.num_players() == about.num_players
+    assert spiel.max_game_length() >= about.max_turns
+    if about.name != "hanabi":  # their bound is looser
+        assert spiel.max_game_length() == about.max_turns
+    theirs_by_ours: dict[tuple[int, str], object] = {}
+    ours_by_theirs: dict[tuple[int, object], str] = {}
     while not batch.terminated.all():
         legal, players, actions = batch.legal_actions, batch.current_player, batch.sample_actions(5)
         tensors = batch.observation_tensor()
@@ -35,22 +100,53 @@ def test_random_games_agree(name: str) -> None:
                 continue
             assert players[row] == state.current_player()
             if state.is_chance_node():
-                theirs = state.chance_outcomes()
-                assert dict(batch.chance_outcomes(row)) == pytest.approx(dict(theirs))
+                assert dict(batch.chance_outcomes(row)) == pytest.approx(dict(state.chance_outcomes()))
             else:
                 player = int(players[row])
                 assert np.flatnonzero(legal[row]).tolist() == state.legal_actions()
                 assert tensors[row].ravel().tolist() == state.observation_tensor(player)
-                ours = batch.information_state(row, player)
-                if name == "kuhn_poker":
-                    assert ours == state.information_state_string(player)
-                else:
-                    assert _board(ours) == state.observation_string(player)
-                assert keys.setdefault((player, ours), state.observation_string(player)) == (
-                    state.observation_string(player)
-                )
+                ours, theirs = batch.information_state(row, player), peer.information(state, player)
+                assert theirs_by_ours.setdefault((player, ours), theirs) == theirs
+                if peer.compare == "equal":
+                    assert ours == theirs
+                elif peer.compare == "board":
+                    assert _board(ours) == theirs
+                elif peer.compare == "same":
+                    assert ours_by_theirs.setdefault((player, theirs), ours) == ours
             state.apply_action(int(actions[row]))
         batch.step(actions)
     for row, state in enumerate(states):
         assert state.is_terminal()
         assert batch.returns[row].tolist() == state.returns()
+
+
+def test_every_leduc_history_agrees() -> None:
+    """Oracle: peer pyspiel and known numbers. All 9,457 histories; 936 information states, split alike."""
+    game = pyspiel.load_game("leduc_poker")
+    level = [game.new_initial_state()]
+    nodes = 0
+    keys: set[tuple[int, str]] = set()
+    pairs: set[tuple[int, str, str]] = set()
+    while level:
+        nodes += len(level)
+        batch = games.make("leduc_poker", len(level), chance="explicit")
+        for ply in range(len(level[0].history())):
+            batch.step([state.history()[ply] for state in level])
+        after = []
+        for row, state in enumerate(level):
+            assert batch.current_player[row] == state.current_player()
+            if state.is_terminal():
+                assert batch.returns[row].tolist() == state.returns()
+                continue
+            if state.is_chance_node():
+                assert dict(batch.chance_outcomes(row)) == pytest.approx(dict(state.chance_outcomes()))
+            else:
+                player = state.current_player()
+                key = batch.information_state(row, player)
+                keys.add((player, key))
+                pairs.add((player, key, state.information_state_string(player)))
+                assert np.flatnonzero(batch.legal_actions[row]).tolist() == state.legal_actions()
+            after += [state.child(action) for action in state.legal_actions()]
+        level = after
+    assert nodes == 9_457
+    assert len(keys) == len(pairs) == len({(player, theirs) for player, _, theirs in pairs}) == 936
