@@ -180,6 +180,7 @@ def test_worlds_read_equally(game: str, style: games.Style, positions: Positions
             differing += sum(worlds.history(row) != batch.history(row) for row in range(30))
             to_move = np.flatnonzero(batch.current_player == player)
             assert worlds.observation(to_move) == batch.observation(to_move)
+            assert (worlds.observation_tensor(to_move) == batch.observation_tensor(to_move)).all()
             for row in np.flatnonzero(~batch.terminated):
                 assert worlds.messages_since(row, player) == batch.messages_since(row, player)
                 assert worlds.information_state(row, player) == batch.information_state(row, player)

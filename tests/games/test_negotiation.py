@@ -151,3 +151,28 @@ def test_talk_reaches_the_other_player_without_the_thinking() -> None:
     assert loaded.observation() == batch.observation()
     with pytest.raises(ValueError, match="texts must hold 3 strings, got 1"):
         batch.step(actions, texts=["a"])
+
+
+def test_the_tensor_lists_goods_the_open_offer_and_all_moves() -> None:
+    """Oracle: the documented layout, by hand."""
+    batch = _two("[offer: 2 Wood -> 1 Gold]", "[accept] [offer: 3 Gold -> 5 Wood]")
+    tensor = batch.observation_tensor()[0]
+    turn = np.eye(10)[2]
+    first = [0, 0, 1, 2, 0, 0, 1]  # accepts, denies, offers; gives, wants
+    second = [1, 0, 1, 0, 3, 5, 0]
+    expected = [1, 0, *turn, 8, 11, 5, 15, 0, 1, 0, 3, 5, 0, *first, *second, *[0] * 7 * 8]
+    assert tensor.tolist() == expected
+
+
+def test_tensors_separate_the_same_positions_as_keys() -> None:
+    """Oracle: contract. Without talk, two tensors are equal iff the keys are."""
+    batch = games.make("negotiation(resources=5)", 500, seed=5)
+    batch.reset(repeat=100)
+    pairs = set()
+    for step in range(6):
+        tensors = batch.observation_tensor()
+        for row, player in enumerate(batch.current_player.tolist()):
+            pairs.add((player, batch.information_state(row, player), tensors[row].tobytes()))
+        batch.step(batch.sample_actions(step))
+    assert len({(player, key) for player, key, _ in pairs}) == len(pairs)
+    assert len({(player, tensor) for player, _, tensor in pairs}) == len(pairs)
