@@ -205,7 +205,7 @@ class Batch:
         return self._native.messages_since(row, player)
 
     def information_state(self, row: int, player: int) -> str:
-        """The canonical key of all that ``player`` knows."""
+        """The canonical key of all that ``player`` knows; in hanabi of all that it sees on the table."""
         return self._native.information_state(row, player)
 
     def action_text(self, row: int, action: int) -> str:

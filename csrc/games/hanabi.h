@@ -220,6 +220,14 @@ struct Hanabi {
     }
 
   private:
+    // The set of cards that fit what is known, as a word.
+    SPF_HD static std::uint64_t cards_within(unsigned known) {
+        std::uint64_t colors_known = 0;
+        for (int color = 0; color < kMaxColors; ++color) {
+            colors_known |= static_cast<std::uint64_t>((known >> color) & 1u) << (8 * color);
+        }
+        return colors_known * ((known >> kRankShift) & ((1u << kMaxRanks) - 1));
+    }
     SPF_HD static void remove_from_deck(std::uint64_t (&deck)[2], int card) {
         const auto bit = std::uint64_t{1} << card;
         deck[1] ^= bit & ~deck[0];  // 3 -> 2, 2 -> 1, 1 -> 0

@@ -5,8 +5,9 @@
 
 namespace spf {
 
-// As in the Hanabi Learning Environment this is what lies on the table now, not the whole history: hints live on in
-// what is known of each card, and of past moves the last one of every other player is told.
+// As in the Hanabi Learning Environment this is what lies on the table now, not the whole history (so exact solvers
+// refuse the game): hints live on in what is known of each card, and of past moves the last one of every other player
+// is told.
 inline std::string Hanabi::information_state(const State& s, Player player) const {
     std::string key = "t" + std::to_string(s.turn) + " f";
     for (int color = 0; color < colors; ++color) key += static_cast<char>('0' + s.fireworks[color]);
@@ -98,37 +99,34 @@ inline void Hanabi::observation_tensor(const State& s, Player player, float* out
 // Every way to put cards that nobody showed the observer into its hand, within what it was told, is as likely: each
 // slot takes one of the single cards it may be, and if two take the same one, all is drawn again.
 SPF_HD inline Hanabi::State Hanabi::resample(const State& s, Player observer, Rng& rng) const {
-    constexpr int kCodes = 8 * kMaxColors;
     const Hand& own = s.hands[observer];
-    std::uint8_t unseen[kCodes] = {};
-    for (int card = 0; card < 8 * colors; ++card) unseen[card] = static_cast<std::uint8_t>(left_in_deck(s, card));
-    for (int slot = 0; slot < own.count; ++slot) ++unseen[own.card[slot]];
-    int choices[kMaxHand] = {};
+    std::uint64_t unseen[2] = {s.deck[0], s.deck[1]};
     for (int slot = 0; slot < own.count; ++slot) {
-        for (int card = 0; card < 8 * colors; ++card) choices[slot] += may_be(own.known[slot], card) ? unseen[card] : 0;
+        const auto bit = std::uint64_t{1} << own.card[slot];
+        unseen[1] ^= bit & unseen[0];
+        unseen[0] ^= bit;
     }
     State world = s;
-    Hand& hand_of = world.hands[observer];
-    std::uint8_t taken[kCodes] = {};
+    std::uint64_t taken[3] = {0, 0, 0};  // of the single cards: one where the low bit is set, two where the high bit is
     for (int slot = 0; slot < own.count; ++slot) {
-        int copy = static_cast<int>(rng.below(static_cast<std::uint32_t>(choices[slot])));
-        int card = 0;
-        for (;; ++card) {
-            const int here = may_be(own.known[slot], card) ? unseen[card] : 0;
-            if (copy < here) break;
-            copy -= here;
+        const std::uint64_t fits = cards_within(own.known[slot]);
+        const ActionSet<64> ones{{unseen[0] & fits}}, twos{{unseen[1] & fits}};
+        const int n = static_cast<int>(rng.below(static_cast<std::uint32_t>(ones.size() + 2 * twos.size())));
+        const int second = n - ones.size();
+        const int card = static_cast<int>(second < 0 ? ones.nth(n) : twos.nth(second / 2));
+        std::uint64_t& copies_taken = taken[second < 0 ? 0 : 1 + second % 2];
+        const auto bit = std::uint64_t{1} << card;
+        if ((copies_taken & bit) != 0) {
+            taken[0] = taken[1] = taken[2] = 0;
+            slot = -1;
+            continue;
         }
-        hand_of.card[slot] = static_cast<std::uint8_t>(card);
-        if (copy >= taken[card]++) continue;
-        for (std::uint8_t& count : taken) count = 0;
-        slot = -1;
+        copies_taken |= bit;
+        world.hands[observer].card[slot] = static_cast<std::uint8_t>(card);
     }
-    world.deck[0] = world.deck[1] = 0;
-    for (int card = 0; card < 8 * colors; ++card) {
-        const auto left = static_cast<std::uint64_t>(unseen[card] - taken[card]);
-        world.deck[0] |= (left & 1) << card;
-        world.deck[1] |= (left >> 1) << card;
-    }
+    world.deck[0] = unseen[0];
+    world.deck[1] = unseen[1];
+    for (int slot = 0; slot < own.count; ++slot) remove_from_deck(world.deck, world.hands[observer].card[slot]);
     return world;
 }
 
