@@ -232,7 +232,7 @@ class Batch:
         return self._native.messages_since(row, player)
 
     def information_state(self, row: int, player: int) -> str:
-        """The canonical key of all that ``player`` knows."""
+        """The canonical key of all that ``player`` knows; in hanabi of all that it sees on the table."""
         return self._native.information_state(row, player)
 
     def action_text(self, row: int, action: int, player: int | None = None) -> str:
@@ -268,6 +268,15 @@ class Batch:
     def copy(self) -> Batch:
         """An independent batch in the same state."""
         return Batch(self._native.copy(), self.description)
+
+    def resample(self, rows: ArrayLike | None = None, player: int | None = None, seed: int = 0) -> Batch:
+        """New games that the player to move (or ``player``) cannot tell from those in ``rows``, or in all rows.
+
+        All moves and what the player knows stay; what it cannot know is drawn anew by nature's probabilities given
+        that, and what nature does later is drawn anew too. A row may be named many times. Rows where nobody is to move
+        are copied, unless a player is given.
+        """
+        return Batch(self._native.resample(rows, player, seed & _SEED_MASK))
 
     def state(self) -> bytes:
         """A snapshot of all games, for ``set_state`` of a batch made with the same game, options and size."""

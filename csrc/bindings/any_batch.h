@@ -21,6 +21,7 @@ class AnyBatch {
   public:
     virtual ~AnyBatch() = default;
     virtual std::unique_ptr<AnyBatch> copy() const = 0;
+    virtual std::unique_ptr<AnyBatch> resample(Rows rows, std::optional<Player> player, std::uint64_t seed) const = 0;
 
     virtual const GameInfo& info() const = 0;
     // Moves of one row in one step: one, or one per player where all move at once.

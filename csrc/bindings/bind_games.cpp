@@ -348,6 +348,15 @@ void bind_games(py::module_& m) {
     bind_moves(batch);
     bind_texts(batch);
     batch.def("copy", &AnyBatch::copy)
+        .def(
+            "resample",
+            [](const AnyBatch& b, const py::object& rows, std::optional<Player> player, std::uint64_t seed) {
+                const std::optional<Ints> numbers = rows_of(rows);
+                const Rows which = span_of(numbers);
+                const py::gil_scoped_release unlocked;
+                return b.resample(which, player, seed);
+            },
+            py::arg("rows"), py::arg("player"), py::arg("seed"))
         .def("state", [](const AnyBatch& b) { return py::bytes(b.snapshot()); })
         .def(
             "set_state", [](AnyBatch& b, const py::bytes& bytes) { b.restore(std::string_view(bytes)); },

@@ -39,6 +39,25 @@ class GameBatch final : public AnyBatch {
             configuration_ += " " + option.name + "=" + std::to_string(option.value);
     }
     std::unique_ptr<AnyBatch> copy() const override { return std::make_unique<GameBatch>(*this); }
+    std::unique_ptr<AnyBatch> resample(Rows rows, std::optional<Player> player, std::uint64_t seed) const override {
+        if (rows) {
+            for (const std::int64_t row : *rows) check_row(row);
+            if (rows->empty()) throw std::invalid_argument(info_.name + ": rows must name at least one row");
+        }
+        if (player) check_player(*player);
+        if constexpr (kJoint) {
+            throw std::invalid_argument(info_.name + ": has no resample, all players move at once");
+        } else {
+            return std::make_unique<GameBatch>(*this, batch_.resample(rows, player, seed));
+        }
+    }
+
+    GameBatch(const GameBatch& like, typename BatchOf<Game>::Type&& batch)
+        : batch_(std::move(batch)),
+          format_(like.format_),
+          info_(like.info_),
+          preamble_(like.preamble_),
+          configuration_(like.configuration_) {}
 
     const GameInfo& info() const override { return info_; }
     std::int64_t size() const override { return batch_.size(); }

@@ -2,6 +2,7 @@
 // by (episode key, ply), so results depend on no batch size, no order of stepping and no thread count.
 #pragma once
 
+#include <algorithm>
 #include <cstdint>
 #include <optional>
 #include <span>
@@ -13,6 +14,7 @@
 #include "core/bytes.h"
 #include "core/columns.h"
 #include "core/game.h"
+#include "core/resample.h"
 #include "core/rng.h"
 
 namespace spf {
@@ -95,6 +97,28 @@ class Batch : public Columns {
         return steps;
     }
 
+    // The given rows, any number of times each, as `player` (none: whoever is to move) may believe them to be: what it
+    // cannot know is drawn anew, by (seed, place in the list), and nature goes on differently. Rows where nobody is to
+    // move are copied. Each copy has a legal history of its own.
+    Batch resample(Rows rows, std::optional<Player> player, std::uint64_t seed) const {
+        static_assert(Resamples<Game> || Game::kPerfectInformation, "what is hidden has to be drawn anew");
+        Batch worlds(game_, count_of(rows), options_);
+        parallel(count_of(rows), kStepNs, [&](std::size_t i) {
+            const std::size_t from = row_of(rows, i);
+            worlds.copy_row(i, *this, from);
+            worlds.keys_[i] = mix_seeds(mix_seeds(seed, kResampleSalt), i);
+            const Player observer = player.value_or(current_player_[from]);
+            if (observer < 0) return;
+            if constexpr (Resamples<Game>) {
+                Rng rng(worlds.keys_[i], kResampleSalt);
+                worlds.states_[i] = game_.resample(states_[from], observer, rng);
+                game_.retell({&worlds.history_[i * plies_], ply_[from]}, worlds.states_[i], observer);
+                if (current_player_[from] == kTerminal) worlds.settle(i);  // another world, another result
+            }
+        });
+        return worlds;
+    }
+
     // The rows as their histories: whatever is loaded again was reached by legal play.
     std::string snapshot(std::string_view configuration) const {
         ByteWriter out;
@@ -144,7 +168,6 @@ class Batch : public Columns {
         }
         close_row(row, player, [&](Player p) { return game_.returns(states_[row], p); });
     }
-
     // The rest of one game with uniform actions, in registers; returns the players' steps.
     std::int64_t play_out(std::size_t row) {
         State state = states_[row];
@@ -159,7 +182,6 @@ class Batch : public Columns {
             } else {
                 const auto legal = game_.legal_actions(state);
                 action = legal.nth(static_cast<int>(draws.below(static_cast<std::uint32_t>(legal.size()))));
-                if constexpr (kHasSpeech<Game>) said_[row].emplace_back();
                 ++steps;
             }
             log[ply] = action;
@@ -167,6 +189,7 @@ class Batch : public Columns {
         }
         states_[row] = state;
         ply_[row] = ply;
+        if constexpr (kHasSpeech<Game>) said_[row].resize(said_[row].size() + index(steps));
         settle(row);
         return steps;
     }
@@ -222,6 +245,13 @@ class Batch : public Columns {
             for (std::size_t i = 0; i < turns; ++i) said_[row].push_back(in.text());
         }
         load_result(in, row);
+    }
+
+    void copy_row(std::size_t row, const Batch& other, std::size_t from) {
+        Columns::copy_row(row, other, from);
+        states_[row] = other.states_[from];
+        std::copy_n(&other.history_[from * plies_], plies_, &history_[row * plies_]);
+        if constexpr (kHasSpeech<Game>) said_[row] = other.said_[from];
     }
 
     Game game_;

@@ -43,7 +43,7 @@ class Columns {
   protected:
     static constexpr int kMostPlayers = 16;
     static constexpr std::int64_t kStepNs = 40;
-    static constexpr std::uint64_t kSeedSalt = 0xA5EED, kPlayoutSalt = 0x91A7;
+    static constexpr std::uint64_t kSeedSalt = 0xA5EED, kPlayoutSalt = 0x91A7, kResampleSalt = 0x4E5A;
 
     // legal_width: bytes of one row of the legal actions.
     Columns(std::string_view name, std::int64_t size, int players, int legal_width, const BatchOptions& options)
@@ -224,6 +224,13 @@ class Columns {
         return in.number<std::uint64_t>();
     }
 
+    // How a row stands, without its key and its number of episodes.
+    void copy_row(std::size_t row, const Columns& other, std::size_t from) {
+        ply_[row] = other.ply_[from];
+        current_player_[row] = other.current_player_[from];
+        terminated_[row] = other.terminated_[from];
+        std::copy_n(&other.returns_[from * players_], players_, &returns_[row * players_]);
+    }
     // Copies the contents and keeps the buffers, whose addresses Python holds.
     void assign(const Columns& other) {
         options_.seed = other.options_.seed;

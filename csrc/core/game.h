@@ -63,6 +63,14 @@ SPF_HD inline int lowest_bit(std::uint64_t word) {  // word != 0
 #endif
 }
 
+SPF_HD inline int highest_bit(std::uint64_t word) {  // word != 0
+#if defined(__CUDA_ARCH__)
+    return 63 - __clzll(static_cast<long long>(word));
+#else
+    return 63 - __builtin_clzll(word);
+#endif
+}
+
 // kNthBit[byte][n]: where the n-th lowest bit of a byte is.
 inline constexpr auto kNthBit = [] {
     std::array<std::array<std::uint8_t, 8>, 256> table{};
@@ -132,12 +140,13 @@ struct ActionSet {
     }
     // The index-th smallest member; 0 <= index < size().
     SPF_HD Action nth(int index) const {
-        if constexpr (kWords == 1) return nth_bit<N>(words[0], index);
-        for (int w = 0;; ++w) {
+        int w = 0;
+        for (; w < kWords - 1; ++w) {
             const int here = count_bits(words[w]);
-            if (index < here) return w * 64 + nth_bit(words[w], index);
+            if (index < here) break;
             index -= here;
         }
+        return w * 64 + nth_bit<N>(words[w], index);
     }
 
     struct Iterator {

@@ -12,9 +12,11 @@
 
 #include <array>
 #include <cstdint>
+#include <span>
 #include <string>
 
 #include "core/game.h"
+#include "core/resample.h"
 
 namespace spf {
 
@@ -100,15 +102,8 @@ struct Negotiation {
     SPF_HD ChanceOutcomes<kMaxChance> chance_outcomes(const State& s) const {
         ChanceOutcomes<kMaxChance> outcomes;
         if (current_player(s) != kChance) return outcomes;
-        int low = 5, high = 25;
-        if (s.dealt >= 2 * resources) {  // within a fifth of the base value, and within 5..40
-            const int five[5] = {5, 10, 15, 25, 40}, eight[8] = {5, 8, 10, 15, 20, 25, 30, 40};
-            const int good = s.dealt % resources, middle = resources == 5 ? five[good] : eight[good];
-            const int spread = middle / 5;
-            low = middle - spread < 5 ? 5 : middle - spread;
-            high = middle + spread > 40 ? 40 : middle + spread;
-        }
-        for (int n = low; n <= high; ++n) outcomes.push(n, 1.0 / (high - low + 1));
+        const Range range = range_of(s.dealt);
+        for (int n = range.low; n <= range.high; ++n) outcomes.push(n, 1.0 / (range.high - range.low + 1));
         return outcomes;
     }
 
@@ -187,20 +182,62 @@ struct Negotiation {
         return key;
     }
 
-    // Who observes, the turn, whose offer is open (own, the other's), own goods, their values to the observer, and what
-    // the open offer gives and wants. What was said is left out.
-    std::array<int, 1> tensor_shape() const { return {4 + kTurns + 4 * resources}; }
+    // Player, turn, own goods and values; the open offer (own, other's) with what is given and wanted; then of every
+    // turn so far whether it accepts, denies, offers, and what is given and wanted.
+    std::array<int, 1> tensor_shape() const { return {4 + kTurns + 4 * resources + kTurns * (3 + 2 * resources)}; }
     void observation_tensor(const State& s, Player player, float* out) const {
-        for (int i = 0; i < tensor_shape()[0]; ++i) out[i] = 0.0f;
-        out[player] = 1.0f;
-        if (s.turn < kTurns) out[2 + s.turn] = 1.0f;
-        if (s.proposer >= 0) out[2 + kTurns + (s.proposer == player ? 0 : 1)] = 1.0f;
-        out += 4 + kTurns;
-        for (int r = 0; r < resources; ++r) {
-            out[r] = s.held[player].amount[r];
-            out[resources + r] = s.value[player][r];
-            out[2 * resources + r] = s.give.amount[r];
-            out[3 * resources + r] = s.want.amount[r];
+        const auto flag = [&](bool set) { *out++ = set ? 1.0f : 0.0f; };
+        const auto amounts = [&](const std::uint8_t* list) {
+            for (int r = 0; r < resources; ++r) *out++ = list[r];
+        };
+        for (Player p = 0; p < 2; ++p) flag(p == player);
+        for (int turn = 0; turn < kTurns; ++turn) flag(turn == s.turn);
+        amounts(s.held[player].amount);
+        amounts(s.value[player]);
+        flag(s.proposer == player);
+        flag(s.proposer == 1 - player);
+        amounts(s.give.amount);
+        amounts(s.want.amount);
+        for (int turn = 0; turn < kTurns; ++turn) {
+            const Move move = turn < s.turn ? unpack(s.log[turn]) : Move{};
+            flag(move.answer == Answer::kAccept);
+            flag(move.answer == Answer::kDeny);
+            flag(move.offers());
+            amounts(move.give.amount);
+            amounts(move.want.amount);
+        }
+    }
+
+    // The other player may have begun with anything that covers what it has given and offered since.
+    SPF_HD State resample(const State& s, Player observer, Rng& rng) const {
+        State world = s;
+        const Player other = 1 - observer;
+        const Trades past = trades(s, other);
+        for (int draw = 0; draw < s.dealt; ++draw) {
+            const int block = draw / resources, r = draw % resources;
+            if (block % 2 != other) continue;
+            Range range = range_of(draw);
+            if (block < 2 && past.least[r] > range.low) range.low = past.least[r];
+            const int n =
+                range.low + static_cast<int>(rng.below(static_cast<std::uint32_t>(range.high - range.low + 1)));
+            const int shift = block < 2 ? past.net[r] : 0;
+            (block < 2 ? world.held[other].amount[r] : world.value[other][r]) = static_cast<std::uint8_t>(n + shift);
+        }
+        if (s.dealt == draws() && s.dealt > 0) {
+            int gained = 0;
+            for (int r = 0; r < kMaxResources; ++r) gained += past.net[r] * world.value[other][r];
+            world.worth_at_start[other] = static_cast<std::int16_t>(worth(world, other) - gained);
+        }
+        return world;
+    }
+    void retell(std::span<Action> history, const State& world, Player observer) const {
+        const Player other = 1 - observer;
+        const Trades past = trades(world, other);
+        for (int draw = 0; draw < world.dealt; ++draw) {
+            const int block = draw / resources, r = draw % resources;
+            if (block % 2 != other) continue;
+            history[static_cast<std::size_t>(draw)] =
+                block < 2 ? world.held[other].amount[r] - past.net[r] : world.value[other][r];
         }
     }
 
@@ -263,6 +300,45 @@ struct Negotiation {
     }
 
   private:
+    struct Range {
+        int low, high;
+    };
+    // Nature's n-th number: an amount, or a value within a fifth of the base value and within 5..40.
+    SPF_HD Range range_of(int draw) const {
+        if (draw < 2 * resources) return {5, 25};
+        const int five[5] = {5, 10, 15, 25, 40}, eight[8] = {5, 8, 10, 15, 20, 25, 30, 40};
+        const int good = draw % resources, middle = resources == 5 ? five[good] : eight[good];
+        const int spread = middle / 5;
+        return {middle - spread < 5 ? 5 : middle - spread, middle + spread > 40 ? 40 : middle + spread};
+    }
+    // What trades brought a player so far, and the least it must have begun with to make its moves.
+    struct Trades {
+        int net[kMaxResources] = {}, least[kMaxResources] = {};
+    };
+    SPF_HD Trades trades(const State& s, Player player) const {
+        Trades past;
+        Move open;
+        for (int turn = 0; turn < s.turn; ++turn) {
+            const Move move = unpack(s.log[turn]);
+            const bool own = turn % 2 == player;
+            const auto gives = [&](const Goods& goods) {
+                for (int r = 0; r < kMaxResources; ++r) {
+                    const int needed = goods.amount[r] - past.net[r];
+                    if (own && needed > past.least[r]) past.least[r] = needed;
+                }
+            };
+            if (move.answer == Answer::kAccept) {
+                gives(open.want);
+                const Goods& lost = own ? open.want : open.give;
+                const Goods& won = own ? open.give : open.want;
+                for (int r = 0; r < kMaxResources; ++r) past.net[r] += won.amount[r] - lost.amount[r];
+            }
+            if (!move.offers()) continue;
+            gives(move.give);
+            open = move;
+        }
+        return past;
+    }
     SPF_HD static std::int16_t worth(const State& s, Player player) {
         int total = 0;
         for (int r = 0; r < kMaxResources; ++r) total += s.held[player].amount[r] * s.value[player][r];
@@ -295,6 +371,6 @@ struct Negotiation {
         return kFirstTrade + pair * kMenuAmount * kMenuAmount + amounts;
     }
 };
-static_assert(TurnGame<Negotiation>);
+static_assert(TurnGame<Negotiation> && Resamples<Negotiation>);
 
 }  // namespace spf

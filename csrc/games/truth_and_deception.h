@@ -6,9 +6,11 @@
 
 #include <array>
 #include <cstdint>
+#include <span>
 #include <string>
 
 #include "core/game.h"
+#include "core/resample.h"
 #include "games/facts.h"
 
 namespace spf {
@@ -104,12 +106,16 @@ struct TruthAndDeception {
         if (player == kDeceiver) out[2 + true_fact(s) - 1] = 1.0f;
     }
 
+    // Both see all that nature draws; what the guesser lacks is knowledge, of which no other draw is the equal.
+    SPF_HD State resample(const State& s, Player, Rng&) const { return s; }
+    void retell(std::span<Action>, const State&, Player) const {}
+
     SPF_HD static bool is_guess(const State& s) { return s.turn == kMessages; }
     SPF_HD static std::string_view fact(const State& s, int number) {
         return statement(s.pair, number == 1 ? s.first : 1 - s.first);
     }
     SPF_HD static int true_fact(const State& s) { return is_true(s.pair, s.first) ? 1 : 2; }
 };
-static_assert(TurnGame<TruthAndDeception>);
+static_assert(TurnGame<TruthAndDeception> && Resamples<TruthAndDeception>);
 
 }  // namespace spf

@@ -69,7 +69,21 @@ std::string random_reply(spf::Rng& rng) {
                                                      std::string(1, '\0'),
                                                      "9999999999999999999999",
                                                      "Sheeps",
-                                                     "pass"};
+                                                     "pass",
+                                                     "raise",
+                                                     "call",
+                                                     "bid ",
+                                                     "roll",
+                                                     "hold",
+                                                     "play ",
+                                                     "discard card ",
+                                                     "reveal player ",
+                                                     "+1",
+                                                     " color ",
+                                                     " rank ",
+                                                     "1",
+                                                     "R",
+                                                     "yellow"};
     std::string reply;
     const bool soup = rng.below(4) != 0;
     const std::uint32_t length = rng.below(soup ? 25 : 200);

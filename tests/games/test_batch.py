@@ -134,7 +134,7 @@ def test_describe() -> None:
     """Oracle: the games' own documentation."""
     about = games.describe("kuhn_poker(rounds=5, rules=textarena)")
     assert (about.name, about.num_players, about.num_actions, about.max_turns) == ("kuhn_poker", 2, 2, 15)
-    assert about.options == {"rounds": 5, "rules": "textarena"}
+    assert about.options == {"rounds": 5, "rules": "textarena", "cards": 3}
     assert (about.zero_sum, about.perfect_information, about.speech) == (True, False, False)
     assert games.describe("negotiation", resources=5).num_actions == 182
     assert games.make("tic_tac_toe", 1).description.perfect_information

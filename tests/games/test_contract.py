@@ -183,6 +183,28 @@ def test_hidden_things_stay_hidden(game: str, style: games.Style, player: int) -
     assert compared >= 20, f"only {compared} pairs were compared"
 
 
+def test_worlds_read_equally(game: str, style: games.Style, positions: Positions) -> None:
+    """Oracle: contract. Whatever resample draws anew for a player shows neither in its texts nor in its key."""
+    about = games.describe(game)
+    if about.simultaneous:
+        with pytest.raises(ValueError, match=f"{about.name}: has no resample, all players move at once"):
+            games.make(game, 1).resample()
+        return
+    differing = 0
+    for number, batch in enumerate(positions(game, 30, style=style)):
+        for player in range(batch.description.num_players):
+            worlds = batch.resample(player=player, seed=number)
+            differing += sum(worlds.history(row) != batch.history(row) for row in range(30))
+            to_move = np.flatnonzero(batch.current_player == player)
+            assert worlds.observation(to_move) == batch.observation(to_move)
+            assert (worlds.observation_tensor(to_move) == batch.observation_tensor(to_move)).all()
+            for row in np.flatnonzero(~batch.terminated):
+                assert worlds.messages_since(row, player) == batch.messages_since(row, player)
+                assert worlds.information_state(row, player) == batch.information_state(row, player)
+    all_seen = about.perfect_information or game == "negotiation" or about.name == "truth_and_deception"
+    assert (differing >= 20) == (not all_seen)
+
+
 def test_texts_and_keys_separate_the_same_positions(
     game: str, style: games.Style, positions: Positions, views: Views
 ) -> None:

@@ -186,15 +186,40 @@ def test_eight_goods() -> None:
 
 @pytest.mark.parametrize("resources", [2, 5, 8])
 def test_tensor(resources: int) -> None:
-    """Oracle: by hand. Observer, turn, open offer, own goods and values, terms of the offer."""
+    """Oracle: by hand. Observer, turn, own goods and values, open offer with its terms, and the one move so far."""
     batch = games.make("negotiation", 1, resources=resources, seed=3)
     _say(batch, "[offer: 2 Wood -> 1 Gold]")
     tensor = batch.observation_tensor()[0]
     own = [part.split("x") for part in batch.information_state(0, 1).split(";")[0].split(",")]
-    assert tensor[:14].tolist() == [0, 1, 0, 1, *[0] * 8, 0, 1]
-    assert tensor[14 : 14 + 2 * resources].tolist() == [float(n) for n, _ in own] + [float(v) for _, v in own]
     names = {2: "Wood Gold", 5: "Wheat Wood Sheep Brick Gold"}
     names[8] = "Wheat Fish Wood Sheep Stone Brick Silver Gold"
-    terms = [[2.0 * (name == "Wood") for name in names[resources].split()]]
-    terms += [[1.0 * (name == "Gold") for name in names[resources].split()]]
-    assert tensor[14 + 2 * resources :].tolist() == terms[0] + terms[1]
+    terms = [2 * (name == "Wood") for name in names[resources].split()]
+    terms += [1 * (name == "Gold") for name in names[resources].split()]
+    goods = [int(n) for n, _ in own] + [int(v) for _, v in own]
+    expected = [0, 1, 0, 1, *[0] * 8, *goods, 0, 1, *terms, 0, 0, 1, *terms, *[0] * 9 * (3 + 2 * resources)]
+    assert tensor.tolist() == expected
+
+
+def test_the_tensor_lists_goods_the_open_offer_and_all_moves() -> None:
+    """Oracle: the documented layout, by hand."""
+    batch = _two("[offer: 2 Wood -> 1 Gold]", "[accept] [offer: 3 Gold -> 5 Wood]")
+    tensor = batch.observation_tensor()[0]
+    turn = np.eye(10)[2]
+    first = [0, 0, 1, 2, 0, 0, 1]  # accepts, denies, offers; gives, wants
+    second = [1, 0, 1, 0, 3, 5, 0]
+    expected = [1, 0, *turn, 8, 11, 5, 15, 0, 1, 0, 3, 5, 0, *first, *second, *[0] * 7 * 8]
+    assert tensor.tolist() == expected
+
+
+def test_tensors_separate_the_same_positions_as_keys() -> None:
+    """Oracle: contract. Without talk, two tensors are equal iff the keys are."""
+    batch = games.make("negotiation(resources=5)", 500, seed=5)
+    batch.reset(repeat=100)
+    pairs = set()
+    for step in range(6):
+        tensors = batch.observation_tensor()
+        for row, player in enumerate(batch.current_player.tolist()):
+            pairs.add((player, batch.information_state(row, player), tensors[row].tobytes()))
+        batch.step(batch.sample_actions(step))
+    assert len({(player, key) for player, key, _ in pairs}) == len(pairs)
+    assert len({(player, tensor) for player, _, tensor in pairs}) == len(pairs)

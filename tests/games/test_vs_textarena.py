@@ -3,7 +3,9 @@
 Compared are legality, turn order and rewards. Known differences, which the tests step around:
 the Kuhn class of this release plays max_rounds - 2 rounds and calls every match a draw, so rounds are compared one by
 one; its negotiation closes an open offer on any message that does not accept it and ignores idle answers and talk with
-five goods, so such messages are not sent; it calls Gold Ore; and SimpleTak overlooks some paths, see there.
+five goods, so such messages are not sent; and it calls Gold Ore. SimpleTak overlooks some paths, see there. Its liar's
+dice refuses bids of a lower face, takes bids on more dice than there are or on none, and lets the other player begin
+when the caller has lost a die, so such bids are not sent and the loser is put to move.
 """
 
 from __future__ import annotations
@@ -12,6 +14,7 @@ import random
 import re
 from collections.abc import Callable
 from typing import Any
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -22,7 +25,9 @@ from selfplay_fast import games
 pytest.importorskip("textarena", exc_type=ImportError)
 from textarena.envs.ConnectFour.env import ConnectFourEnv
 from textarena.envs.KuhnPoker.env import KuhnPokerEnv
+from textarena.envs.LiarsDice.env import LiarsDiceEnv
 from textarena.envs.Nim.env import NimEnv
+from textarena.envs.PigDice.env import PigDiceEnv
 from textarena.envs.SimpleNegotiation.env import SimpleNegotiationEnv
 from textarena.envs.SimpleTak.env import SimpleTakEnv
 from textarena.envs.TicTacToe.env import TicTacToeEnv
@@ -308,3 +313,92 @@ def test_five_goods_are_drawn_from_the_same_ranges() -> None:
         theirs.append([table[name] for table in tables for name in env.resource_names])
     assert ours.min(axis=0).tolist() == np.min(theirs, axis=0).tolist()
     assert ours.max(axis=0).tolist() == np.max(theirs, axis=0).tolist()
+
+
+def _bid(rng: random.Random, batch: games.Batch, last: dict[str, int]) -> str:
+    """A bid or a call of ours that their rules know too, or in one of twenty-five cases what both refuse."""
+    if rng.random() < 0.04:
+        again = f"[Bid: {last['quantity']}, {last['face_value']}]" if last["quantity"] else "[Call]"
+        return rng.choice(["[Bid: 1, 7]", "[Bid three fours]", "nothing", again])
+    legal = np.flatnonzero(batch.legal_actions[0])
+    bids = [a for a in legal if a < 60 and a % 6 + 1 >= last["face_value"]]
+    if 60 in legal and (not bids or rng.random() < 0.3):
+        return rng.choice(["[Call]", "I [call] that"])
+    bid = int(rng.choice(bids[:12]))
+    return rng.choice(["[Bid: {}, {}]", "so [bid {} {}]", "[BID:{},{}]"]).format(bid // 6 + 1, bid % 6 + 1)
+
+
+def test_liars_dice() -> None:
+    """Oracle: peer textarena. Matches with their dice: what is allowed, who loses a die, who wins."""
+    rng = random.Random(4)
+    batch = games.make("liars_dice(rules=textarena)", 1, chance="explicit")
+    ends = []
+    for _ in range(500):
+        env = LiarsDiceEnv(num_dice=5)
+        _begin(env)
+        state = env.state.game_state
+        batch.reset()
+        running = True
+        while running:
+            left = [state["remaining_dice"][p] for p in (0, 1)]
+            for player in (0, 1):
+                for die in state["dice_rolls"][player]:
+                    batch.step([die - 1])
+            while running and [state["remaining_dice"][p] for p in (0, 1)] == left:
+                running = _check_turn(env, batch, _bid(rng, batch, state["current_bid"]))
+            if running:
+                lost = [before - state["remaining_dice"][p] for p, before in enumerate(left)]
+                env.state.current_player_id = lost.index(1)
+        ends.append((bool(batch.terminated[0]), *batch.returns[0].tolist()))
+    assert {(True, 1.0, -1.0), (True, -1.0, 1.0), (False, 0.0, 0.0)} == set(ends)
+
+
+@pytest.mark.parametrize(("target", "horizon"), [(50, 50), (20, 10), (100, 7)])
+def test_pig(target: int, horizon: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Oracle: peer textarena. Games with the same dice: turns, scores, the turn limit, who wins."""
+    rng = random.Random(5)
+    die = 0
+    their_die = mock.Mock(randint=lambda low, high: die)
+    monkeypatch.setattr("textarena.envs.PigDice.env.random", their_die)
+    batch = games.make(
+        "pig(rules=textarena)", 1, target=target, horizon=horizon, chance="explicit", style="brief"
+    )
+    ends = []
+    for _ in range(150):
+        env = PigDiceEnv(winning_score=target, max_turns=horizon)
+        _begin(env)
+        state = env.state.game_state
+        batch.reset()
+        rolls = rng.choice([0.5, 0.8, 0.95])
+        running = True
+        while running:
+            player = env.state.current_player_id
+            words = batch.observation()[0].split()
+            told = [int(words[words.index(word) + 1]) for word in ("score", "other", "points", "turn")]
+            scores = state["scores"]
+            assert told == [scores[player], scores[1 - player], state["turn_total"], state["turn_count"] + 1]
+            roll = rng.random() < rolls
+            message = rng.choice(["[Roll]", "I [roll]"] if roll else ["[hold]", "[HOLD] it is"])
+            if rng.random() < 0.005:
+                message = rng.choice(["[double]", "no", "[]"])
+            die = rng.randint(1, 6)
+            done, _ = env.step(message)
+            actions, why = batch.parse([message])
+            if done and "Invalid" in env.state.info.get("reason", ""):
+                assert env.state.rewards == {player: -1, 1 - player: 0}
+                assert actions[0] == games.INVALID
+                break
+            assert why == [None]
+            assert batch.current_player[0] == player
+            batch.step(actions)
+            if actions[0] == 0:
+                batch.step([die - 1])
+            running = not done
+            assert bool(batch.terminated[0]) == done
+            if done:
+                assert batch.returns[0].tolist() == [env.state.rewards[0], env.state.rewards[1]]
+            else:
+                assert batch.current_player[0] == env.state.current_player_id
+        ends.append((bool(batch.terminated[0]), *batch.returns[0].tolist()))
+    assert {(True, 1.0, -1.0), (True, -1.0, 1.0)} <= set(ends)
+    assert ((True, 0.0, 0.0) in ends) == (horizon < 50)
