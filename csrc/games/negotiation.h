@@ -210,7 +210,7 @@ struct Negotiation {
         const Player other = 1 - observer;
         const Trades past = trades(s, other);
         for (int draw = 0; draw < s.dealt; ++draw) {
-            const int block = draw / kMaxResources, r = draw % kMaxResources;
+            const int block = draw / resources, r = draw % resources;
             if (block % 2 != other) continue;
             Range range = range_of(draw);
             if (block < 2 && past.least[r] > range.low) range.low = past.least[r];
@@ -229,8 +229,9 @@ struct Negotiation {
     void retell(std::span<Action> history, const State& world, Player observer) const {
         const Player other = 1 - observer;
         const Trades past = trades(world, other);
+        const auto goods = static_cast<std::size_t>(resources);
         for (std::size_t draw = 0; draw < world.dealt; ++draw) {
-            const std::size_t block = draw / kMaxResources, r = draw % kMaxResources;
+            const std::size_t block = draw / goods, r = draw % goods;
             if (static_cast<Player>(block % 2) != other) continue;
             history[draw] = block < 2 ? world.held[other].amount[r] - past.net[r] : world.value[other][r];
         }
@@ -285,10 +286,10 @@ struct Negotiation {
         int low, high;
     };
     // Nature's n-th number: an amount, or a value within a fifth of the base value and within 5..40.
-    SPF_HD static Range range_of(int draw) {
-        if (draw < 2 * kMaxResources) return {5, 25};
+    SPF_HD Range range_of(int draw) const {
+        if (draw < 2 * resources) return {5, 25};
         const int base[kMaxResources] = {5, 10, 15, 25, 40};
-        const int middle = base[draw % kMaxResources], spread = middle / 5;
+        const int middle = base[draw % resources], spread = middle / 5;
         return {middle - spread < 5 ? 5 : middle - spread, middle + spread > 40 ? 40 : middle + spread};
     }
     // What trades brought a player so far, and the least it must have begun with to make its moves.
