@@ -55,6 +55,9 @@ class GameInfo:
     def perfect_information(self) -> bool:
         ...
     @property
+    def simultaneous(self) -> bool:
+        ...
+    @property
     def speech(self) -> bool:
         ...
     @property
@@ -66,7 +69,7 @@ class GameBatch:
     """
     def __init__(self, name: str, options: collections.abc.Sequence[tuple[str, typing.SupportsInt | typing.SupportsIndex | str]], batch_size: typing.SupportsInt | typing.SupportsIndex, seed: typing.SupportsInt | typing.SupportsIndex, threads: typing.SupportsInt | typing.SupportsIndex, style: str, legal_list: bool | None, speech_characters: typing.SupportsInt | typing.SupportsIndex, chance: str, autoreset: str) -> None:
         ...
-    def action_text(self, row: typing.SupportsInt | typing.SupportsIndex, action: typing.SupportsInt | typing.SupportsIndex) -> str:
+    def action_text(self, row: typing.SupportsInt | typing.SupportsIndex, action: typing.SupportsInt | typing.SupportsIndex, player: typing.SupportsInt | typing.SupportsIndex | None = None) -> str:
         ...
     def chance_outcomes(self, row: typing.SupportsInt | typing.SupportsIndex) -> list[tuple[int, float]]:
         ...
@@ -78,15 +81,17 @@ class GameBatch:
         ...
     def messages_since(self, row: typing.SupportsInt | typing.SupportsIndex, player: typing.SupportsInt | typing.SupportsIndex) -> list:
         ...
-    def observation(self, rows: typing.Any = None) -> list:
+    def observation(self, rows: typing.Any = None, player: typing.SupportsInt | typing.SupportsIndex | None = None) -> list:
         ...
-    def observation_tensor(self, rows: typing.Any = None) -> numpy.typing.NDArray[numpy.float32]:
+    def observation_tensor(self, rows: typing.Any = None, player: typing.SupportsInt | typing.SupportsIndex | None = None) -> numpy.typing.NDArray[numpy.float32]:
         ...
-    def parse(self, replies: collections.abc.Sequence, rows: typing.Any = None, mode: str = 'lenient') -> tuple:
+    def parse(self, replies: collections.abc.Sequence, rows: typing.Any = None, mode: str = 'lenient', player: typing.SupportsInt | typing.SupportsIndex | None = None) -> tuple:
         ...
     def random_playouts(self) -> int:
         ...
-    def reply_text(self, row: typing.SupportsInt | typing.SupportsIndex, action: typing.SupportsInt | typing.SupportsIndex) -> str:
+    def reply_text(self, row: typing.SupportsInt | typing.SupportsIndex, action: typing.SupportsInt | typing.SupportsIndex, player: typing.SupportsInt | typing.SupportsIndex | None = None) -> str:
+        ...
+    def resample(self, rows: typing.Any, player: typing.SupportsInt | typing.SupportsIndex | None, seed: typing.SupportsInt | typing.SupportsIndex) -> GameBatch:
         ...
     def reset(self, rows: typing.Any = None, seeds: typing.Annotated[numpy.typing.ArrayLike, numpy.uint64] | None = None, repeat: typing.SupportsInt | typing.SupportsIndex = 1) -> None:
         ...
@@ -101,7 +106,7 @@ class GameBatch:
     @property
     def current_player(self) -> numpy.ndarray:
         """
-        int32[B]: player to move, -1 chance, -4 over; a read-only view
+        int32[B]: player to move, -1 chance, -2 all at once, -4 over; a read-only view
         """
     @property
     def info(self) -> GameInfo:
@@ -109,7 +114,7 @@ class GameBatch:
     @property
     def legal_actions(self) -> numpy.ndarray:
         """
-        bool[B, A]: brought up to date by this access; a read-only view
+        bool[B, A], or bool[B, P, A] where all players move at once: brought up to date by this access; a read-only view
         """
     @property
     def returns(self) -> numpy.ndarray:

@@ -6,7 +6,9 @@
     g.returns
 
 Shapes: ``B`` games, ``P`` players, ``A`` enumerable actions, ``K`` rows of a call. Players are numbered from 0; -1 is
-chance, -4 means the game is over. A game with options may be written ``"kuhn_poker(rounds=5)"`` wherever a name is
+chance, -2 all players at once, -4 means the game is over. In a joint game (``description.simultaneous``) all players
+move in every step: actions are [K, P], legal actions [B, P, A], and what one player reads or says is asked for with
+``player=``. A game with options may be written ``"kuhn_poker(rounds=5)"`` wherever a name is
 taken.
 """
 
@@ -22,9 +24,21 @@ from numpy.typing import ArrayLike, NDArray
 
 from selfplay_fast import _native
 
-__all__ = ["CHANCE", "INVALID", "STYLES", "TERMINAL", "Batch", "Description", "describe", "make", "names"]
+__all__ = [
+    "CHANCE",
+    "INVALID",
+    "SIMULTANEOUS",
+    "STYLES",
+    "TERMINAL",
+    "Batch",
+    "Description",
+    "describe",
+    "make",
+    "names",
+]
 
 CHANCE = -1
+SIMULTANEOUS = -2
 TERMINAL = -4
 INVALID = -1
 """What ``parse`` gives for a refused reply and ``sample_actions`` for an ended game."""
@@ -44,10 +58,13 @@ class Description:
     num_actions: int
     """Enumerable actions; a game may take richer ones beside them."""
     max_turns: int
+    """Of all players together."""
     zero_sum: bool
     perfect_information: bool
     speech: bool
     """Do the players hear what is said in ``step(texts=...)``?"""
+    simultaneous: bool
+    """Do all players move in every step?"""
     styles: tuple[Style, ...]
     """Ways to put the game in words, see ``make``."""
     options: dict[str, int | str]
@@ -143,12 +160,15 @@ class Batch:
 
     @property
     def current_player(self) -> NDArray[np.int32]:
-        """int32[B]: the player to move, ``CHANCE`` or ``TERMINAL``. A read-only view that follows the games."""
+        """int32[B]: the player to move, ``CHANCE``, ``SIMULTANEOUS`` or ``TERMINAL``; a read-only view that follows."""
         return self._native.current_player
 
     @property
     def legal_actions(self) -> NDArray[np.bool_]:
-        """bool[B, A], all False at chance nodes and after the end. A read-only view, updated by this access."""
+        """bool[B, A] or bool[B, P, A], all False at chance nodes and after the end.
+
+        A read-only view, updated by this access.
+        """
         return self._native.legal_actions
 
     @property
@@ -166,6 +186,7 @@ class Batch:
     ) -> None:
         """Play ``actions`` int64[K] in ``rows`` int64[K], or in all rows, where entries of ended games are ignored.
 
+        A joint game takes int64[K, P], one action per player.
         texts: the whole reply per action; what it says aloud is heard in games with speech and ignored in others.
         Raises ValueError naming game, row and action, and TypeError for a wrong dtype, before anything changes.
         """
@@ -183,20 +204,25 @@ class Batch:
         self._native.reset(rows, keys, repeat)
 
     def sample_actions(self, seed: int) -> NDArray[np.int64]:
-        """int64[B]: a uniform legal action per row by (seed, row, ply); ``INVALID`` where the game is over."""
+        """int64[B] or int64[B, P]: uniform legal actions by (seed, row, ply); ``INVALID`` where the game is over."""
         return self._native.sample_actions(seed & _SEED_MASK)
 
     def random_playouts(self) -> int:
-        """Play every game to its end with uniform actions; return the number of turns taken."""
+        """Play every game to its end with uniform actions; return the number of turns (of a joint game: steps)."""
         return self._native.random_playouts()
 
-    def observation(self, rows: ArrayLike | None = None) -> list[str]:
-        """The complete message for the player to move of each row; empty where nobody is to move."""
-        return self._native.observation(rows)
+    def observation(self, rows: ArrayLike | None = None, player: int | None = None) -> list[str]:
+        """The complete message for the player to move of each row, or for ``player``; empty where nobody is to move."""
+        return self._native.observation(rows, player)
 
-    def observation_tensor(self, rows: ArrayLike | None = None) -> NDArray[np.float32]:
-        """float32[K, ...] in OpenSpiel's encoding, zeros where nobody is to move; ValueError if the game has none."""
-        return self._native.observation_tensor(rows)
+    def observation_tensor(
+        self, rows: ArrayLike | None = None, player: int | None = None
+    ) -> NDArray[np.float32]:
+        """float32[K, ...] as that player sees it, zeros where nobody is to move; ValueError if the game has none.
+
+        OpenSpiel's encoding where it has the game, else what the game's header says.
+        """
+        return self._native.observation_tensor(rows, player)
 
     def messages_since(self, row: int, player: int) -> list[str]:
         """What is new for ``player`` since its last turn: the others' moves, then what it sees if it is to move.
@@ -206,41 +232,51 @@ class Batch:
         return self._native.messages_since(row, player)
 
     def information_state(self, row: int, player: int) -> str:
-        """The canonical key of all that ``player`` knows."""
+        """The canonical key of all that ``player`` knows; in hanabi of all that it sees on the table."""
         return self._native.information_state(row, player)
 
-    def action_text(self, row: int, action: int) -> str:
+    def action_text(self, row: int, action: int, player: int | None = None) -> str:
         """A legal action as legal lists show it: ``[bet]``, in style plain ``bet``."""
-        return self._native.action_text(row, action)
+        return self._native.action_text(row, action, player)
 
-    def reply_text(self, row: int, action: int) -> str:
+    def reply_text(self, row: int, action: int, player: int | None = None) -> str:
         r"""The canonical reply that plays a legal action, ``\boxed{bet}``, in style plain ``bet``."""
-        return self._native.reply_text(row, action)
+        return self._native.reply_text(row, action, player)
 
     def parse(
         self,
         replies: Sequence[str | bytes],
         rows: ArrayLike | None = None,
         mode: ParseMode = "lenient",
+        player: int | None = None,
     ) -> tuple[NDArray[np.int64], list[str | None]]:
         r"""Read one reply per row: int64[K] of legal actions or ``INVALID``, and for each why it was refused.
 
         Lenient reads the last ``\boxed{}``, else the last ``[...]`` that names an action, else the last line. Strict
         reads what SPIRAL's published parser reads. Replies may hold anything; their content never raises.
         """
-        return self._native.parse(replies, rows, mode)
+        return self._native.parse(replies, rows, mode, player)
 
     def chance_outcomes(self, row: int) -> list[tuple[int, float]]:
         """(action, probability) of what nature may do next; empty unless it is to move (chance="explicit")."""
         return self._native.chance_outcomes(row)
 
     def history(self, row: int) -> list[int]:
-        """All actions of the row's game so far, nature's included."""
+        """All actions of the row's game so far, nature's included; in a joint game step by step, player by player."""
         return self._native.history(row)
 
     def copy(self) -> Batch:
         """An independent batch in the same state."""
         return Batch(self._native.copy(), self.description)
+
+    def resample(self, rows: ArrayLike | None = None, player: int | None = None, seed: int = 0) -> Batch:
+        """New games that the player to move (or ``player``) cannot tell from those in ``rows``, or in all rows.
+
+        All moves and what the player knows stay; what it cannot know is drawn anew by nature's probabilities given
+        that, and what nature does later is drawn anew too. A row may be named many times. Rows where nobody is to move
+        are copied, unless a player is given.
+        """
+        return Batch(self._native.resample(rows, player, seed & _SEED_MASK))
 
     def state(self) -> bytes:
         """A snapshot of all games, for ``set_state`` of a batch made with the same game, options and size."""
@@ -303,6 +339,7 @@ def _description(info: Any) -> Description:
         zero_sum=info.zero_sum,
         perfect_information=info.perfect_information,
         speech=info.speech,
+        simultaneous=info.simultaneous,
         styles=STYLES,
         options=options,
         option_help=texts,

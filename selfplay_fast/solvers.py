@@ -107,10 +107,14 @@ def num_actions(game: str) -> int:
 
 @lru_cache(maxsize=64)
 def is_enumerable(game: str, *, max_information_states: int = 1000, max_nodes: int = 100_000) -> bool:
-    """Whether the game is small enough to ask a policy about every information state."""
+    """Whether a policy can be asked about every information state: there are few, and players forget nothing.
+
+    Of a joint game there is no such list.
+    """
+    games.describe(game)  # an unknown game is an error, not an answer
     try:
         return len(_form(game, max_nodes).information_states) <= max_information_states
-    except _native.GameTooLargeError:
+    except ValueError:
         return False
 
 

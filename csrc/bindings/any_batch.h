@@ -21,8 +21,11 @@ class AnyBatch {
   public:
     virtual ~AnyBatch() = default;
     virtual std::unique_ptr<AnyBatch> copy() const = 0;
+    virtual std::unique_ptr<AnyBatch> resample(Rows rows, std::optional<Player> player, std::uint64_t seed) const = 0;
 
     virtual const GameInfo& info() const = 0;
+    // Moves of one row in one step: one, or one per player where all move at once.
+    std::int64_t moves_per_row() const { return info().simultaneous ? info().num_players : 1; }
     virtual std::int64_t size() const = 0;
     virtual const std::int32_t* current_player() const = 0;
     virtual const std::uint8_t* terminated() const = 0;
@@ -34,14 +37,16 @@ class AnyBatch {
     virtual void sample_actions(std::uint64_t seed, std::span<std::int64_t> out) const = 0;
     virtual std::int64_t random_playouts() = 0;
 
-    virtual std::vector<std::string> observation(Rows rows) const = 0;
+    // player: whose view; none for whoever is to move, which a joint game does not know.
+    virtual std::vector<std::string> observation(Rows rows, std::optional<Player> player) const = 0;
     virtual std::vector<int> tensor_shape() const = 0;  // throws if the game has no tensor
-    virtual void observation_tensor(Rows rows, float* out) const = 0;
+    virtual void observation_tensor(Rows rows, std::optional<Player> player, float* out) const = 0;
     virtual std::vector<std::string> messages_since(std::int64_t row, Player player) const = 0;
     virtual std::string information_state(std::int64_t row, Player player) const = 0;
-    virtual std::string action_text(std::int64_t row, Action action) const = 0;
-    virtual std::string reply_text(std::int64_t row, Action action) const = 0;
-    virtual std::vector<Reading> parse(std::span<const std::string_view> replies, Rows rows, bool strict) const = 0;
+    virtual std::string action_text(std::int64_t row, Action action, std::optional<Player> player) const = 0;
+    virtual std::string reply_text(std::int64_t row, Action action, std::optional<Player> player) const = 0;
+    virtual std::vector<Reading> parse(std::span<const std::string_view> replies, Rows rows,
+                                       std::optional<Player> player, bool strict) const = 0;
     virtual std::vector<ChanceOutcome> chance_outcomes(std::int64_t row) const = 0;
     virtual std::vector<Action> history(std::int64_t row) const = 0;
 

@@ -44,6 +44,18 @@ GameEntry entry(const std::string& name) {
     return found->second;
 }
 
+// Moves as they are stepped: [K], or [K, players] where all players move at once.
+std::span<const std::int64_t> moves_of(const AnyBatch& batch,
+                                       const py::array_t<std::int64_t, py::array::c_style>& array) {
+    if (!batch.info().simultaneous) {
+        if (array.ndim() != 1) throw std::invalid_argument("actions must be one-dimensional");
+    } else if (array.ndim() != 2 || array.shape(1) != batch.moves_per_row()) {
+        throw std::invalid_argument(batch.info().name + ": actions must have the shape [rows, " +
+                                    std::to_string(batch.moves_per_row()) + "], one per player");
+    }
+    return {array.data(), static_cast<std::size_t>(array.size())};
+}
+
 template <class T>
 std::span<const T> span_of(const py::array_t<T, py::array::c_style>& array, const char* name) {
     if (array.ndim() != 1) throw std::invalid_argument(std::string(name) + " must be one-dimensional");
@@ -143,7 +155,8 @@ std::unique_ptr<AnyBatch> make(const std::string& name, const OptionValues& opti
     return game.make(options, size, batch, format);
 }
 
-py::tuple parse(const AnyBatch& batch, const py::sequence& replies, const py::object& rows, const std::string& mode) {
+py::tuple parse(const AnyBatch& batch, const py::sequence& replies, const py::object& rows, const std::string& mode,
+                std::optional<Player> player) {
     if (mode != "lenient" && mode != "strict") {
         throw std::invalid_argument("mode must be lenient or strict, got '" + mode + "'");
     }
@@ -153,7 +166,7 @@ py::tuple parse(const AnyBatch& batch, const py::sequence& replies, const py::ob
     std::vector<Reading> readings;
     {
         const py::gil_scoped_release unlocked;
-        readings = batch.parse(texts.views, which, mode == "strict");
+        readings = batch.parse(texts.views, which, player, mode == "strict");
     }
     Ints actions(static_cast<py::ssize_t>(readings.size()));
     py::list refusals(readings.size());
@@ -176,14 +189,18 @@ void bind_views(py::class_<AnyBatch>& batch) {
                 const auto& b = self.cast<const AnyBatch&>();
                 return view<std::int32_t>(self, b.current_player(), {b.size()});
             },
-            "int32[B]: player to move, -1 chance, -4 over; a read-only view")
+            "int32[B]: player to move, -1 chance, -2 all at once, -4 over; a read-only view")
         .def_property_readonly(
             "legal_actions",
             [](const py::object& self) {
                 auto& b = self.cast<AnyBatch&>();
-                return view<bool>(self, b.legal_actions(), {b.size(), b.info().num_actions});
+                std::vector<py::ssize_t> shape{b.size()};
+                if (b.info().simultaneous) shape.push_back(b.info().num_players);
+                shape.push_back(b.info().num_actions);
+                return view<bool>(self, b.legal_actions(), shape);
             },
-            "bool[B, A]: brought up to date by this access; a read-only view")
+            "bool[B, A], or bool[B, P, A] where all players move at once: brought up to date by this access; a "
+            "read-only view")
         .def_property_readonly(
             "terminated",
             [](const py::object& self) {
@@ -207,7 +224,7 @@ void bind_moves(py::class_<AnyBatch>& batch) {
             [](AnyBatch& b, const py::object& actions, const py::object& rows,
                const std::optional<py::sequence>& texts) {
                 const Ints moves = ints_of(actions, "actions");
-                const auto played = span_of(moves, "actions");
+                const auto played = moves_of(b, moves);
                 const std::optional<Ints> numbers = rows_of(rows);
                 const Rows which = span_of(numbers);
                 const Texts said(texts ? *texts : py::sequence(py::tuple()), "texts");
@@ -229,8 +246,10 @@ void bind_moves(py::class_<AnyBatch>& batch) {
         .def(
             "sample_actions",
             [](const AnyBatch& b, std::uint64_t seed) {
-                Ints out(b.size());
-                std::span<std::int64_t> place(out.mutable_data(), static_cast<std::size_t>(b.size()));
+                std::vector<py::ssize_t> shape{b.size()};
+                if (b.info().simultaneous) shape.push_back(b.moves_per_row());
+                Ints out(shape);
+                std::span<std::int64_t> place(out.mutable_data(), static_cast<std::size_t>(out.size()));
                 const py::gil_scoped_release unlocked;
                 b.sample_actions(seed, place);
                 return out;
@@ -252,20 +271,20 @@ void bind_texts(py::class_<AnyBatch>& batch) {
     batch
         .def(
             "observation",
-            [](const AnyBatch& b, const py::object& rows) {
+            [](const AnyBatch& b, const py::object& rows, std::optional<Player> player) {
                 const std::optional<Ints> numbers = rows_of(rows);
                 const Rows which = span_of(numbers);
                 std::vector<std::string> texts;
                 {
                     const py::gil_scoped_release unlocked;
-                    texts = b.observation(which);
+                    texts = b.observation(which, player);
                 }
                 return strings(texts);
             },
-            py::arg("rows") = py::none())
+            py::arg("rows") = py::none(), py::arg("player") = py::none())
         .def(
             "observation_tensor",
-            [](const AnyBatch& b, const py::object& rows) {
+            [](const AnyBatch& b, const py::object& rows, std::optional<Player> player) {
                 const std::optional<Ints> numbers = rows_of(rows);
                 const Rows which = span_of(numbers);
                 std::vector<py::ssize_t> shape{which ? static_cast<py::ssize_t>(which->size()) : b.size()};
@@ -273,18 +292,19 @@ void bind_texts(py::class_<AnyBatch>& batch) {
                 py::array_t<float> out(shape);
                 float* place = out.mutable_data();
                 const py::gil_scoped_release unlocked;
-                b.observation_tensor(which, place);
+                b.observation_tensor(which, player, place);
                 return out;
             },
-            py::arg("rows") = py::none())
+            py::arg("rows") = py::none(), py::arg("player") = py::none())
         .def(
             "messages_since",
             [](const AnyBatch& b, std::int64_t row, Player p) { return strings(b.messages_since(row, p)); },
             py::arg("row"), py::arg("player"))
         .def("information_state", &AnyBatch::information_state, py::arg("row"), py::arg("player"))
-        .def("action_text", &AnyBatch::action_text, py::arg("row"), py::arg("action"))
-        .def("reply_text", &AnyBatch::reply_text, py::arg("row"), py::arg("action"))
-        .def("parse", &parse, py::arg("replies"), py::arg("rows") = py::none(), py::arg("mode") = "lenient");
+        .def("action_text", &AnyBatch::action_text, py::arg("row"), py::arg("action"), py::arg("player") = py::none())
+        .def("reply_text", &AnyBatch::reply_text, py::arg("row"), py::arg("action"), py::arg("player") = py::none())
+        .def("parse", &parse, py::arg("replies"), py::arg("rows") = py::none(), py::arg("mode") = "lenient",
+             py::arg("player") = py::none());
 }
 
 }  // namespace
@@ -306,6 +326,7 @@ void bind_games(py::module_& m) {
         .def_readonly("zero_sum", &GameInfo::zero_sum)
         .def_readonly("perfect_information", &GameInfo::perfect_information)
         .def_readonly("speech", &GameInfo::speech)
+        .def_readonly("simultaneous", &GameInfo::simultaneous)
         .def_readonly("options", &GameInfo::options);
 
     m.def("game_names", [] {
@@ -327,6 +348,15 @@ void bind_games(py::module_& m) {
     bind_moves(batch);
     bind_texts(batch);
     batch.def("copy", &AnyBatch::copy)
+        .def(
+            "resample",
+            [](const AnyBatch& b, const py::object& rows, std::optional<Player> player, std::uint64_t seed) {
+                const std::optional<Ints> numbers = rows_of(rows);
+                const Rows which = span_of(numbers);
+                const py::gil_scoped_release unlocked;
+                return b.resample(which, player, seed);
+            },
+            py::arg("rows"), py::arg("player"), py::arg("seed"))
         .def("state", [](const AnyBatch& b) { return py::bytes(b.snapshot()); })
         .def(
             "set_state", [](AnyBatch& b, const py::bytes& bytes) { b.restore(std::string_view(bytes)); },

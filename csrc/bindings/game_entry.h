@@ -1,17 +1,32 @@
-// Joins a game's rules, its batch and its words; instantiated once per game by a generated translation unit.
+// Joins a game's rules, its batch and its words; instantiated once per game by a generated translation unit. At a joint
+// game words are read and written seat by seat.
 #pragma once
 
+#include <algorithm>
 #include <memory>
+#include <optional>
 #include <stdexcept>
 #include <string>
 #include <vector>
 
 #include "bindings/any_batch.h"
+#include "core/joint_batch.h"
 #include "text/reply.h"
 
 namespace spf {
 
+template <class Game>
+struct BatchOf;
 template <TurnGame Game>
+struct BatchOf<Game> {
+    using Type = Batch<Game>;
+};
+template <JointGame Game>
+struct BatchOf<Game> {
+    using Type = JointBatch<Game>;
+};
+
+template <AnyGame Game>
 class GameBatch final : public AnyBatch {
   public:
     GameBatch(const Game& game, std::int64_t size, const BatchOptions& options, const Format& format)
@@ -24,6 +39,25 @@ class GameBatch final : public AnyBatch {
             configuration_ += " " + option.name + "=" + std::to_string(option.value);
     }
     std::unique_ptr<AnyBatch> copy() const override { return std::make_unique<GameBatch>(*this); }
+    std::unique_ptr<AnyBatch> resample(Rows rows, std::optional<Player> player, std::uint64_t seed) const override {
+        if (rows) {
+            for (const std::int64_t row : *rows) check_row(row);
+            if (rows->empty()) throw std::invalid_argument(info_.name + ": rows must name at least one row");
+        }
+        if (player) check_player(*player);
+        if constexpr (kJoint) {
+            throw std::invalid_argument(info_.name + ": has no resample, all players move at once");
+        } else {
+            return std::make_unique<GameBatch>(*this, batch_.resample(rows, player, seed));
+        }
+    }
+
+    GameBatch(const GameBatch& like, typename BatchOf<Game>::Type&& batch)
+        : batch_(std::move(batch)),
+          format_(like.format_),
+          info_(like.info_),
+          preamble_(like.preamble_),
+          configuration_(like.configuration_) {}
 
     const GameInfo& info() const override { return info_; }
     std::int64_t size() const override { return batch_.size(); }
@@ -33,14 +67,18 @@ class GameBatch final : public AnyBatch {
     const std::uint8_t* legal_actions() override { return batch_.legal_actions(); }
 
     void step(std::span<const std::int64_t> actions, Rows rows, std::span<const std::string_view> texts) override {
-        std::vector<std::string> said;
-        if constexpr (kHasSpeech<Game>) {
-            said.reserve(texts.size());
-            for (const std::string_view text : texts) {
-                said.push_back(GameText<Game>::spoken(text, format_.speech_characters));
+        if constexpr (kJoint) {
+            batch_.step(actions, rows);
+        } else {
+            std::vector<std::string> said;
+            if constexpr (kHasSpeech<Game>) {
+                said.reserve(texts.size());
+                for (const std::string_view text : texts) {
+                    said.push_back(GameText<Game>::spoken(text, format_.speech_characters));
+                }
             }
+            batch_.step(actions, rows, said);
         }
-        batch_.step(actions, rows, said);
     }
     void reset(Rows rows, std::optional<std::span<const std::uint64_t>> seeds, std::int64_t repeat) override {
         batch_.reset(rows, seeds, repeat);
@@ -50,13 +88,14 @@ class GameBatch final : public AnyBatch {
     }
     std::int64_t random_playouts() override { return batch_.random_playouts(); }
 
-    std::vector<std::string> observation(Rows rows) const override {
+    std::vector<std::string> observation(Rows rows, std::optional<Player> player) const override {
+        check_reader(player);
         std::vector<std::string> texts(count(rows));
         each_row(rows, kTextNs, [&](std::size_t i, std::int64_t row) {
-            const Player player = batch_.current_player()[row];
-            if (player < 0) return;  // nobody reads at chance nodes and after the end
+            const Player reader = reader_of(row, player);
+            if (reader < 0) return;  // nobody reads at chance nodes and after the end
             texts[i] = preamble_;
-            append_situation(batch_.game(), batch_.state(row), player, format_, batch_.said(row), texts[i]);
+            tell_situation(row, reader, texts[i]);
         });
         return texts;
     }
@@ -69,15 +108,16 @@ class GameBatch final : public AnyBatch {
             throw std::invalid_argument(info_.name + ": has no observation tensor, use observation()");
         }
     }
-    void observation_tensor(Rows rows, float* out) const override {
+    void observation_tensor(Rows rows, std::optional<Player> player, float* out) const override {
+        check_reader(player);
         if constexpr (kHasTensor) {
             std::int64_t width = 1;
             for (const int n : batch_.game().tensor_shape()) width *= n;
             each_row(rows, 20 + width, [&](std::size_t i, std::int64_t row) {
                 float* place = out + static_cast<std::int64_t>(i) * width;
-                const Player player = batch_.current_player()[row];
+                const Player reader = reader_of(row, player);
                 std::fill(place, place + width, 0.0f);
-                if (player >= 0) batch_.game().observation_tensor(batch_.state(row), player, place);
+                if (reader >= 0) batch_.game().observation_tensor(batch_.state(row), reader, place);
             });
         }
     }
@@ -91,18 +131,20 @@ class GameBatch final : public AnyBatch {
         for (const std::string& text : batch_.said(row)) key += "|" + text;
         return key;
     }
-    std::string action_text(std::int64_t row, Action action) const override {
-        check_action(row, action);
+    std::string action_text(std::int64_t row, Action action, std::optional<Player> player) const override {
+        const Player mover = check_action(row, action, player);
         std::string out;
-        append_action(batch_.game(), batch_.state(row), action, format_.style, out);
+        append_action(seat(mover), batch_.state(row), action, format_.style, out);
         return out;
     }
-    std::string reply_text(std::int64_t row, Action action) const override {
-        check_action(row, action);
-        return spf::reply_text(batch_.game(), batch_.state(row), action, format_.style);
+    std::string reply_text(std::int64_t row, Action action, std::optional<Player> player) const override {
+        const Player mover = check_action(row, action, player);
+        return spf::reply_text(seat(mover), batch_.state(row), action, format_.style);
     }
 
-    std::vector<Reading> parse(std::span<const std::string_view> replies, Rows rows, bool strict) const override {
+    std::vector<Reading> parse(std::span<const std::string_view> replies, Rows rows, std::optional<Player> player,
+                               bool strict) const override {
+        check_reader(player);
         std::vector<Reading> readings(count(rows));
         if (replies.size() != readings.size()) {
             throw std::invalid_argument(info_.name + ": replies must hold " + std::to_string(readings.size()) +
@@ -112,12 +154,15 @@ class GameBatch final : public AnyBatch {
         for (const std::string_view reply : replies) bytes += reply.size();
         const std::int64_t each = kTextNs + static_cast<std::int64_t>(bytes / (replies.size() + 1));
         each_row(rows, each, [&](std::size_t i, std::int64_t row) {
-            if (batch_.current_player()[row] < 0) {
+            const Player mover = mover_of(row, player);
+            if (batch_.current_player()[row] == kTerminal || batch_.current_player()[row] == kChance) {
                 readings[i] = {kInvalidAction, "nobody is to move in this game"};
+            } else if (mover < 0) {
+                readings[i] = {kInvalidAction, "player " + std::to_string(*player) + " is not to move"};
             } else if (strict) {
-                readings[i] = read_strict(batch_.game(), batch_.state(row), replies[i]);
+                readings[i] = read_strict(seat(mover), batch_.state(row), replies[i]);
             } else {
-                readings[i] = read_lenient(batch_.game(), batch_.state(row), replies[i]);
+                readings[i] = read_lenient(seat(mover), batch_.state(row), replies[i]);
             }
         });
         return readings;
@@ -125,9 +170,13 @@ class GameBatch final : public AnyBatch {
 
     std::vector<ChanceOutcome> chance_outcomes(std::int64_t row) const override {
         check_row(row);
-        if (batch_.current_player()[row] != kChance) return {};
-        const auto outcomes = batch_.game().chance_outcomes(batch_.state(row));
-        return {outcomes.begin(), outcomes.end()};
+        if constexpr (kJoint) {
+            return {};
+        } else {
+            if (batch_.current_player()[row] != kChance) return {};
+            const auto outcomes = batch_.game().chance_outcomes(batch_.state(row));
+            return {outcomes.begin(), outcomes.end()};
+        }
     }
     std::vector<Action> history(std::int64_t row) const override {
         check_row(row);
@@ -139,8 +188,31 @@ class GameBatch final : public AnyBatch {
     void restore(std::string_view bytes) override { batch_.restore(bytes, configuration_); }
 
   private:
+    static constexpr bool kJoint = JointGame<Game>;
     static constexpr bool kHasTensor = requires(const Game& game) { game.tensor_shape(); };
     static constexpr std::int64_t kTextNs = 1000;
+
+    void tell_situation(std::int64_t row, Player player, std::string& out) const {
+        append_situation(seat(player), batch_.state(row), player, format_, batch_.said(row), out);
+    }
+    // What the words of one player are about.
+    decltype(auto) seat([[maybe_unused]] Player player) const {
+        if constexpr (kJoint) {
+            return Seat<Game>{batch_.game(), player};
+        } else {
+            return batch_.game();
+        }
+    }
+    // Who reads what happens in a row: the player named, or else the one to move; negative if nobody is to move.
+    Player reader_of(std::int64_t row, std::optional<Player> player) const {
+        const Player current = batch_.current_player()[row];
+        return current == kTerminal || current == kChance ? current : player.value_or(current);
+    }
+    // Whose move it is; negative if the player named is not to move.
+    Player mover_of(std::int64_t row, std::optional<Player> player) const {
+        const Player reader = reader_of(row, player), current = batch_.current_player()[row];
+        return current == kSimultaneous || current == reader ? reader : kTerminal;
+    }
 
     std::size_t count(Rows rows) const { return rows ? rows->size() : static_cast<std::size_t>(size()); }
 
@@ -164,18 +236,34 @@ class GameBatch final : public AnyBatch {
                                     std::to_string(size() - 1));
     }
     void check_player(Player player) const {
-        if (player >= 0 && player < Game::kPlayers) return;
+        if (player >= 0 && player < info_.num_players) return;
         throw std::invalid_argument(info_.name + ": player " + std::to_string(player) + " is outside 0.." +
-                                    std::to_string(Game::kPlayers - 1));
+                                    std::to_string(info_.num_players - 1));
     }
-    void check_action(std::int64_t row, Action action) const {
+    void check_reader(std::optional<Player> player) const {
+        if (player) return check_player(*player);
+        if (!kJoint) return;
+        throw std::invalid_argument(info_.name + ": all players move at once, say which with player=0.." +
+                                    std::to_string(info_.num_players - 1));
+    }
+    Player check_action(std::int64_t row, Action action, std::optional<Player> player) const {
         check_row(row);
-        if (batch_.current_player()[row] >= 0 && spf::is_legal(batch_.game(), batch_.state(row), action)) return;
+        check_reader(player);
+        const Player mover = mover_of(row, player);
+        if (mover >= 0 && is_legal(row, mover, action)) return mover;
         throw std::invalid_argument(info_.name + ": action " + std::to_string(action) + " is illegal in row " +
                                     std::to_string(row));
     }
 
-    Batch<Game> batch_;
+    bool is_legal(std::int64_t row, [[maybe_unused]] Player mover, Action action) const {
+        if constexpr (kJoint) {
+            return batch_.game().legal_actions(batch_.state(row), mover).contains(action);
+        } else {
+            return spf::is_legal(batch_.game(), batch_.state(row), action);
+        }
+    }
+
+    typename BatchOf<Game>::Type batch_;
     Format format_;
     GameInfo info_;
     std::string preamble_, configuration_;
@@ -183,40 +271,48 @@ class GameBatch final : public AnyBatch {
 
 // What is new for a player since its last turn: the moves of the others, then what it sees now. Before its first turn:
 // the complete observation.
-template <TurnGame Game>
+template <AnyGame Game>
 std::vector<std::string> GameBatch<Game>::messages_since(std::int64_t row, Player player) const {
     check_row(row);
     check_player(player);
-    const Game& game = batch_.game();
     const auto said = batch_.said(row);
     std::vector<std::string> news;
+    if (batch_.current_player()[row] == kChance) return news;
     bool acted = false;
     std::size_t turn = 0;
-    typename Game::State state = game.initial();
-    for (const Action action : batch_.history(row)) {
-        const Player actor = game.current_player(state);
+    const auto tell = [&](const auto& seat, const typename Game::State& state, Player actor, Action action) {
         if (actor == player) {
             acted = true;
-            news.clear();
         } else if (actor >= 0) {
             std::string line = "Player " + std::to_string(actor) + ": ";
-            append_action(game, state, action, format_.style, line);
+            append_action(seat, state, action, format_.style, line);
             if (turn < said.size() && !said[turn].empty()) line += " " + said[turn];
             news.push_back(std::move(line));
         }
         turn += actor >= 0;
-        game.apply(state, action);
+    };
+    if constexpr (kJoint) {
+        batch_.replay(row, [&](const typename Game::State& state, const Action* moves) {
+            news.clear();
+            for (Player p = 0; p < info_.num_players; ++p) tell(seat(p), state, p, moves[p]);
+        });
+    } else {
+        typename Game::State state = batch_.game().initial();
+        for (const Action action : batch_.history(row)) {
+            const Player actor = batch_.game().current_player(state);
+            if (actor == player) news.clear();
+            tell(batch_.game(), state, actor, action);
+            batch_.game().apply(state, action);
+        }
     }
-    if (!acted) return {spf::observation(game, state, player, format_, said)};
-    if (game.current_player(state) == player) {
-        std::string now;
-        append_situation(game, state, player, format_, said, now);
-        news.push_back(std::move(now));
-    }
+    std::string now = acted ? std::string() : preamble_;
+    if (!acted || mover_of(row, player) == player) tell_situation(row, player, now);
+    if (!acted) return {now};
+    if (!now.empty()) news.push_back(std::move(now));
     return news;
 }
 
-template <TurnGame Game>
+template <AnyGame Game>
 GameEntry make_game_entry() {
     return {[](const OptionValues& values) { return describe(configure<Game>(values)); },
             [](const OptionValues& values, std::int64_t size, const BatchOptions& options,

@@ -18,7 +18,9 @@
 //     static_assert(TurnGame<Coin>);
 #pragma once
 
+#include <array>
 #include <concepts>
+#include <cstddef>
 #include <cstdint>
 #include <string>
 #include <string_view>
@@ -43,6 +45,11 @@ inline constexpr Action kInvalidAction = -1;
 SPF_HD inline int count_bits(std::uint64_t word) {
 #if defined(__CUDA_ARCH__)
     return __popcll(word);
+#elif defined(__x86_64__) && !defined(__POPCNT__)  // there the builtin is a call into a library
+    word -= (word >> 1) & 0x5555555555555555u;
+    word = (word & 0x3333333333333333u) + ((word >> 2) & 0x3333333333333333u);
+    word = (word + (word >> 4)) & 0x0F0F0F0F0F0F0F0Fu;
+    return static_cast<int>((word * 0x0101010101010101u) >> 56);
 #else
     return __builtin_popcountll(word);
 #endif
@@ -56,6 +63,53 @@ SPF_HD inline int lowest_bit(std::uint64_t word) {  // word != 0
 #endif
 }
 
+SPF_HD inline int highest_bit(std::uint64_t word) {  // word != 0
+#if defined(__CUDA_ARCH__)
+    return 63 - __clzll(static_cast<long long>(word));
+#else
+    return 63 - __builtin_clzll(word);
+#endif
+}
+
+// kNthBit[byte][n]: where the n-th lowest bit of a byte is.
+inline constexpr auto kNthBit = [] {
+    std::array<std::array<std::uint8_t, 8>, 256> table{};
+    for (unsigned byte = 0; byte < 256; ++byte) {
+        std::size_t n = 0;
+        for (unsigned bit = 0; bit < 8; ++bit) {
+            if (((byte >> bit) & 1u) != 0) table[byte][n++] = static_cast<std::uint8_t>(bit);
+        }
+    }
+    return table;
+}();
+
+inline constexpr auto kBitsOfByte = [] {
+    std::array<std::uint8_t, 256> table{};
+    for (unsigned byte = 1; byte < 256; ++byte) table[byte] = static_cast<std::uint8_t>(table[byte / 2] + byte % 2);
+    return table;
+}();
+
+// The position of the index-th lowest bit of a word that has more than index. No branches: a random index would
+// mispredict them.
+template <int Bits = 64>
+SPF_HD inline int nth_bit(std::uint64_t word, int index) {
+#if defined(__CUDA_ARCH__)
+    for (; index > 0; --index) word &= word - 1;
+    return lowest_bit(word);
+#else
+    if constexpr (Bits <= 8) return kNthBit[word][static_cast<std::size_t>(index)];
+    constexpr std::uint64_t kBytes = 0x0101010101010101u;
+    std::uint64_t counts = word - ((word >> 1) & 0x5555555555555555u);
+    counts = (counts & 0x3333333333333333u) + ((counts >> 2) & 0x3333333333333333u);
+    counts = ((counts + (counts >> 4)) & 0x0F0F0F0F0F0F0F0Fu) * kBytes;  // byte i: bits in bytes 0 .. i
+    const std::uint64_t wanted = static_cast<std::uint64_t>(index) * kBytes | 0x8080808080808080u;
+    const std::uint64_t skipped = ((wanted - counts) >> 7) & kBytes;  // 1 in byte i if the bit lies beyond it
+    const int shift = static_cast<int>((skipped * kBytes) >> 56) * 8;
+    const int before = static_cast<int>(((counts << 8) >> shift) & 0xFFu);
+    return shift + kNthBit[(word >> shift) & 0xFFu][static_cast<std::size_t>(index - before)];
+#endif
+}
+
 // A set of enumerable actions 0..N-1, one bit each; iterates in ascending order.
 template <int N>
 struct ActionSet {
@@ -63,8 +117,17 @@ struct ActionSet {
     std::uint64_t words[kWords] = {};
 
     SPF_HD void insert(Action a) { words[a >> 6] |= std::uint64_t{1} << (a & 63); }
+    // Inserts first + i for every bit i.
+    SPF_HD void insert_bits(Action first, std::uint64_t bits) {
+        const int word = static_cast<int>(first >> 6), shift = static_cast<int>(first & 63);
+        words[word] |= bits << shift;
+        if (shift != 0 && word + 1 < kWords) words[word + 1] |= bits >> (64 - shift);
+    }
     SPF_HD bool contains(Action a) const { return a >= 0 && a < N && ((words[a >> 6] >> (a & 63)) & 1) != 0; }
     SPF_HD int size() const {
+#if !defined(__CUDA_ARCH__)
+        if constexpr (N <= 8) return kBitsOfByte[words[0]];
+#endif
         int total = 0;
         for (int w = 0; w < kWords; ++w) total += count_bits(words[w]);
         return total;
@@ -77,15 +140,13 @@ struct ActionSet {
     }
     // The index-th smallest member; 0 <= index < size().
     SPF_HD Action nth(int index) const {
-        for (int w = 0;; ++w) {
+        int w = 0;
+        for (; w < kWords - 1; ++w) {
             const int here = count_bits(words[w]);
-            if (index < here) {
-                std::uint64_t word = words[w];
-                for (; index > 0; --index) word &= word - 1;
-                return w * 64 + lowest_bit(word);
-            }
+            if (index < here) break;
             index -= here;
         }
+        return w * 64 + nth_bit<N>(words[w], index);
     }
 
     struct Iterator {
@@ -147,7 +208,7 @@ concept TurnGame =
     std::is_trivially_copyable_v<typename G::State> && std::copyable<G> &&
     requires(const G& game, typename G::State& state, const typename G::State& seen, Player player, Action action) {
         { G::kName } -> std::convertible_to<std::string_view>;
-        { G::kPlayers } -> std::convertible_to<int>;
+        { G::kPlayers } -> std::convertible_to<int>;     // of this many, or at most: then num_players() says how many
         { G::kMaxActions } -> std::convertible_to<int>;  // upper bound over all options
         { G::kMaxChance } -> std::convertible_to<int>;   // most outcomes of one chance node
         { G::kZeroSum } -> std::convertible_to<bool>;
@@ -181,6 +242,15 @@ SPF_HD bool is_chance_outcome(const Game& game, const typename Game::State& stat
         if (outcome.action == action) return true;
     }
     return false;
+}
+
+template <TurnGame Game>
+SPF_HD int num_players(const Game& game) {
+    if constexpr (requires { game.num_players(); }) {
+        return game.num_players();
+    } else {
+        return Game::kPlayers;
+    }
 }
 
 // Games in which players may talk: what was said travels beside the actions, never inside a State.

@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "core/game.h"
+#include "core/joint_game.h"
 
 namespace spf {
 
@@ -28,6 +29,7 @@ struct GameInfo {
     int num_players = 0, num_actions = 0, max_turns = 0;
     bool zero_sum = false, perfect_information = false, speech = false;
     std::vector<OptionInfo> options;
+    bool simultaneous = false;  // all players move at once
 };
 
 inline std::vector<std::string> split_words(std::string_view words) {
@@ -40,12 +42,26 @@ inline std::vector<std::string> split_words(std::string_view words) {
     return parts;
 }
 
-template <TurnGame Game>
+template <class Game>
+concept AnyGame = TurnGame<Game> || (JointGame<Game> && ActionRules<Game>);
+
+template <AnyGame Game>
 GameInfo describe(const Game& game) {
-    GameInfo info{std::string(Game::kName), Game::kPlayers,
-                  game.num_actions(),       game.max_turns(),
-                  Game::kZeroSum,           Game::kPerfectInformation,
-                  kHasSpeech<Game>,         {}};
+    GameInfo info{.name = std::string(Game::kName),
+                  .num_players = num_players(game),
+                  .num_actions = game.num_actions(),
+                  .max_turns = 0,
+                  .zero_sum = Game::kZeroSum,
+                  .perfect_information = Game::kPerfectInformation,
+                  .speech = kHasSpeech<Game>,
+                  .options = {},
+                  .simultaneous = JointGame<Game>};
+    if constexpr (JointGame<Game>) {
+        info.max_turns = game.max_ticks() * info.num_players;
+    } else {
+        info.max_turns = game.max_turns();
+    }
+    if constexpr (requires { game.zero_sum(); }) info.zero_sum = game.zero_sum();  // under some options only
     for (const Option<Game>& option : Game::options()) {
         info.options.push_back({std::string(option.name), std::string(option.help), split_words(option.words),
                                 game.*option.member, option.low, option.high, option.step});
@@ -54,7 +70,7 @@ GameInfo describe(const Game& game) {
 }
 
 // Throws std::invalid_argument naming the game, the option and what is allowed.
-template <TurnGame Game>
+template <AnyGame Game>
 Game configure(const OptionValues& values) {
     Game game;
     const auto refuse = [](const std::string& what) {
@@ -92,6 +108,9 @@ Game configure(const OptionValues& values) {
             game.*option.member = static_cast<int>(number);
         }
         if (!known) refuse("has no option '" + name + "'");
+    }
+    if constexpr (requires { game.conflict(); }) {  // between options that are each in range
+        if (const std::string what = game.conflict(); !what.empty()) refuse(what);
     }
     return game;
 }

@@ -1,5 +1,5 @@
-// Kuhn poker: cards J, Q, K (0, 1, 2), an ante of one chip, one bet of one chip. Action 0 passes (check or fold),
-// action 1 puts a chip in (bet or call).
+// Kuhn poker: cards J, Q, K (0, 1, 2; with more cards the lowest is 0), an ante of one chip, one bet of one chip.
+// Action 0 passes (check or fold), action 1 puts a chip in (bet or call).
 //
 // One hand under the correct rules pays chips and is OpenSpiel's game: player 0 begins. A match of several rounds, or
 // any match under TextArena's rules, pays +1 / -1 / 0 for the match; player 1 begins its odd rounds.
@@ -7,15 +7,18 @@
 
 #include <array>
 #include <cstdint>
+#include <span>
 #include <string>
 
 #include "core/game.h"
+#include "core/resample.h"
 
 namespace spf {
 
 struct KuhnPoker {
     int rounds = 1;
     int rules = 0;  // kCorrect or kTextArena
+    int cards = 3;
 
     static constexpr int kCorrect = 0;
     static constexpr int kTextArena =
@@ -23,14 +26,15 @@ struct KuhnPoker {
     static constexpr int kMaxRounds = 15;
 
     static constexpr std::string_view kName = "kuhn_poker";
-    static constexpr int kPlayers = 2, kMaxActions = 2, kMaxChance = 3;
+    static constexpr int kPlayers = 2, kMaxActions = 2, kMaxCards = 5, kMaxChance = kMaxCards;
     static constexpr Action kPass = 0, kBet = 1;
     static constexpr bool kZeroSum = true, kPerfectInformation = false;
     static constexpr auto options() {
         return std::array{
             Option<KuhnPoker>{"rounds", &KuhnPoker::rounds, 1, kMaxRounds, "hands in a match"},
             Option<KuhnPoker>{"rules", &KuhnPoker::rules, 0, 1, "textarena: bets move no chips, the last round decides",
-                              "correct textarena"}};
+                              "correct textarena"},
+            Option<KuhnPoker>{"cards", &KuhnPoker::cards, 3, kMaxCards, "size of the deck"}};
     }
 
     struct Hand {
@@ -61,13 +65,13 @@ struct KuhnPoker {
         if (current_player(s) >= 0) legal.words[0] = 3;
         return legal;
     }
-    // First a card for player 0, then one of the other two for player 1.
+    // First a card for player 0, then one of the others for player 1.
     SPF_HD ChanceOutcomes<kMaxChance> chance_outcomes(const State& s) const {
         ChanceOutcomes<kMaxChance> outcomes;
         if (current_player(s) != kChance) return outcomes;
         const int taken = s.hands[s.round].card[0];
-        for (int card = 0; card < 3; ++card) {
-            if (card != taken) outcomes.push(card, taken < 0 ? 1.0 / 3.0 : 1.0 / 2.0);
+        for (int card = 0; card < cards; ++card) {
+            if (card != taken) outcomes.push(card, 1.0 / (taken < 0 ? cards : cards - 1));
         }
         return outcomes;
     }
@@ -106,14 +110,33 @@ struct KuhnPoker {
     }
 
     // OpenSpiel's observation of one hand: player, own card, chips put in by each.
-    std::array<int, 1> tensor_shape() const { return {7}; }
+    std::array<int, 1> tensor_shape() const { return {4 + cards}; }
     void observation_tensor(const State& s, Player player, float* out) const {
-        for (int i = 0; i < 7; ++i) out[i] = 0.0f;
+        for (int i = 0; i < 4 + cards; ++i) out[i] = 0.0f;
         const int r = s.round < rounds ? s.round : rounds - 1;
         const Hand& hand = s.hands[r];
         out[player] = 1.0f;
         if (hand.card[player] >= 0) out[2 + hand.card[player]] = 1.0f;
-        for (Player p = 0; p < 2; ++p) out[5 + p] = static_cast<float>(contribution(r, hand, p));
+        for (Player p = 0; p < 2; ++p) out[2 + cards + p] = static_cast<float>(contribution(r, hand, p));
+    }
+
+    // Folded hands of earlier rounds stay unseen too.
+    SPF_HD State resample(const State& s, Player observer, Rng& rng) const {
+        State world = s;
+        for (int r = 0; r <= s.round && r < rounds; ++r) {
+            Hand& hand = world.hands[r];
+            const int own = hand.card[observer];
+            if (hand.card[1 - observer] < 0 || (is_over(hand) && !is_fold(hand))) continue;  // not dealt yet, or shown
+            int card = static_cast<int>(rng.below(static_cast<std::uint32_t>(own < 0 ? cards : cards - 1)));
+            if (own >= 0 && card >= own) ++card;
+            hand.card[1 - observer] = static_cast<std::int8_t>(card);
+        }
+        return world;
+    }
+    void retell(std::span<Action> history, const State& world, Player) const {
+        replace_chance(*this, history, [&](const State& s, std::size_t) -> Action {
+            return world.hands[s.round].card[s.hands[s.round].card[0] < 0 ? 0 : 1];
+        });
     }
 
     // ---- one hand ----
@@ -149,6 +172,6 @@ struct KuhnPoker {
         return total;
     }
 };
-static_assert(TurnGame<KuhnPoker>);
+static_assert(TurnGame<KuhnPoker> && Resamples<KuhnPoker>);
 
 }  // namespace spf

@@ -2,6 +2,8 @@
 //
 // resources = 2: Wood and Gold, ten each, values mirrored; talk alone is a move (SPIRAL's first rules). resources = 5:
 // goods and values are drawn at random, unseen by the other player; every turn must answer or offer (its second rules).
+// resources = 8: the same with eight goods; SPIRAL's paper only mentions it, so the three new goods (Fish, Stone and
+// Silver, of base value 8, 20 and 30) are our choice, and so is that a good stands on one side of an offer only.
 //
 // An action is an answer to the open offer, or an offer, or an accepting answer with a new offer. Answers and offers of
 // 1..3 of one good for 1..3 of another are numbered 0 .. num_actions()-1; all others are packed into the bits of one
@@ -10,9 +12,11 @@
 
 #include <array>
 #include <cstdint>
+#include <span>
 #include <string>
 
 #include "core/game.h"
+#include "core/resample.h"
 
 namespace spf {
 
@@ -20,19 +24,20 @@ struct Negotiation {
     int resources = 2;
 
     static constexpr std::string_view kName = "negotiation";
-    static constexpr int kPlayers = 2, kMaxResources = 5, kTurns = 10, kMenuAmount = 3;
+    static constexpr int kPlayers = 2, kMaxResources = 8, kTurns = 10, kMenuAmount = 3;
     static constexpr int kMaxActions = 2 + kMaxResources * (kMaxResources - 1) * kMenuAmount * kMenuAmount;
     static constexpr int kMaxChance = 21, kMaxAmount = 63;
     static constexpr Action kAccept = 0, kDeny = 1, kFirstTrade = 2;
     static constexpr bool kZeroSum = true, kPerfectInformation = false, kSpeech = true;
     static constexpr auto options() {
-        return std::array{Option<Negotiation>{"resources",
-                                              &Negotiation::resources,
-                                              2,
-                                              kMaxResources,
-                                              "2: fixed goods, talk alone is a move; 5: random goods, act every turn",
-                                              {},
-                                              3}};
+        return std::array{
+            Option<Negotiation>{"resources",
+                                &Negotiation::resources,
+                                2,
+                                kMaxResources,
+                                "2: fixed goods, talk alone is a move; 5 or 8: random goods, act every turn",
+                                {},
+                                3}};
     }
 
     enum class Answer : std::uint8_t { kNone, kAccept, kDeny };
@@ -72,7 +77,7 @@ struct Negotiation {
     };
 
     SPF_HD int num_actions() const { return 2 + resources * (resources - 1) * kMenuAmount * kMenuAmount; }
-    SPF_HD int draws() const { return resources == 2 ? 0 : 4 * kMaxResources; }
+    SPF_HD int draws() const { return resources == 2 ? 0 : 4 * resources; }
     SPF_HD int max_plies() const { return draws() + kTurns; }
     SPF_HD int max_turns() const { return kTurns; }
 
@@ -97,14 +102,8 @@ struct Negotiation {
     SPF_HD ChanceOutcomes<kMaxChance> chance_outcomes(const State& s) const {
         ChanceOutcomes<kMaxChance> outcomes;
         if (current_player(s) != kChance) return outcomes;
-        int low = 5, high = 25;
-        if (s.dealt >= 2 * kMaxResources) {  // within a fifth of the base value, and within 5..40
-            const int base[kMaxResources] = {5, 10, 15, 25, 40};
-            const int middle = base[s.dealt % kMaxResources], spread = middle / 5;
-            low = middle - spread < 5 ? 5 : middle - spread;
-            high = middle + spread > 40 ? 40 : middle + spread;
-        }
-        for (int n = low; n <= high; ++n) outcomes.push(n, 1.0 / (high - low + 1));
+        const Range range = range_of(s.dealt);
+        for (int n = range.low; n <= range.high; ++n) outcomes.push(n, 1.0 / (range.high - range.low + 1));
         return outcomes;
     }
 
@@ -116,12 +115,13 @@ struct Negotiation {
             if (s.held[player].covers(s.want)) legal.insert(kAccept);
             legal.insert(kDeny);
         }
-        Action trade = kFirstTrade;  // in the order of menu_number
+        constexpr std::uint64_t kUpTo[kMenuAmount + 1] = {0, 0007, 0077, 0777};  // trades that give 1..n
+        Action trade = kFirstTrade;                                              // in the order of menu_number
         for (int give = 0; give < resources; ++give) {
-            for (int other = 0; other < resources - 1; ++other) {
-                for (int i = 0; i < kMenuAmount * kMenuAmount; ++i, ++trade) {
-                    if (s.held[player].amount[give] > i / kMenuAmount) legal.insert(trade);
-                }
+            const int most = s.held[player].amount[give];
+            const std::uint64_t trades = kUpTo[most < kMenuAmount ? most : kMenuAmount];
+            for (int other = 0; other < resources - 1; ++other, trade += kMenuAmount * kMenuAmount) {
+                legal.insert_bits(trade, trades);
             }
         }
         return legal;
@@ -182,8 +182,68 @@ struct Negotiation {
         return key;
     }
 
+    // Player, turn, own goods and values; the open offer (own, other's) with what is given and wanted; then of every
+    // turn so far whether it accepts, denies, offers, and what is given and wanted.
+    std::array<int, 1> tensor_shape() const { return {4 + kTurns + 4 * resources + kTurns * (3 + 2 * resources)}; }
+    void observation_tensor(const State& s, Player player, float* out) const {
+        const auto flag = [&](bool set) { *out++ = set ? 1.0f : 0.0f; };
+        const auto amounts = [&](const std::uint8_t* list) {
+            for (int r = 0; r < resources; ++r) *out++ = list[r];
+        };
+        for (Player p = 0; p < 2; ++p) flag(p == player);
+        for (int turn = 0; turn < kTurns; ++turn) flag(turn == s.turn);
+        amounts(s.held[player].amount);
+        amounts(s.value[player]);
+        flag(s.proposer == player);
+        flag(s.proposer == 1 - player);
+        amounts(s.give.amount);
+        amounts(s.want.amount);
+        for (int turn = 0; turn < kTurns; ++turn) {
+            const Move move = turn < s.turn ? unpack(s.log[turn]) : Move{};
+            flag(move.answer == Answer::kAccept);
+            flag(move.answer == Answer::kDeny);
+            flag(move.offers());
+            amounts(move.give.amount);
+            amounts(move.want.amount);
+        }
+    }
+
+    // The other player may have begun with anything that covers what it has given and offered since.
+    SPF_HD State resample(const State& s, Player observer, Rng& rng) const {
+        State world = s;
+        const Player other = 1 - observer;
+        const Trades past = trades(s, other);
+        for (int draw = 0; draw < s.dealt; ++draw) {
+            const int block = draw / resources, r = draw % resources;
+            if (block % 2 != other) continue;
+            Range range = range_of(draw);
+            if (block < 2 && past.least[r] > range.low) range.low = past.least[r];
+            const int n =
+                range.low + static_cast<int>(rng.below(static_cast<std::uint32_t>(range.high - range.low + 1)));
+            const int shift = block < 2 ? past.net[r] : 0;
+            (block < 2 ? world.held[other].amount[r] : world.value[other][r]) = static_cast<std::uint8_t>(n + shift);
+        }
+        if (s.dealt == draws() && s.dealt > 0) {
+            int gained = 0;
+            for (int r = 0; r < kMaxResources; ++r) gained += past.net[r] * world.value[other][r];
+            world.worth_at_start[other] = static_cast<std::int16_t>(worth(world, other) - gained);
+        }
+        return world;
+    }
+    void retell(std::span<Action> history, const State& world, Player observer) const {
+        const Player other = 1 - observer;
+        const Trades past = trades(world, other);
+        for (int draw = 0; draw < world.dealt; ++draw) {
+            const int block = draw / resources, r = draw % resources;
+            if (block % 2 != other) continue;
+            history[static_cast<std::size_t>(draw)] =
+                block < 2 ? world.held[other].amount[r] - past.net[r] : world.value[other][r];
+        }
+    }
+
     // ---- moves and numbers ----
-    // Bit 62 marks a packed move; below it the answer (2 bits), then what is wanted and what is given (6 bits each).
+    // Bit 62 marks a packed move; below it stands the answer (2 bits). Then for two or five goods what is wanted and
+    // what is given, 6 bits each; for eight what is given less what is wanted, 7 bits each, 64 for nothing.
     SPF_HD Action pack(const Move& move) const {
         if (!move.offers()) {
             if (move.answer == Answer::kAccept) return kAccept;
@@ -192,11 +252,18 @@ struct Negotiation {
         const Action menu = menu_number(move);
         if (menu != kInvalidAction) return menu;
         std::uint64_t bits = (std::uint64_t{1} << 62) | (static_cast<std::uint64_t>(move.answer) << 60);
-        for (int r = 0; r < kMaxResources; ++r) {
-            bits |= static_cast<std::uint64_t>(move.give.amount[r]) << (6 * r);
-            bits |= static_cast<std::uint64_t>(move.want.amount[r]) << (30 + 6 * r);
+        for (int r = 0; r < resources; ++r) {
+            const std::uint64_t give = move.give.amount[r], want = move.want.amount[r];
+            bits |= resources == 8 ? (64 + give - want) << (7 * r) : (give << (6 * r)) | (want << (30 + 6 * r));
         }
         return static_cast<Action>(bits);
+    }
+    // Eight goods: may these be the two sides of one offer?
+    SPF_HD bool is_one_sided(const Move& move) const {
+        for (int r = 0; resources == 8 && r < resources; ++r) {
+            if (move.give.amount[r] != 0 && move.want.amount[r] != 0) return false;
+        }
+        return true;
     }
     SPF_HD Move unpack(Action action) const {
         Move move;
@@ -212,8 +279,14 @@ struct Negotiation {
             const auto bits = static_cast<std::uint64_t>(action);
             move.answer = static_cast<Answer>((bits >> 60) & 3u);
             for (int r = 0; r < resources; ++r) {
-                move.give.amount[r] = static_cast<std::uint8_t>((bits >> (6 * r)) & 63u);
-                move.want.amount[r] = static_cast<std::uint8_t>((bits >> (30 + 6 * r)) & 63u);
+                if (resources == 8) {
+                    int less = static_cast<int>((bits >> (7 * r)) & 127u) - 64;
+                    if (less < -kMaxAmount) less = -kMaxAmount;  // nothing packs to that
+                    (less > 0 ? move.give : move.want).amount[r] = static_cast<std::uint8_t>(less > 0 ? less : -less);
+                } else {
+                    move.give.amount[r] = static_cast<std::uint8_t>((bits >> (6 * r)) & 63u);
+                    move.want.amount[r] = static_cast<std::uint8_t>((bits >> (30 + 6 * r)) & 63u);
+                }
             }
         }
         return move;
@@ -227,13 +300,52 @@ struct Negotiation {
     }
 
   private:
+    struct Range {
+        int low, high;
+    };
+    // Nature's n-th number: an amount, or a value within a fifth of the base value and within 5..40.
+    SPF_HD Range range_of(int draw) const {
+        if (draw < 2 * resources) return {5, 25};
+        const int five[5] = {5, 10, 15, 25, 40}, eight[8] = {5, 8, 10, 15, 20, 25, 30, 40};
+        const int good = draw % resources, middle = resources == 5 ? five[good] : eight[good];
+        const int spread = middle / 5;
+        return {middle - spread < 5 ? 5 : middle - spread, middle + spread > 40 ? 40 : middle + spread};
+    }
+    // What trades brought a player so far, and the least it must have begun with to make its moves.
+    struct Trades {
+        int net[kMaxResources] = {}, least[kMaxResources] = {};
+    };
+    SPF_HD Trades trades(const State& s, Player player) const {
+        Trades past;
+        Move open;
+        for (int turn = 0; turn < s.turn; ++turn) {
+            const Move move = unpack(s.log[turn]);
+            const bool own = turn % 2 == player;
+            const auto gives = [&](const Goods& goods) {
+                for (int r = 0; r < kMaxResources; ++r) {
+                    const int needed = goods.amount[r] - past.net[r];
+                    if (own && needed > past.least[r]) past.least[r] = needed;
+                }
+            };
+            if (move.answer == Answer::kAccept) {
+                gives(open.want);
+                const Goods& lost = own ? open.want : open.give;
+                const Goods& won = own ? open.give : open.want;
+                for (int r = 0; r < kMaxResources; ++r) past.net[r] += won.amount[r] - lost.amount[r];
+            }
+            if (!move.offers()) continue;
+            gives(move.give);
+            open = move;
+        }
+        return past;
+    }
     SPF_HD static std::int16_t worth(const State& s, Player player) {
         int total = 0;
         for (int r = 0; r < kMaxResources; ++r) total += s.held[player].amount[r] * s.value[player][r];
         return static_cast<std::int16_t>(total);
     }
     SPF_HD void deal(State& s, std::uint8_t number) const {
-        const int r = s.dealt % kMaxResources, block = s.dealt / kMaxResources;
+        const int r = s.dealt % resources, block = s.dealt / resources;
         (block < 2 ? s.held[block].amount[r] : s.value[block - 2][r]) = number;
         if (++s.dealt < draws()) return;
         for (Player p = 0; p < 2; ++p) s.worth_at_start[p] = worth(s, p);
@@ -259,6 +371,6 @@ struct Negotiation {
         return kFirstTrade + pair * kMenuAmount * kMenuAmount + amounts;
     }
 };
-static_assert(TurnGame<Negotiation>);
+static_assert(TurnGame<Negotiation> && Resamples<Negotiation>);
 
 }  // namespace spf

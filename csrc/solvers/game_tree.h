@@ -74,14 +74,14 @@ class GameTreeBuilder {
     GameTreeBuilder(const G& game, std::int64_t max_nodes) : game_(game), max_nodes_(max_nodes) {}
 
     GameTree build() {
-        constexpr std::size_t kPlayers = G::kPlayers;
-        tree_.players = kPlayers;
+        const auto players = static_cast<std::size_t>(num_players(game_));
+        tree_.players = players;
         tree_.actions = static_cast<std::size_t>(game_.num_actions());
-        tree_.leaf_sequence.resize(kPlayers);
-        tree_.leaf_value.resize(kPlayers);
-        next_ = kPlayers;
-        std::vector<Sequence> own(kPlayers);
-        for (std::size_t player = 0; player < kPlayers; ++player) own[player] = static_cast<Sequence>(player);
+        tree_.leaf_sequence.resize(players);
+        tree_.leaf_value.resize(players);
+        next_ = static_cast<Sequence>(players);
+        std::vector<Sequence> own(players);
+        for (std::size_t player = 0; player < players; ++player) own[player] = static_cast<Sequence>(player);
         walk(game_.initial(), 1.0, own);
         number_by_player();
         return std::move(tree_);

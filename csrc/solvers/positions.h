@@ -97,9 +97,9 @@ class PositionsBuilder {
     PositionsBuilder(const G& game, std::int64_t max_nodes) : game_(game), max_nodes_(max_nodes) {}
 
     Positions build() {
-        positions_.players = G::kPlayers;
+        positions_.players = static_cast<std::size_t>(num_players(game_));
         positions_.actions = static_cast<std::size_t>(game_.num_actions());
-        positions_.result.resize(G::kPlayers);
+        positions_.result.resize(positions_.players);
         positions_.first.assign(1, 0);
         visit(game_.initial());
         return std::move(positions_);

@@ -14,7 +14,8 @@ namespace spf {
 inline std::string_view good_name(const Negotiation& game, int good) {
     constexpr std::string_view kTwo[] = {"Wood", "Gold"};
     constexpr std::string_view kFive[] = {"Wheat", "Wood", "Sheep", "Brick", "Gold"};
-    return game.resources == 2 ? kTwo[good] : kFive[good];
+    constexpr std::string_view kEight[] = {"Wheat", "Fish", "Wood", "Sheep", "Stone", "Brick", "Silver", "Gold"};
+    return game.resources == 2 ? kTwo[good] : game.resources == 5 ? kFive[good] : kEight[good];
 }
 
 inline char lower(char c) { return c >= 'A' && c <= 'Z' ? static_cast<char>(c - 'A' + 'a') : c; }

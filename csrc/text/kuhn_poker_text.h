@@ -21,6 +21,11 @@ struct GameText<KuhnPoker> {
         "other player, otherwise the higher card takes them.";
 
     static void variant(const KuhnPoker& game, std::string& out) {
+        if (game.cards > 3) {
+            out += "Here the deck is ";
+            for (int card = 0; card < game.cards; ++card) out += (card > 0 ? ", " : "") + card_name(game, card);
+            out += ".\n";
+        }
         if (game.rounds == 1 && game.rules == KuhnPoker::kCorrect) return;
         out += "The match has " + std::to_string(game.rounds) + (game.rounds == 1 ? " round" : " rounds");
         out += game.rules == KuhnPoker::kTextArena
@@ -35,7 +40,7 @@ struct GameText<KuhnPoker> {
         const int last = s.round < game.rounds ? s.round : game.rounds - 1;
         if (match) out += " Round " + std::to_string(last + 1) + ".";
         const Hand& hand = s.hands[last];
-        if (hand.card[player] >= 0) out += std::string(" Your card: ") + card_name(hand.card[player]) + ".";
+        if (hand.card[player] >= 0) out += " Your card: " + card_name(game, hand.card[player]) + ".";
         out += " Actions so far: ";
         moves(hand, ", ", out);
         out += '.';
@@ -49,8 +54,8 @@ struct GameText<KuhnPoker> {
             const Hand& hand = s.hands[r];
             const bool past = r < s.round;
             if (game.rounds > 1) out += " round " + std::to_string(r + 1);
-            if (hand.card[player] >= 0) out += std::string(" card ") + card_name(hand.card[player]);
-            if (past && !KuhnPoker::is_fold(hand)) out += std::string(" other ") + card_name(hand.card[1 - player]);
+            if (hand.card[player] >= 0) out += " card " + card_name(game, hand.card[player]);
+            if (past && !KuhnPoker::is_fold(hand)) out += " other " + card_name(game, hand.card[1 - player]);
             out += " actions ";
             moves(hand, " ", out);
             if (!past) continue;
@@ -72,7 +77,11 @@ struct GameText<KuhnPoker> {
     }
 
   private:
-    static char card_name(int card) { return "JQK"[card]; }
+    // K is the highest card of every deck.
+    static std::string card_name(const KuhnPoker& game, int card) {
+        const char* names[KuhnPoker::kMaxCards] = {"9", "10", "J", "Q", "K"};
+        return names[card + KuhnPoker::kMaxCards - game.cards];
+    }
 
     static void moves(const Hand& hand, std::string_view separator, std::string& out) {
         if (hand.count == 0) out += "none";
@@ -86,8 +95,8 @@ struct GameText<KuhnPoker> {
     // "Round 1: you K, other Q: bet, call: +2." The other card is told only where it was shown.
     static void past_round(const KuhnPoker& game, const State& s, int r, Player player, std::string& out) {
         const Hand& hand = s.hands[r];
-        out += " Round " + std::to_string(r + 1) + ": you " + card_name(hand.card[player]);
-        if (!KuhnPoker::is_fold(hand)) out += std::string(", other ") + card_name(hand.card[1 - player]);
+        out += " Round " + std::to_string(r + 1) + ": you " + card_name(game, hand.card[player]);
+        if (!KuhnPoker::is_fold(hand)) out += ", other " + card_name(game, hand.card[1 - player]);
         out += ": ";
         moves(hand, ", ", out);
         const int chips = game.round_chips(s, r, player);

@@ -29,6 +29,11 @@ struct GameText<Negotiation> {
         "[offer: 2 Wood -> 1 Gold], where you give what stands first, and add a few words to the other player.";
     static void variant(const Negotiation& game, std::string& out) {
         if (game.resources == 5) out += "There are five goods, and every turn needs an answer or an offer.\n";
+        if (game.resources == 8) {
+            out +=
+                "There are eight goods, every turn needs an answer or an offer, and a good stands on one side of an ";
+            out += "offer only.\n";
+        }
     }
 
     static void situation(const Negotiation& game, const State& s, Player player, const Format&, Said said,
@@ -102,7 +107,7 @@ struct GameText<Negotiation> {
         return refuse(game, s, "no action found in the reply");
     }
 
-    // Two goods: a box that is not empty is the message. Five: the message must begin with a token.
+    // Two goods: a box that is not empty is the message. More: the message must begin with a token.
     static Reading read_strict(const Negotiation& game, const State& s, std::string_view reply) {
         if (game.resources == 2) {
             const Box box = last_box(reply, false);
@@ -117,16 +122,14 @@ struct GameText<Negotiation> {
 
     // What the other player hears: the message without its tokens, on one line and without quotes.
     static std::string spoken(std::string_view reply, std::size_t max_characters) {
-        const Box box = last_box(reply, true);
-        if (box.found && !box.closed) return {};
-        const std::string_view message = box.closed ? box.content : after_thinking(reply);
+        const std::string_view message = message_of(reply);
         std::string words;
         for (std::size_t i = 0; i < message.size();) {
             const std::size_t end = token_end(message, i);
             if (end == 0) words += message[i] == '"' ? '\'' : message[i];
             i = end == 0 ? i + 1 : end;
         }
-        if (bare_words(Negotiation{.resources = 5}, trim(words))) return {};
+        if (bare_words(Negotiation{.resources = 8}, trim(words))) return {};
         return sanitize(words, max_characters);
     }
 
@@ -166,12 +169,6 @@ struct GameText<Negotiation> {
         append_goods(game, move.want, out);
     }
 
-    static std::string_view after_thinking(std::string_view reply) {
-        constexpr std::string_view kEnd = "</think>";
-        const std::size_t at = reply.rfind(kEnd);
-        return at == std::string_view::npos ? reply : reply.substr(at + kEnd.size());
-    }
-
     // The end of the token that starts at i ("[accept]", "[deny]", "[offer: ...]"), or 0.
     static std::size_t token_end(std::string_view text, std::size_t i) {
         if (i >= text.size() || text[i] != '[') return 0;
@@ -209,7 +206,7 @@ struct GameText<Negotiation> {
                 found.accept = found.accept && !lenient;
             } else if (starts_with_letters(inside, "offer:") && (lenient || (!found.offer && inside.size() > 6))) {
                 found.offer = true;
-                found.terms = read_offer(game, inside.substr(6), lenient || game.resources == 5);
+                found.terms = read_offer(game, inside.substr(6), lenient || game.resources != 2);
             }
         }
         return found;
@@ -263,6 +260,7 @@ struct GameText<Negotiation> {
         }
         if (found.offer) {
             if (!found.terms) return refuse(game, s, "the offer cannot be read, write [offer: 2 Wood -> 1 Gold]");
+            if (!game.is_one_sided(*found.terms)) return refuse(game, s, "a good stands on one side of an offer only");
             if (!held.covers(found.terms->give)) return refuse(game, s, "you do not own what you offer");
             if (move.answer == Answer::kDeny) move.answer = Answer::kNone;  // a new offer denies the open one anyway
             move.give = found.terms->give;

@@ -45,6 +45,20 @@ inline Box last_box(std::string_view reply, bool lenient) {
     return box;
 }
 
+inline std::string_view after_thinking(std::string_view reply) {
+    constexpr std::string_view kEnd = "</think>";
+    const std::size_t at = reply.rfind(kEnd);
+    return at == std::string_view::npos ? reply : reply.substr(at + kEnd.size());
+}
+
+// What a reply says to others: what is in its last box, or without one all that follows the thinking; nothing if the
+// box is not closed.
+inline std::string_view message_of(std::string_view reply) {
+    const Box box = last_box(reply, true);
+    if (box.found) return box.closed ? box.content : std::string_view{};
+    return after_thinking(reply);
+}
+
 inline std::string_view without_wrapper(std::string_view text) {  // \text{x} -> x
     constexpr std::string_view kText = "\\text{";
     if (text.starts_with(kText) && text.ends_with('}'))
@@ -88,7 +102,7 @@ inline std::string quoted(std::string_view text) {
     return out;
 }
 
-template <TurnGame Game>
+template <Seated Game>
 Reading refuse(const Game& game, const typename Game::State& state, const std::string& why) {
     std::string choices;
     int shown = 0;
@@ -103,43 +117,47 @@ Reading refuse(const Game& game, const typename Game::State& state, const std::s
     return {kInvalidAction, why + "; legal: " + choices};
 }
 
-template <TurnGame Game>
+template <Seated Game>
 Reading read_single(const Game& game, const typename Game::State& state, std::string_view text) {
     const Action action = GameText<Game>::read_words(game, state, plain_words(text));
     if (action >= 0) return {action, {}};
     return refuse(game, state, quoted(text) + (action == kIllegalWords ? " is not allowed now" : " is not an action"));
 }
 
-template <TurnGame Game>
-Reading read_lenient(const Game& game, const typename Game::State& state, std::string_view reply) {
+template <Seated Game>
+Reading read_last_action(const Game& game, const typename Game::State& state, std::string_view reply) {
     using Text = GameText<Game>;
-    if constexpr (requires { Text::read_lenient(game, state, reply); }) {
-        return Text::read_lenient(game, state, reply);
+    const Box box = last_box(reply, true);
+    if (box.closed) return read_single(game, state, box.content);
+    if (box.found) return refuse(game, state, "the last \\boxed{ is not closed");
+    std::size_t close = std::string_view::npos;
+    for (std::size_t i = reply.size(); i-- > 0;) {  // innermost brackets, from the back
+        if (reply[i] == ']') close = i;
+        if (reply[i] != '[' || close == std::string_view::npos) continue;
+        const std::string_view content = reply.substr(i + 1, close - i - 1);
+        if (Text::read_words(game, state, plain_words(content)) != kUnknownWords)
+            return read_single(game, state, content);
+        close = std::string_view::npos;
+    }
+    std::string_view line = trim(reply);
+    if (line.empty()) return refuse(game, state, "the reply is empty");
+    const std::size_t newline = line.rfind('\n');
+    if (newline != std::string_view::npos) line.remove_prefix(newline + 1);
+    if (Text::read_words(game, state, plain_words(line)) != kUnknownWords) return read_single(game, state, line);
+    const std::size_t colon = line.rfind(':');
+    if (colon != std::string_view::npos) {
+        const std::string_view rest = line.substr(colon + 1);
+        if (Text::read_words(game, state, plain_words(rest)) != kUnknownWords) return read_single(game, state, rest);
+    }
+    return refuse(game, state, "no action found at the end of the reply");
+}
+
+template <Seated Game>
+Reading read_lenient(const Game& game, const typename Game::State& state, std::string_view reply) {
+    if constexpr (requires { GameText<Game>::read_lenient(game, state, reply); }) {
+        return GameText<Game>::read_lenient(game, state, reply);
     } else {
-        const Box box = last_box(reply, true);
-        if (box.closed) return read_single(game, state, box.content);
-        if (box.found) return refuse(game, state, "the last \\boxed{ is not closed");
-        std::size_t close = std::string_view::npos;
-        for (std::size_t i = reply.size(); i-- > 0;) {  // innermost brackets, from the back
-            if (reply[i] == ']') close = i;
-            if (reply[i] != '[' || close == std::string_view::npos) continue;
-            const std::string_view content = reply.substr(i + 1, close - i - 1);
-            if (Text::read_words(game, state, plain_words(content)) != kUnknownWords)
-                return read_single(game, state, content);
-            close = std::string_view::npos;
-        }
-        std::string_view line = trim(reply);
-        if (line.empty()) return refuse(game, state, "the reply is empty");
-        const std::size_t newline = line.rfind('\n');
-        if (newline != std::string_view::npos) line.remove_prefix(newline + 1);
-        if (Text::read_words(game, state, plain_words(line)) != kUnknownWords) return read_single(game, state, line);
-        const std::size_t colon = line.rfind(':');
-        if (colon != std::string_view::npos) {
-            const std::string_view rest = line.substr(colon + 1);
-            if (Text::read_words(game, state, plain_words(rest)) != kUnknownWords)
-                return read_single(game, state, rest);
-        }
-        return refuse(game, state, "no action found at the end of the reply");
+        return read_last_action(game, state, reply);
     }
 }
 
@@ -176,7 +194,7 @@ inline std::string strict_candidate(std::string_view reply) {
     return collapse_blanks(out);
 }
 
-template <TurnGame Game>
+template <Seated Game>
 Reading read_strict(const Game& game, const typename Game::State& state, std::string_view reply) {
     if (reply.empty()) return refuse(game, state, "the reply is empty");
     if constexpr (requires { GameText<Game>::read_strict(game, state, reply); }) {

@@ -13,6 +13,7 @@
 #include <string_view>
 
 #include "core/game.h"
+#include "core/joint_game.h"
 #include "core/options.h"
 #include "text/utf8.h"
 
@@ -38,8 +39,32 @@ using Said = std::span<const std::string>;
 //     static void action_words(const Game&, const State&, Action, std::string& out);   // "bet"
 //     static Action read_words(const Game&, const State&, std::string_view words);     // lower case, single blanks
 // read_words gives a legal action, kIllegalWords for an action that is not allowed now, kUnknownWords for no action.
+// Of a joint game, whose players choose at the same time, action_words and read_words get the player before the action
+// or the words.
 template <class Game>
 struct GameText;
+
+// The words of one seat of a joint game.
+template <JointGame Game>
+struct GameText<Seat<Game>> {
+    using Text = GameText<Game>;
+    using State = typename Game::State;
+    static constexpr bool kLegalList = Text::kLegalList;
+
+    static void situation(const Seat<Game>& seat, const State& s, Player player, const Format& format, Said said,
+                          std::string& out) {
+        Text::situation(seat.game, s, player, format, said, out);
+    }
+    static void brief(const Seat<Game>& seat, const State& s, Player player, Said said, std::string& out) {
+        Text::brief(seat.game, s, player, said, out);
+    }
+    static void action_words(const Seat<Game>& seat, const State& s, Action action, std::string& out) {
+        Text::action_words(seat.game, s, seat.player, action, out);
+    }
+    static Action read_words(const Seat<Game>& seat, const State& s, std::string_view words) {
+        return Text::read_words(seat.game, s, seat.player, words);
+    }
+};
 
 // A game whose replies are more than one word brings its own readers instead, of a whole reply, and may keep the
 // brackets inside the box (kBracketsInBox):
@@ -71,7 +96,7 @@ Format default_format(Style style) {
 
 // As it stands in legal lists: "bet" in style plain, "[bet]" in the others; there "accept; offer: ..." is
 // "[accept] [offer: ...]".
-template <TurnGame Game>
+template <Seated Game>
 void append_action(const Game& game, const typename Game::State& state, Action action, Style style, std::string& out) {
     const std::size_t start = out.size();
     GameText<Game>::action_words(game, state, action, out);
@@ -82,7 +107,7 @@ void append_action(const Game& game, const typename Game::State& state, Action a
 }
 
 // The whole reply that plays the action.
-template <TurnGame Game>
+template <Seated Game>
 std::string reply_text(const Game& game, const typename Game::State& state, Action action, Style style) {
     constexpr bool kBracketed = requires { requires GameText<Game>::kBracketsInBox; };
     std::string out = style == Style::kPlain ? "" : "\\boxed{";
@@ -91,7 +116,7 @@ std::string reply_text(const Game& game, const typename Game::State& state, Acti
     return out;
 }
 
-template <TurnGame Game>
+template <Seated Game>
 std::string legal_list(const Game& game, const typename Game::State& state, Style style) {
     std::string out;
     for (const Action action : game.legal_actions(state)) {
@@ -102,7 +127,7 @@ std::string legal_list(const Game& game, const typename Game::State& state, Styl
 }
 
 // "kuhn_poker rounds 5 ": the name and the options that are not at their defaults.
-template <TurnGame Game>
+template <AnyGame Game>
 std::string brief_preamble(const Game& game) {
     std::string out(Game::kName);
     const GameInfo now = describe(game), usual = describe(Game{});
@@ -117,7 +142,7 @@ std::string brief_preamble(const Game& game) {
 }
 
 // The constant beginning of every observation.
-template <TurnGame Game>
+template <AnyGame Game>
 std::string preamble(const Game& game, Style style) {
     if (style == Style::kBrief) return brief_preamble(game);
     std::string out(GameText<Game>::kRules);
@@ -128,7 +153,7 @@ std::string preamble(const Game& game, Style style) {
 }
 
 // What a player may read in a state; player is normally the one to move.
-template <TurnGame Game>
+template <Seated Game>
 void append_situation(const Game& game, const typename Game::State& state, Player player, const Format& format,
                       Said said, std::string& out) {
     const bool brief = format.style == Style::kBrief;

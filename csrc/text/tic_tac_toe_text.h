@@ -1,10 +1,13 @@
 // Tic-tac-toe in words: free cells show their number.
 #pragma once
 
+#include <optional>
 #include <string>
 #include <string_view>
 
 #include "games/tic_tac_toe.h"
+#include "text/numbered_board.h"
+#include "text/numbers.h"
 #include "text/text.h"
 
 namespace spf {
@@ -35,27 +38,14 @@ struct GameText<TicTacToe> {
     }
 
     static Action read_words(const TicTacToe& game, const State& s, std::string_view words) {
-        if (words.empty() || words.size() > 9) return kUnknownWords;
-        Action cell = 0;
-        for (const char c : words) {
-            if (c < '0' || c > '9') return kUnknownWords;
-            cell = cell * 10 + (c - '0');
-        }
-        return game.legal_actions(s).contains(cell) ? cell : kIllegalWords;
+        const std::optional<int> cell = read_number(words);
+        if (!cell) return kUnknownWords;
+        return game.legal_actions(s).contains(*cell) ? *cell : kIllegalWords;
     }
 
   private:
     static void board(const TicTacToe& game, const State& s, std::string& out) {
-        for (int cell = 0; cell < game.size * game.size; ++cell) {
-            out += cell % game.size == 0 ? '\n' : ' ';
-            if (TicTacToe::is_marked(s, 0, cell)) {
-                out += 'O';
-            } else if (TicTacToe::is_marked(s, 1, cell)) {
-                out += 'X';
-            } else {
-                out += std::to_string(cell);
-            }
-        }
+        append_numbered_board(game.size, out, [&](Player p, int cell) { return TicTacToe::is_marked(s, p, cell); });
     }
 };
 

@@ -1,4 +1,4 @@
-"""A table of games: rows of one C++ batch, one conversation turn per move."""
+"""A table of games: rows of one C++ batch, one conversation turn per move of one player."""
 
 from __future__ import annotations
 
@@ -23,7 +23,8 @@ class InvalidRewards:
 class GameTable:
     """``episodes`` games of one kind, each turn a fresh one-message conversation with the observation (SPIRAL).
 
-    A refused reply ends its game with `InvalidRewards`; a game that reaches ``max_turns`` ends with 0 for all.
+    Where all players move at once, all are asked before anybody's reply is played. A refused reply ends its game with
+    `InvalidRewards` (several offenders are all punished); a game that reaches ``max_turns`` ends with 0 for all.
     ``repeat`` games in a row share their deal and form a group. Roles are "player_0", "player_1", ….
     """
 
@@ -66,60 +67,85 @@ class GameTable:
         self._pending: list[Ask] = []
 
     def asks(self) -> Sequence[Ask]:
-        """One ask per running game, for the player to move."""
+        """One ask per running game for the player to move, or one per player where all move at once."""
         rows = np.flatnonzero(self._open)
+        self._pending = [ask for view in self._views() for ask in self._asks_of(rows, view)]
+        return self._pending
+
+    def _views(self) -> Sequence[int | None]:
+        """Who is asked in every game: None stands for the player to move, whoever it is."""
+        about = self.batch.description
+        return range(about.num_players) if about.simultaneous else (None,)
+
+    def _asks_of(self, rows: np.ndarray, view: int | None) -> list[Ask]:
         if len(rows) == 0:
             return []
-        players = self.batch.current_player
-        self._pending = [
-            Ask(
-                role=f"player_{players[row]}",
-                append=[{"role": "user", "content": text}],
-                key=Key(self.seed, int(row), len(self._turns[row])),
-                sampling=self.sampling,
-                seat=GameSeat(self.batch, int(row), int(players[row])),
+        movers = self.batch.current_player
+        asks = []
+        for row, text in zip(rows.tolist(), self.batch.observation(rows, view), strict=True):
+            player = int(movers[row]) if view is None else view
+            asks.append(
+                Ask(
+                    role=f"player_{player}",
+                    append=[{"role": "user", "content": text}],
+                    key=Key(self.seed, row, len(self._turns[row]) + (view or 0)),
+                    sampling=self.sampling,
+                    seat=GameSeat(self.batch, row, player),
+                )
             )
-            for row, text in zip(rows.tolist(), self.batch.observation(rows), strict=True)
-        ]
-        return self._pending
+        return asks
 
     def answer(self, replies: Sequence[Reply]) -> None:
         """Read, check and play the replies in bulk."""
         rows = np.flatnonzero(self._open)
-        actions, refusals = self.batch.parse([reply.text for reply in replies], rows, mode=self.parse_mode)
-        refusals = [
-            "no reply" if reply.finish_reason == "forfeit" else refusal
-            for reply, refusal in zip(replies, refusals, strict=True)
-        ]
-        accepted = np.array([refusal is None for refusal in refusals], bool)
-        for ask, reply, action, refusal in zip(
-            self._pending, replies, actions.tolist(), refusals, strict=True
-        ):
-            assert ask.seat is not None
-            row = ask.seat.row
-            legal = refusal is None
+        views = self._views()
+        if len(replies) != len(rows) * len(views):
+            raise ValueError(f"replies: {len(rows) * len(views)} are pending, got {len(replies)}")
+        actions = np.empty((len(rows), len(views)), np.int64)
+        for v, view in enumerate(views):
+            mine = slice(v * len(rows), (v + 1) * len(rows))
+            actions[:, v] = self._read(rows, view, self._pending[mine], replies[mine])
+        accepted = (actions != games.INVALID).all(axis=1)
+        if self.batch.description.simultaneous:
+            self.batch.step(actions[accepted], rows=rows[accepted])
+        else:
+            texts = [reply.text for reply, legal in zip(replies, accepted, strict=True) if legal]
+            self.batch.step(actions[accepted, 0], rows=rows[accepted], texts=texts)
+        self._close(rows, accepted)
+
+    def _read(
+        self, rows: np.ndarray, view: int | None, asks: Sequence[Ask], replies: Sequence[Reply]
+    ) -> np.ndarray:
+        """One turn more in every row; its action, or INVALID."""
+        actions, refusals = self.batch.parse(
+            [reply.text for reply in replies], rows, mode=self.parse_mode, player=view
+        )
+        for i, (row, ask, reply) in enumerate(zip(rows.tolist(), asks, replies, strict=True)):
+            refusal = "no reply" if reply.finish_reason == "forfeit" else refusals[i]
+            if refusal is not None:
+                actions[i] = games.INVALID
+            action = int(actions[i])
             self._turns[row].append(
                 Turn(
                     ask=ask,
                     reply=reply,
-                    action=action if legal else None,
-                    action_text=self.batch.action_text(row, action) if legal else None,
+                    action=action if refusal is None else None,
+                    action_text=self.batch.action_text(row, action, view) if refusal is None else None,
                     refusal=refusal,
                 )
             )
-        texts = [reply.text for reply, legal in zip(replies, accepted, strict=True) if legal]
-        self.batch.step(actions[accepted], rows=rows[accepted], texts=texts)
-        self._close(rows, accepted)
+        return actions
 
     def _close(self, rows: np.ndarray, accepted: np.ndarray) -> None:
         over, returns = self.batch.terminated, self.batch.returns
+        asked = len(self._views())
         for row, legal in zip(rows.tolist(), accepted.tolist(), strict=True):
             if not legal:
-                offender = self._turns[row][-1].ask.role
+                refused = {turn.ask.role for turn in self._turns[row][-asked:] if turn.refusal is not None}
                 self._finish(
                     row,
                     {
-                        role: self.invalid.offender if role == offender else self.invalid.others
+                        role: self.invalid.offender if role in refused else self.invalid.others
                         for role in self._roles()
                     },
                 )

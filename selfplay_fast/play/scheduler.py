@@ -105,8 +105,9 @@ def mean_turns(game: str, *, episodes: int = 512) -> float:
     turns = 0
     while not batch.terminated.all():
         rows = np.flatnonzero(~batch.terminated)
-        batch.step(batch.sample_actions(turns)[rows], rows=rows)
-        turns += len(rows)
+        actions = batch.sample_actions(turns)[rows]
+        batch.step(actions, rows=rows)
+        turns += actions.size
     return turns / episodes
 
 

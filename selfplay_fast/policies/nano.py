@@ -38,9 +38,14 @@ def random_play_texts(
         ply = 0
         while not batch.terminated.all():
             rows = np.flatnonzero(~batch.terminated)
-            observations += batch.observation(rows)
             actions = batch.sample_actions(derive_seed(seed, g, ply))[rows]
-            replies += [batch.reply_text(int(r), int(a)) for r, a in zip(rows, actions, strict=True)]
+            at_once = batch.description.simultaneous
+            for player in range(batch.description.num_players) if at_once else (None,):
+                observations += batch.observation(rows, player)
+                chosen = actions if player is None else actions[:, player]
+                replies += [
+                    batch.reply_text(int(r), int(a), player) for r, a in zip(rows, chosen, strict=True)
+                ]
             batch.step(actions, rows=rows)
             ply += 1
     return observations, replies

@@ -32,7 +32,7 @@ class _ActionPolicy:
             samples = sample_streams(np.full(ask.n, stream), np.arange(ask.n))
             for u in uniforms(samples, 0):
                 action = int(np.searchsorted(cumulative, u * cumulative[-1], side="right"))
-                replies.append(Reply(text=seat.batch.reply_text(seat.row, action)))
+                replies.append(Reply(text=seat.batch.reply_text(seat.row, action, seat.player)))
         return replies
 
     def score(self, asks: Sequence[Ask]) -> list[FloatArray]:
@@ -40,7 +40,8 @@ class _ActionPolicy:
         for ask in asks:
             seat = _seat(ask)
             probabilities = self.distribution(seat)
-            texts = [seat.batch.reply_text(seat.row, int(a)) for a in np.flatnonzero(probabilities)]
+            legal = np.flatnonzero(probabilities)
+            texts = [seat.batch.reply_text(seat.row, int(a), seat.player) for a in legal]
             log = dict(zip(texts, np.log(probabilities[probabilities > 0]), strict=True))
             scores.append(np.array([log.get(text, -np.inf) for text in ask.choices or ()], np.float32))
         return scores
@@ -51,6 +52,8 @@ class RandomPolicy(_ActionPolicy):
 
     def distribution(self, seat: GameSeat) -> NDArray[np.float64]:
         legal = seat.batch.legal_actions[seat.row].astype(np.float64)
+        if seat.batch.description.simultaneous:
+            legal = legal[seat.player]
         return legal / legal.sum()
 
 

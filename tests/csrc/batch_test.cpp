@@ -7,10 +7,11 @@
 #include "check.h"
 #include "core/options.h"
 #include "games/all_games.h"
+#include "joint.h"
 
 namespace {
 
-template <spf::TurnGame Game>
+template <class Game>
 std::vector<Game> variants() {
     std::vector<Game> all{Game{}};
     for (const spf::Option<Game>& option : Game::options()) {
@@ -23,7 +24,7 @@ std::vector<Game> variants() {
 
 template <spf::TurnGame Game>
 void random_play_is_sound(const Game& game) {
-    const std::int64_t rows = 6'000;
+    const std::int64_t rows = game.max_plies() > 1'000 ? 3'000 : 6'000;  // enough for several threads
     spf::Batch<Game> one(game, rows, {.seed = 3, .threads = 1}), eight(game, rows, {.seed = 3, .threads = 8});
     std::vector<std::int64_t> moves(static_cast<std::size_t>(rows)), again(moves);
     for (int turn = 0; turn < game.max_turns(); ++turn) {
@@ -79,6 +80,36 @@ void bad_calls_change_nothing(const Game& game) {
     CHECK(batch.snapshot("x") == before);
 }
 
+// A world is what its retold history leads to, and the observer cannot tell it from the truth.
+template <spf::TurnGame Game>
+void worlds_have_histories(const Game& game) {
+    if constexpr (spf::Resamples<Game>) {
+        for (const bool explicit_chance : {false, true}) {
+            spf::Batch<Game> batch(game, 50, {.seed = 5, .threads = 1, .explicit_chance = explicit_chance});
+            std::vector<std::int64_t> moves(50);
+            for (std::uint64_t step = 0; step < static_cast<std::uint64_t>(game.max_plies()); ++step) {
+                for (std::int64_t row = 0; row < batch.size(); ++row) {
+                    if (step > 0 && batch.terminated()[row] && moves[static_cast<std::size_t>(row)] < 0) continue;
+                    for (spf::Player player = 0; player < spf::num_players(game); ++player) {
+                        spf::Rng rng(step, static_cast<std::uint64_t>(row));
+                        const auto world = game.resample(batch.state(row), player, rng);
+                        const auto before = batch.history(row);
+                        std::vector<spf::Action> history(before.begin(), before.end());
+                        game.retell(history, world, player);
+                        auto state = game.initial();
+                        for (const spf::Action action : history) game.apply(state, action);
+                        CHECK(state == world);
+                        CHECK(game.information_state(world, player) ==
+                              game.information_state(batch.state(row), player));
+                    }
+                }
+                batch.sample_actions(7, moves);
+                batch.step(moves, std::nullopt, {});
+            }
+        }
+    }
+}
+
 // A snapshot whose checksum is right but whose history no game allows.
 void forged_snapshots_are_refused() {
     const spf::TicTacToe game;
@@ -100,11 +131,17 @@ void forged_snapshots_are_refused() {
     }
 }
 
+template <spf::JointGame Game>
+void all() {
+    for (const Game& game : variants<Game>()) joint::is_sound(game);
+}
+
 template <spf::TurnGame Game>
 void all() {
     for (const Game& game : variants<Game>()) {
         random_play_is_sound(game);
         bad_calls_change_nothing(game);
+        worlds_have_histories(game);
     }
 }
 

@@ -55,6 +55,11 @@ std::string random_reply(spf::Rng& rng) {
                                                      "|>",
                                                      "\\to",
                                                      "I give ",
+                                                     "fact 1",
+                                                     "[Fact 2]",
+                                                     "up",
+                                                     "Left",
+                                                     "col ",
                                                      "0",
                                                      "-1",
                                                      "</think>",
@@ -64,7 +69,21 @@ std::string random_reply(spf::Rng& rng) {
                                                      std::string(1, '\0'),
                                                      "9999999999999999999999",
                                                      "Sheeps",
-                                                     "pass"};
+                                                     "pass",
+                                                     "raise",
+                                                     "call",
+                                                     "bid ",
+                                                     "roll",
+                                                     "hold",
+                                                     "play ",
+                                                     "discard card ",
+                                                     "reveal player ",
+                                                     "+1",
+                                                     " color ",
+                                                     " rank ",
+                                                     "1",
+                                                     "R",
+                                                     "yellow"};
     std::string reply;
     const bool soup = rng.below(4) != 0;
     const std::uint32_t length = rng.below(soup ? 25 : 200);
@@ -78,13 +97,19 @@ std::string random_reply(spf::Rng& rng) {
     return reply;
 }
 
-template <spf::TurnGame Game>
+template <spf::Seated Game>
+bool is_allowed(const Game& game, const typename Game::State& state, spf::Action action) {
+    if constexpr (spf::TurnGame<Game>) return spf::is_legal(game, state, action);
+    return game.legal_actions(state).contains(action);
+}
+
+template <spf::Seated Game>
 void judge(const Game& game, const typename Game::State& state, const spf::Reading& reading) {
     if (reading.action == spf::kInvalidAction) {
         CHECK(!reading.refusal.empty() && is_utf8(reading.refusal));
         return;
     }
-    CHECK(reading.refusal.empty() && spf::is_legal(game, state, reading.action));
+    CHECK(reading.refusal.empty() && is_allowed(game, state, reading.action));
     for (const spf::Style style : {spf::Style::kPlain, spf::Style::kSpiral, spf::Style::kBrief}) {
         CHECK(spf::read_lenient(game, state, spf::reply_text(game, state, reading.action, style)).action ==
               reading.action);
@@ -118,7 +143,28 @@ void fuzz(const Game& game) {
     }
 }
 
-template <spf::TurnGame Game>
+// Both seats of a joint game along random play.
+template <spf::JointGame Game>
+void fuzz(const Game& game) {
+    spf::Rng rng(7, static_cast<std::uint64_t>(game.max_ticks()));
+    auto state = game.initial(spf::Rng(8, 0));
+    for (int round = 0; round < kRounds; ++round) {
+        if (game.is_over(state)) state = game.initial(spf::Rng(8, rng.next()));
+        spf::Action moves[Game::kPlayers];
+        for (spf::Player p = 0; p < Game::kPlayers; ++p) {
+            const spf::Seat<Game> seat{game, p};
+            const std::string reply = random_reply(rng);
+            const spf::Reading reading = spf::read_lenient(seat, state, reply);
+            judge(seat, state, reading);
+            judge(seat, state, spf::read_strict(seat, state, reply));
+            moves[p] = reading.action >= 0 ? reading.action
+                                           : spf::sample_action(seat.legal_actions(state), spf::Rng(9, rng.next()));
+        }
+        game.tick(state, moves, spf::Rng(10, rng.next()));
+    }
+}
+
+template <class Game>
 void all() {
     fuzz(Game{});
     for (const spf::Option<Game>& option : Game::options()) {

@@ -2,20 +2,41 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import os
+from collections.abc import Callable, Sequence
 
 import pytest
 
 from selfplay_fast import games
 
 GAMES = [
+    "connect_four",
+    "nim",
+    "nim(piles=1;3;5;7, misere=yes)",
+    "simple_tak",
+    "simple_tak(size=6)",
     "kuhn_poker",
     "kuhn_poker(rounds=5)",
     "kuhn_poker(rounds=5, rules=textarena)",
+    "kuhn_poker(rounds=2, cards=5)",
+    "leduc_poker",
+    "liars_dice",
+    "liars_dice(dice=3, faces=4, wild=no)",
+    "liars_dice(rules=textarena)",
+    "pig(target=20, horizon=30)",
+    "pig(target=10, horizon=12, rules=textarena)",
+    "hanabi",
+    "hanabi(colors=2, ranks=2, hand=3, info_tokens=3)",
+    "hanabi(colors=3, ranks=3, players=3)",
     "tic_tac_toe",
     "tic_tac_toe(size=5)",
+    "snake",
+    "snake(width=4, height=3, apples=3, turns=12, rules=textarena)",
     "negotiation",
     "negotiation(resources=5)",
+    "negotiation(resources=8)",
+    "truth_and_deception",
+    "truth_and_deception(rules=textarena)",
 ]
 
 
@@ -50,3 +71,20 @@ def positions() -> Callable[..., list[games.Batch]]:
         return seen
 
     return play
+
+
+@pytest.fixture(scope="session")
+def peer_games() -> Callable[[int], int]:
+    """A function: games a comparison with a peer plays by default -> how many it plays now."""
+    return lambda usual: int(os.environ.get("SPF_PEER_GAMES", usual))
+
+
+@pytest.fixture(scope="session")
+def views() -> Callable[[games.Batch], Sequence[int | None]]:
+    """A function: batch -> whose words make up a row's step: None for the player to move, or all players at once."""
+
+    def of(batch: games.Batch) -> Sequence[int | None]:
+        about = batch.description
+        return range(about.num_players) if about.simultaneous else (None,)
+
+    return of

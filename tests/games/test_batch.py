@@ -94,11 +94,6 @@ def test_ended_rows() -> None:
             "seeds must hold one number per group, 1, got 3",
             lambda b: b.reset(seeds=[1, 2, 3], repeat=3),
         ),
-        (
-            ValueError,
-            "has no observation tensor",
-            lambda b: games.make("negotiation", 1).observation_tensor(),
-        ),
     ],
 )
 def test_errors(error: type[Exception], match: str, call) -> None:  # type: ignore[no-untyped-def]
@@ -114,7 +109,7 @@ def test_errors(error: type[Exception], match: str, call) -> None:  # type: igno
     ("game", "options", "match"),
     [
         ("kuhn_pokr", {}, "unknown game 'kuhn_pokr'; did you mean 'kuhn_poker'?"),
-        ("xyzzy", {}, "unknown game 'xyzzy'; there are: kuhn_poker, "),
+        ("xyzzy", {}, "unknown game 'xyzzy'; there are: "),
         ("kuhn_poker", {"round": 3}, "kuhn_poker has no option 'round'; did you mean 'rounds'?"),
         ("kuhn_poker(rounds=0)", {}, "kuhn_poker: option rounds must be 1 to 15, got 0"),
         ("kuhn_poker", {"rounds": "three"}, "option rounds must be a whole number, got 'three'"),
@@ -139,7 +134,7 @@ def test_describe() -> None:
     """Oracle: the games' own documentation."""
     about = games.describe("kuhn_poker(rounds=5, rules=textarena)")
     assert (about.name, about.num_players, about.num_actions, about.max_turns) == ("kuhn_poker", 2, 2, 15)
-    assert about.options == {"rounds": 5, "rules": "textarena"}
+    assert about.options == {"rounds": 5, "rules": "textarena", "cards": 3}
     assert (about.zero_sum, about.perfect_information, about.speech) == (True, False, False)
     assert games.describe("negotiation", resources=5).num_actions == 182
     assert games.make("tic_tac_toe", 1).description.perfect_information

@@ -17,16 +17,23 @@ FOLDER = Path(__file__).parent / "golden"
 def transcript(game: str, style: games.Style) -> str:
     batch = games.make(game, 1, seed=7, style=style)
     lines = []
+    about = batch.description
     while not batch.terminated[0]:
-        player, action = batch.current_player[0], int(batch.sample_actions(3)[0])
-        reply = batch.reply_text(0, action)
-        if batch.description.speech:  # talk goes inside the box, before the move
-            reply = reply.replace("\\boxed{", f"\\boxed{{Word {len(lines) // 2}. ")
-        lines += [f"=== player {player} reads", batch.observation()[0]]
-        lines += [f"=== player {player} replies", reply]
-        actions, why = batch.parse([reply])
-        assert why == [None]
-        batch.step(actions, texts=[reply])
+        moves = batch.sample_actions(3)
+        replies = []
+        for view in range(about.num_players) if about.simultaneous else (None,):
+            player, action = (
+                (int(batch.current_player[0]), moves[0]) if view is None else (view, moves[0, view])
+            )
+            reply = batch.reply_text(0, int(action), view)
+            if about.speech:  # talk goes inside the box, before the move
+                reply = reply.replace("\\boxed{", f"\\boxed{{Word {len(lines) // 2}. ")
+            lines += [f"=== player {player} reads", batch.observation(player=view)[0]]
+            lines += [f"=== player {player} replies", reply]
+            read, why = batch.parse([reply], player=view)
+            assert (read[0], why) == (action, [None])
+            replies.append(reply)
+        batch.step(moves, texts=replies[:1])
     lines.append(f"=== returns {batch.returns[0].tolist()}")
     return "\n".join(lines) + "\n"
 

@@ -7,7 +7,7 @@ from collections import Counter
 import numpy as np
 import pytest
 
-from selfplay_fast import games
+from selfplay_fast import games, solvers
 
 
 def _expand(batch: games.Batch) -> games.Batch:
@@ -55,9 +55,10 @@ def test_tic_tac_toe_counts() -> None:
     assert positions == 5_478
 
 
-def test_kuhn_has_twelve_information_states_and_thirty_ends() -> None:
-    """Oracle: known numbers. One hand has 6 per player, 30 leaves, and payoffs of one or two chips."""
-    batch = games.make("kuhn_poker", 20_000, seed=2)
+@pytest.mark.parametrize("cards", [3, 4, 5])
+def test_kuhn_has_four_information_states_per_card_and_five_ends_per_deal(cards: int) -> None:
+    """Oracle: known numbers. With three cards 12 states, 30 leaves, and payoffs of one or two chips."""
+    batch = games.make("kuhn_poker", 20_000, seed=2, cards=cards)
     keys, texts = set(), set()
     while not batch.terminated.all():
         rows = np.flatnonzero(~batch.terminated)
@@ -65,11 +66,10 @@ def test_kuhn_has_twelve_information_states_and_thirty_ends() -> None:
             keys.add(batch.information_state(row, int(batch.current_player[row])))
             texts.add(text)
         batch.step(batch.sample_actions(4))
-    cards = "012"
-    assert keys == {c + h for c in cards for h in ("", "p", "b", "pb")}
-    assert len(texts) == 12
+    assert keys == {str(card) + h for card in range(cards) for h in ("", "p", "b", "pb")}
+    assert len(texts) == 4 * cards
     ends = {tuple(batch.history(row)) for row in range(len(batch))}
-    assert len(ends) == 30
+    assert len(ends) == cards * (cards - 1) * 5
     for row in range(200):
         first, second, *moves = batch.history(row)
         folded = {(0, 1, 0): -1.0, (1, 0): 1.0}.get(tuple(moves))
@@ -139,3 +139,89 @@ def test_large_tic_tac_toe_needs_a_full_line() -> None:
     batch.step([4])
     assert batch.terminated[0]
     assert batch.returns[0].tolist() == [1.0, -1.0]
+
+
+def test_leduc_under_uniform_play() -> None:
+    """Oracle: known numbers. NashConv of uniform play is 4.7472 (as in OpenSpiel); the game is worth -0.0856."""
+    states = solvers.information_states("leduc_poker")
+    assert len(states) == 936
+    uniform = solvers.TabularPolicy.uniform("leduc_poker")
+    assert solvers.nash_conv("leduc_poker", uniform) == pytest.approx(4.747222, abs=1e-6)
+    solved = solvers.cfr("leduc_poker", 300)
+    assert solvers.nash_conv("leduc_poker", solved) < 0.05
+    assert solvers.policy_value("leduc_poker", solved)[0] == pytest.approx(-0.0856, abs=0.01)
+
+
+@pytest.mark.parametrize(
+    ("options", "dice", "faces", "wild"),
+    [
+        ("", 1, 6, True),
+        ("dice=3, faces=4, wild=no", 3, 4, False),
+        ("rules=textarena", 5, 6, False),
+        ("dice=2, faces=3, wild=yes, rules=textarena", 2, 3, True),
+    ],
+)
+def test_liars_dice_by_hand(options: str, dice: int, faces: int, wild: bool) -> None:
+    """Oracle: rules by hand, replayed on a thousand random games."""
+    batch = games.make(f"liars_dice({options})" if options else "liars_dice", 1000, seed=6)
+    batch.random_playouts()
+    for row in range(len(batch)):
+        left, mover, moves = [dice, dice], 0, iter(batch.history(row))
+        while min(left) > 0:
+            rolls = [next(moves) for _ in range(sum(left))]
+            last = -1
+            while (move := next(moves)) < 2 * dice * faces:
+                assert last < move < sum(left) * faces
+                last, mover = move, 1 - mover
+            count = sum(roll == last % faces or (wild and roll == faces - 1) for roll in rolls)
+            mover = 1 - mover if count < last // faces + 1 else mover
+            left[mover] -= 1 if "textarena" in options else dice
+        assert next(moves, None) is None
+        assert batch.returns[row, mover] == -1.0
+        assert batch.returns[row, 1 - mover] == 1.0
+
+
+def test_endless_rolling_ends_pig() -> None:
+    """Oracle: rules by hand. Ten rolls per turn of the horizon end a game under textarena's rules, here in a draw."""
+    batch = games.make("pig(target=50, horizon=3, rules=textarena)", 1, chance="explicit")
+    for roll in range(30):
+        assert not batch.terminated[0]
+        batch.step([0])
+        if roll < 29:
+            batch.step([5])
+    assert batch.terminated[0]
+    assert batch.returns[0].tolist() == [0.0, 0.0]
+
+
+def test_hanabi_can_be_won_and_lost() -> None:
+    """Oracle: rules by hand. All cards in order score 4; three misplays score 0 whatever was built."""
+    batch = games.make("hanabi(colors=2, ranks=2, hand=2)", 2, chance="explicit")
+    for card in (0, 1, 2, 3):  # R1 R2 for player 0, Y1 Y2 for player 1
+        batch.step([card, card])
+    for action, draw in ((2, 0), (2, 0), (2, 2)):  # both play their oldest card: R1, Y1, R2
+        batch.step([action], [0])
+        batch.step([draw], [0])
+    batch.step([2], [0])  # Y2
+    for action, draw in (
+        (3, 0),
+        (3, 0),
+        (2, 2),
+        (3, 2),
+    ):  # player 0: R2 fails, player 1: Y2 fails, R1 scores, R1 fails
+        batch.step([action], [1])
+        if not batch.terminated[1]:
+            batch.step([draw], [1])
+    assert batch.terminated.all()
+    assert batch.returns.tolist() == [[4.0, 4.0], [0.0, 0.0]]
+
+
+def test_hanabi_players_share_one_score() -> None:
+    """Oracle: contract. Returns have a column per player of the configured game."""
+    batch = games.make("hanabi(ranks=2, players=5, hand=3)", 50, seed=1)
+    batch.random_playouts()
+    assert batch.description.num_players == 5
+    assert batch.returns.shape == (50, 5)
+    assert (batch.returns == batch.returns[:, :1]).all()
+    assert batch.returns.max() > 0
+    with pytest.raises(ValueError, match="hanabi: hands take 4 cards and the deck has 3"):
+        games.make("hanabi(colors=1, ranks=1, hand=2)", 1)

@@ -151,3 +151,75 @@ def test_talk_reaches_the_other_player_without_the_thinking() -> None:
     assert loaded.observation() == batch.observation()
     with pytest.raises(ValueError, match="texts must hold 3 strings, got 1"):
         batch.step(actions, texts=["a"])
+
+
+def test_eight_goods() -> None:
+    """Oracle: by hand. Eight goods, amounts 5 to 25, values within a fifth of the base; offers of any length."""
+    batch = games.make("negotiation(resources=8)", 3000, seed=2)
+    about = batch.description
+    assert (about.num_actions, about.max_turns) == (2 + 8 * 7 * 9, 10)
+    draws = np.array([batch.history(row) for row in range(len(batch))]).reshape(-1, 2, 2, 8)
+    assert (draws[:, 0].min(), draws[:, 0].max()) == (5, 25)
+    assert draws[:, 1].min(axis=(0, 1)).tolist() == [5, 7, 8, 12, 16, 20, 24, 32]
+    assert draws[:, 1].max(axis=(0, 1)).tolist() == [6, 9, 12, 18, 24, 30, 36, 40]
+    batch = games.make("negotiation(resources=8)", 1, seed=2)
+    assert _refusal(batch, "talk alone") == "an answer or an offer is needed"
+    assert (
+        _refusal(batch, "[offer: 1 Fish, 2 Gold -> 1 Gold]") == "a good stands on one side of an offer only"
+    )
+    before = _held(batch, 0), _held(batch, 1)
+    _say(batch, "[offer: 1 Wheat, 2 Fish, 3 Stone, 4 Gold -> 1 Wood, 2 Sheep, 3 Bricks, 4 Silver]")
+    assert (
+        "you get 1 Wheat, 2 Fish, 3 Stone, 4 Gold and give 1 Wood, 2 Sheep, 3 Brick, 4 Silver"
+        in (batch.observation()[0])
+    )
+    _say(batch, "[accept] [offer: 1 Stone -> 63 Fish]")
+    change = [-1, -2, 1, 2, -3, 3, 4, -4]
+    assert _held(batch, 0) == [n + d for n, d in zip(before[0], change, strict=True)]
+    assert _held(batch, 1) == [n - d for n, d in zip(before[1], change, strict=True)]
+    good = batch.parse(["\\boxed{[deny]}"])[0]
+    for packed in (1 << 62, (1 << 62) | (1 << 56), (1 << 62) | sum(64 << 7 * r for r in range(8))):
+        with pytest.raises(ValueError, match="is illegal in row 0"):
+            batch.step([packed])
+    batch.step(good)
+
+
+@pytest.mark.parametrize("resources", [2, 5, 8])
+def test_tensor(resources: int) -> None:
+    """Oracle: by hand. Observer, turn, own goods and values, open offer with its terms, and the one move so far."""
+    batch = games.make("negotiation", 1, resources=resources, seed=3)
+    _say(batch, "[offer: 2 Wood -> 1 Gold]")
+    tensor = batch.observation_tensor()[0]
+    own = [part.split("x") for part in batch.information_state(0, 1).split(";")[0].split(",")]
+    names = {2: "Wood Gold", 5: "Wheat Wood Sheep Brick Gold"}
+    names[8] = "Wheat Fish Wood Sheep Stone Brick Silver Gold"
+    terms = [2 * (name == "Wood") for name in names[resources].split()]
+    terms += [1 * (name == "Gold") for name in names[resources].split()]
+    goods = [int(n) for n, _ in own] + [int(v) for _, v in own]
+    expected = [0, 1, 0, 1, *[0] * 8, *goods, 0, 1, *terms, 0, 0, 1, *terms, *[0] * 9 * (3 + 2 * resources)]
+    assert tensor.tolist() == expected
+
+
+def test_the_tensor_lists_goods_the_open_offer_and_all_moves() -> None:
+    """Oracle: the documented layout, by hand."""
+    batch = _two("[offer: 2 Wood -> 1 Gold]", "[accept] [offer: 3 Gold -> 5 Wood]")
+    tensor = batch.observation_tensor()[0]
+    turn = np.eye(10)[2]
+    first = [0, 0, 1, 2, 0, 0, 1]  # accepts, denies, offers; gives, wants
+    second = [1, 0, 1, 0, 3, 5, 0]
+    expected = [1, 0, *turn, 8, 11, 5, 15, 0, 1, 0, 3, 5, 0, *first, *second, *[0] * 7 * 8]
+    assert tensor.tolist() == expected
+
+
+def test_tensors_separate_the_same_positions_as_keys() -> None:
+    """Oracle: contract. Without talk, two tensors are equal iff the keys are."""
+    batch = games.make("negotiation(resources=5)", 500, seed=5)
+    batch.reset(repeat=100)
+    pairs = set()
+    for step in range(6):
+        tensors = batch.observation_tensor()
+        for row, player in enumerate(batch.current_player.tolist()):
+            pairs.add((player, batch.information_state(row, player), tensors[row].tobytes()))
+        batch.step(batch.sample_actions(step))
+    assert len({(player, key) for player, key, _ in pairs}) == len(pairs)
+    assert len({(player, tensor) for player, _, tensor in pairs}) == len(pairs)

@@ -69,6 +69,41 @@ def test_lenient_words(kuhn: games.Batch, reply: str, expected: str | None) -> N
     assert _read(kuhn, reply) == expected
 
 
+_HANABI = "hanabi(colors=1, ranks=2, hand=1)"
+
+
+@pytest.mark.parametrize(
+    ("game", "reply", "expected"),
+    [
+        ("leduc_poker", "I [check]", "[call]"),
+        ("leduc_poker", r"\boxed{Bet}", "[raise]"),
+        ("leduc_poker", "[fold]", None),
+        ("liars_dice", "so [Bid: 1, 3]", "[bid 1 3]"),
+        ("liars_dice", r"\boxed{bid 2x6}", "[bid 2 6]"),
+        ("liars_dice", "[bid 3 1]", None),
+        ("liars_dice", "[bid 0 3]", None),
+        ("liars_dice", "[bid 1 7]", None),
+        ("liars_dice", "[bid 1]", None),
+        ("liars_dice", "[bid 99999999999999999999 1]", None),
+        ("liars_dice", "[liar]", None),
+        ("pig", "[R]", "[roll]"),
+        ("pig", "Final answer: stop", "[hold]"),
+        (_HANABI, "[play card 0]", "[play 0]"),
+        (_HANABI, "[play 1]", None),
+        (_HANABI, "[discard 0]", None),
+        (_HANABI, r"\boxed{Reveal player +1 color R}", "[reveal player 1 color R]"),
+        (_HANABI, "[reveal to player 1 colour red]", "[reveal player 1 color R]"),
+        (_HANABI, "[reveal player 0 color R]", None),
+        (_HANABI, "[reveal player 1 color Y]", None),
+        (_HANABI, "[reveal player 2 color R]", None),
+        (_HANABI, "[reveal player 1 rank 3]", None),
+    ],
+)
+def test_other_words_for_an_action(game: str, reply: str, expected: str | None) -> None:
+    """Oracle: the documented words of each game, at its first turn."""
+    assert _read(games.make(game, 1), reply) == expected
+
+
 @pytest.mark.parametrize(
     ("reply", "expected"),
     [

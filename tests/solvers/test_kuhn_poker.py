@@ -152,6 +152,10 @@ def test_is_enumerable() -> None:
     assert solvers.is_enumerable(GAME)
     assert not solvers.is_enumerable(GAME, max_information_states=11)
     assert not solvers.is_enumerable(f"{GAME}(rounds=5)")
+    assert solvers.is_enumerable("leduc_poker")
+    assert not solvers.is_enumerable("hanabi(colors=1, ranks=2, hand=1)"), "its keys forget"
+    with pytest.raises(ValueError, match="unknown game"):
+        solvers.is_enumerable("hanaby")
 
 
 def test_policies_are_copies() -> None:

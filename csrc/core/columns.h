@@ -1,0 +1,276 @@
+// What every kind of batch keeps beside its states: the columns Python sees, the keys of episodes, the checks of row
+// lists, and the way rows begin, end and begin again. It knows no game.
+#pragma once
+
+#include <algorithm>
+#include <atomic>
+#include <cstddef>
+#include <cstdint>
+#include <optional>
+#include <span>
+#include <stdexcept>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "core/bytes.h"
+#include "core/game.h"
+#include "core/rng.h"
+#include "core/workers.h"
+
+namespace spf {
+
+enum class Autoreset : std::uint8_t { kOff, kSameStep, kNextStep };
+
+struct BatchOptions {
+    std::uint64_t seed = 0;
+    int threads = 1;
+    bool explicit_chance = false;  // stop at chance nodes and let the caller play them
+    Autoreset autoreset = Autoreset::kOff;
+};
+
+using Rows = std::optional<std::span<const std::int64_t>>;  // none: all rows, in order
+
+class Columns {
+  public:
+    std::int64_t size() const { return static_cast<std::int64_t>(keys_.size()); }
+    const BatchOptions& options() const { return options_; }
+    std::uint32_t ply(std::int64_t row) const { return ply_[index(row)]; }
+    const std::int32_t* current_player() const { return current_player_.data(); }
+    const std::uint8_t* terminated() const { return terminated_.data(); }
+    const float* returns() const { return returns_.data(); }
+
+  protected:
+    static constexpr int kMostPlayers = 16;
+    static constexpr std::int64_t kStepNs = 40;
+    static constexpr std::uint64_t kSeedSalt = 0xA5EED, kPlayoutSalt = 0x91A7, kResampleSalt = 0x4E5A;
+
+    // legal_width: bytes of one row of the legal actions.
+    Columns(std::string_view name, std::int64_t size, int players, int legal_width, const BatchOptions& options)
+        : name_(name),
+          options_(options),
+          players_(index(players)),
+          legal_width_(index(legal_width)),
+          keys_(index(size)),
+          episodes_(index(size), 0),
+          ply_(index(size), 0),
+          current_player_(index(size), kTerminal),
+          terminated_(index(size), 0),
+          returns_(index(size) * players_, 0.0f),
+          legal_(index(size) * legal_width_, 0),
+          stale_(index(size), 0),
+          marks_(index(size), 0) {
+        for (std::int64_t row = 0; row < size; ++row) keys_[index(row)] = next_key(row);
+    }
+
+    template <class I>
+    static std::size_t index(I i) {
+        return static_cast<std::size_t>(i);
+    }
+    std::int64_t count_of(Rows rows) const { return rows ? static_cast<std::int64_t>(rows->size()) : size(); }
+    static std::size_t row_of(Rows rows, std::size_t i) { return rows ? index((*rows)[i]) : i; }
+
+    template <class Body>
+    void parallel(std::int64_t count, std::int64_t ns, const Body& body) const {
+        parallel_rows(count, options_.threads, ns, [&](std::int64_t begin, std::int64_t end) {
+            for (std::size_t i = index(begin); i < index(end); ++i) body(i);
+        });
+    }
+
+    // Sum of body(row) over all rows.
+    template <class Body>
+    std::int64_t parallel_sum(std::int64_t ns, const Body& body) const {
+        std::atomic<std::int64_t> total = 0;
+        parallel_rows(size(), options_.threads, ns, [&](std::int64_t begin, std::int64_t end) {
+            std::int64_t sum = 0;
+            for (std::size_t row = index(begin); row < index(end); ++row) sum += body(row);
+            total += sum;
+        });
+        return total;
+    }
+
+    // ---- checks, all before anything changes ----
+    [[noreturn]] void refuse(const std::string& what) const { throw std::invalid_argument(name_ + ": " + what); }
+
+    void check_rows(Rows rows) {
+        if (!rows) return;
+        ++mark_;
+        for (const std::int64_t row : *rows) {
+            if (row < 0 || row >= size()) {
+                refuse("row " + std::to_string(row) + " is outside 0.." + std::to_string(size() - 1));
+            }
+            if (marks_[index(row)] == mark_) refuse("row " + std::to_string(row) + " is named twice");
+            marks_[index(row)] = mark_;
+        }
+    }
+    // An ended game takes no move: its entry is ignored where all rows are stepped, and an error where it is named.
+    bool may_skip(std::size_t row, bool named) const {
+        return current_player_[row] == kTerminal && (!named || options_.autoreset == Autoreset::kNextStep);
+    }
+    // The lowest i below count for which good(i) is false, or count.
+    template <class Good>
+    std::size_t first_bad(std::size_t count, const Good& good) const {
+        std::atomic<std::size_t> bad = count;
+        parallel_rows(static_cast<std::int64_t>(count), options_.threads, kStepNs,
+                      [&](std::int64_t begin, std::int64_t end) {
+                          for (std::size_t i = index(begin); i < index(end); ++i) {
+                              if (good(i)) continue;
+                              std::size_t lowest = bad.load();
+                              while (i < lowest && !bad.compare_exchange_weak(lowest, i)) {
+                              }
+                              return;
+                          }
+                      });
+        return bad;
+    }
+
+    // ---- episodes ----
+    std::uint64_t next_key(std::int64_t row) {
+        return mix_seeds(mix_seeds(options_.seed, static_cast<std::uint64_t>(row)), episodes_[index(row)]++);
+    }
+
+    // Keys for new games. Row i of the list belongs to group i / repeat, and one group shares one deal. Without seeds a
+    // group takes the next stream of its first row; with seeds (one per group) it is a function of its seed alone.
+    void assign_keys(Rows rows, std::optional<std::span<const std::uint64_t>> seeds, std::int64_t repeat) {
+        const std::int64_t count = count_of(rows);
+        check_rows(rows);
+        if (repeat < 1 || count % repeat != 0) {
+            refuse("repeat must divide the " + std::to_string(count) + " rows, got " + std::to_string(repeat));
+        }
+        if (seeds && static_cast<std::int64_t>(seeds->size()) != count / repeat) {
+            refuse("seeds must hold one number per group, " + std::to_string(count / repeat) + ", got " +
+                   std::to_string(seeds->size()));
+        }
+        std::uint64_t key = 0;
+        for (std::int64_t i = 0; i < count; ++i) {
+            const std::size_t row = row_of(rows, index(i));
+            const std::uint64_t own = next_key(static_cast<std::int64_t>(row));
+            if (i % repeat == 0) key = seeds ? mix_seeds(kSeedSalt, (*seeds)[index(i / repeat)]) : own;
+            keys_[row] = key;
+        }
+    }
+
+    // Calls move(i, row) for every row of the list whose game goes on, and begin(row) where autoreset says so.
+    template <class Move, class Begin>
+    void play(Rows rows, const Move& move, const Begin& begin) {
+        const std::int64_t count = count_of(rows);
+        parallel(count, kStepNs, [&](std::size_t i) {
+            const std::size_t row = row_of(rows, i);
+            if (terminated_[row] != 0 && options_.autoreset != Autoreset::kSameStep) {
+                if (options_.autoreset == Autoreset::kNextStep) restart(row, begin);
+                return;
+            }
+            move(i, row);
+            if (terminated_[row] != 0 && options_.autoreset == Autoreset::kSameStep) restart(row, begin);
+        });
+        mark_stale(count, rows);
+    }
+
+    template <class ReturnOf>
+    void close_row(std::size_t row, Player player, const ReturnOf& return_of) {
+        current_player_[row] = player;
+        terminated_[row] = player == kTerminal;
+        for (std::size_t p = 0; p < players_; ++p) {
+            returns_[row * players_ + p] = player == kTerminal ? return_of(static_cast<Player>(p)) : 0.0f;
+        }
+    }
+
+    // ---- legal actions as bytes, written when they are looked at ----
+    template <class Expand>
+    const std::uint8_t* fresh_legal(const Expand& expand) {
+        const auto refresh = [&](std::size_t row) {
+            expand(row, &legal_[row * legal_width_]);
+            stale_[row] = 0;
+        };
+        if (all_stale_) {
+            parallel(size(), kStepNs, refresh);
+        } else {
+            for (const std::size_t row : stale_rows_) refresh(row);
+        }
+        all_stale_ = false;
+        stale_rows_.clear();
+        return legal_.data();
+    }
+    void mark_stale(std::int64_t count, Rows rows) {
+        if (!rows || count * 2 > size()) all_stale_ = true;
+        if (all_stale_) return;
+        for (const std::int64_t row : *rows) {
+            if (stale_[index(row)] == 0) stale_rows_.push_back(index(row));
+            stale_[index(row)] = 1;
+        }
+    }
+
+    // ---- snapshots ----
+    // What the history of a row does not tell: the result of an ended game may still be shown by its successor.
+    void save_result(ByteWriter& out, std::size_t row) const {
+        out.number(terminated_[row]);
+        for (std::size_t p = 0; p < players_; ++p) out.number(returns_[row * players_ + p]);
+    }
+    void load_result(ByteReader& in, std::size_t row) {
+        terminated_[row] = in.number<std::uint8_t>() != 0;
+        for (std::size_t p = 0; p < players_; ++p) returns_[row * players_ + p] = in.number<float>();
+    }
+    void open_snapshot(ByteWriter& out, std::string_view configuration) const {
+        out.text(configuration);
+        out.number(size());
+        out.number(options_.seed);
+    }
+    // The seed of a snapshot of an equal batch.
+    std::uint64_t read_opening(ByteReader& in, std::string_view configuration) const {
+        if (in.text() != configuration || in.number<std::int64_t>() != size()) {
+            throw std::invalid_argument("snapshot is of another game, other options or another batch size than " +
+                                        std::string(configuration) + " with " + std::to_string(size()) + " rows");
+        }
+        return in.number<std::uint64_t>();
+    }
+
+    // How a row stands, without its key and its number of episodes.
+    void copy_row(std::size_t row, const Columns& other, std::size_t from) {
+        ply_[row] = other.ply_[from];
+        current_player_[row] = other.current_player_[from];
+        terminated_[row] = other.terminated_[from];
+        std::copy_n(&other.returns_[from * players_], players_, &returns_[row * players_]);
+    }
+    // Copies the contents and keeps the buffers, whose addresses Python holds.
+    void assign(const Columns& other) {
+        options_.seed = other.options_.seed;
+        keys_ = other.keys_;
+        episodes_ = other.episodes_;
+        ply_ = other.ply_;
+        std::copy(other.current_player_.begin(), other.current_player_.end(), current_player_.begin());
+        std::copy(other.terminated_.begin(), other.terminated_.end(), terminated_.begin());
+        std::copy(other.returns_.begin(), other.returns_.end(), returns_.begin());
+        all_stale_ = true;
+    }
+
+    std::string name_;
+    BatchOptions options_;
+    std::size_t players_, legal_width_;
+    std::vector<std::uint64_t> keys_;  // of the episode
+    std::vector<std::uint32_t> episodes_, ply_;
+    std::vector<std::int32_t> current_player_;
+    std::vector<std::uint8_t> terminated_;
+    std::vector<float> returns_;
+
+  private:
+    template <class Begin>
+    void restart(std::size_t row, const Begin& begin) {
+        const bool keep = options_.autoreset == Autoreset::kSameStep;  // the ended game's result stays visible
+        keys_[row] = next_key(static_cast<std::int64_t>(row));
+        const auto first = returns_.begin() + static_cast<std::ptrdiff_t>(row * players_);
+        float kept[kMostPlayers];
+        std::copy_n(first, players_, kept);
+        begin(row);
+        if (!keep) return;
+        terminated_[row] = 1;
+        std::copy_n(kept, players_, first);
+    }
+
+    std::vector<std::uint8_t> legal_, stale_;
+    std::vector<std::size_t> stale_rows_;
+    bool all_stale_ = true;
+    std::vector<std::uint32_t> marks_;
+    std::uint32_t mark_ = 0;
+};
+
+}  // namespace spf
