@@ -218,8 +218,9 @@ class Batch:
     def observation_tensor(
         self, rows: ArrayLike | None = None, player: int | None = None
     ) -> NDArray[np.float32]:
-        """float32[K, ...] as that player sees it, zeros where nobody is to move; ValueError if the game has none.
+        """float32[K, ...] as the player to move or ``player`` sees it; ValueError if the game has none.
 
+        A joint game gives float32[K, P, ...] unless a player is named. Zeros where nobody is to move.
         OpenSpiel's encoding where it has the game, else what the game's header says.
         """
         return self._native.observation_tensor(rows, player)

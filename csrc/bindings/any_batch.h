@@ -37,7 +37,7 @@ class AnyBatch {
     virtual void sample_actions(std::uint64_t seed, std::span<std::int64_t> out) const = 0;
     virtual std::int64_t random_playouts() = 0;
 
-    // player: whose view; none for whoever is to move, which a joint game does not know.
+    // player: whose view; none for whoever is to move, which a joint game does not know (its tensors: all players').
     virtual std::vector<std::string> observation(Rows rows, std::optional<Player> player) const = 0;
     virtual std::vector<int> tensor_shape() const = 0;  // throws if the game has no tensor
     virtual void observation_tensor(Rows rows, std::optional<Player> player, float* out) const = 0;

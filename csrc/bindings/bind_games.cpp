@@ -288,6 +288,7 @@ void bind_texts(py::class_<AnyBatch>& batch) {
                 const std::optional<Ints> numbers = rows_of(rows);
                 const Rows which = span_of(numbers);
                 std::vector<py::ssize_t> shape{which ? static_cast<py::ssize_t>(which->size()) : b.size()};
+                if (b.info().simultaneous && !player) shape.push_back(b.info().num_players);
                 for (const int n : b.tensor_shape()) shape.push_back(n);
                 py::array_t<float> out(shape);
                 float* place = out.mutable_data();

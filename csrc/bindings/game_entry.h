@@ -109,15 +109,19 @@ class GameBatch final : public AnyBatch {
         }
     }
     void observation_tensor(Rows rows, std::optional<Player> player, float* out) const override {
-        check_reader(player);
+        if (player) check_player(*player);
         if constexpr (kHasTensor) {
             std::int64_t width = 1;
             for (const int n : batch_.game().tensor_shape()) width *= n;
-            each_row(rows, 20 + width, [&](std::size_t i, std::int64_t row) {
-                float* place = out + static_cast<std::int64_t>(i) * width;
-                const Player reader = reader_of(row, player);
-                std::fill(place, place + width, 0.0f);
-                if (reader >= 0) batch_.game().observation_tensor(batch_.state(row), reader, place);
+            const bool all = kJoint && !player;
+            const Player views = all ? info_.num_players : 1;
+            each_row(rows, (20 + width) * views, [&](std::size_t i, std::int64_t row) {
+                float* place = out + static_cast<std::int64_t>(i) * views * width;
+                std::fill(place, place + views * width, 0.0f);
+                for (Player view = 0; view < views; ++view, place += width) {
+                    const Player reader = reader_of(row, all ? view : player);
+                    if (reader >= 0) batch_.game().observation_tensor(batch_.state(row), reader, place);
+                }
             });
         }
     }

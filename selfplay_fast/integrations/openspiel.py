@@ -7,7 +7,8 @@
 
 `Game` and `State` answer what a ``pyspiel.Game`` and a ``pyspiel.State`` answer; algorithms that are C++ inside
 (``exploitability.exploitability``, ``pyspiel.TabularBestResponse``) want the real ones: `selfplay_fast.solvers` has
-their counterparts. Nature is explicit; numbers of players and actions are OpenSpiel's where both have the game.
+their counterparts. Nature is explicit, and sampled where all players move at once; numbers of players and actions are
+OpenSpiel's where both have the game.
 """
 
 from __future__ import annotations
@@ -22,7 +23,6 @@ import pyspiel
 
 from selfplay_fast import games, solvers
 
-SIMULTANEOUS = -2
 _LARGEST_WALK = 20_000  # nodes or positions of a game whose returns are looked up one by one
 _PROBES = 64  # random games that show whether nature ever moves
 
@@ -37,6 +37,7 @@ class Game:
 
     def __init__(self, game: str, **options: Any) -> None:
         self._about = games.describe(game, **options)
+        self._deals = 0  # dealt so far, where nature is sampled
 
     def __repr__(self) -> str:
         return _full_name(self._about)
@@ -48,8 +49,14 @@ class Game:
         return hash(repr(self))
 
     def new_initial_state(self) -> State:
-        """The start of the game."""
-        return State(self, games.make(repr(self), 1, chance="explicit", style="plain"))
+        """The start of the game; where nature is sampled, each time the next deal."""
+        if not self._about.simultaneous:
+            return State(self, games.make(repr(self), 1, chance="explicit", style="plain"))
+        self._deals += 1
+        return self._dealt(self._deals)
+
+    def _dealt(self, deal: int) -> State:
+        return State(self, games.make(repr(self), 1, seed=deal, style="plain"), deal)
 
     def new_initial_states(self) -> list[State]:
         """All starts: one."""
@@ -57,8 +64,10 @@ class Game:
 
     def deserialize_state(self, text: str) -> State:
         """The state that said ``text`` when it was serialized."""
-        state = self.new_initial_state()
-        for line in text.split():
+        first, *rest = text.split() or [""]
+        dealt = first.startswith("deal=")
+        state = self._dealt(int(first[len("deal=") :])) if dealt else self.new_initial_state()
+        for line in rest if dealt else text.split():
             moves = [int(number) for number in line.split(",")]
             state.apply_actions(moves) if len(moves) > 1 else state.apply_action(moves[0])
         return state
@@ -95,7 +104,7 @@ class Game:
 
     def observation_tensor_shape(self) -> list[int]:
         """ValueError if the game has none."""
-        return list(games.make(repr(self), 1).observation_tensor().shape[1:])
+        return list(games.make(repr(self), 1).observation_tensor(player=0).shape[1:])
 
     def observation_tensor_size(self) -> int:
         """ValueError if the game has none."""
@@ -110,7 +119,11 @@ class Game:
             short_name=about.name,
             long_name=about.name.replace("_", " ").title(),
             dynamics=kind.Dynamics.SIMULTANEOUS if simultaneous else kind.Dynamics.SEQUENTIAL,
-            chance_mode=kind.ChanceMode.EXPLICIT_STOCHASTIC if chance else kind.ChanceMode.DETERMINISTIC,
+            chance_mode=kind.ChanceMode.DETERMINISTIC
+            if not chance
+            else kind.ChanceMode.SAMPLED_STOCHASTIC
+            if simultaneous
+            else kind.ChanceMode.EXPLICIT_STOCHASTIC,
             information=kind.Information.PERFECT_INFORMATION
             if about.perfect_information
             else kind.Information.IMPERFECT_INFORMATION,
@@ -128,9 +141,10 @@ class Game:
 class State:
     """What ``pyspiel.State`` answers."""
 
-    def __init__(self, game: Game, batch: games.Batch) -> None:
+    def __init__(self, game: Game, batch: games.Batch, deal: int | None = None) -> None:
         self._game = game
         self._batch = batch
+        self._deal = deal  # where nature is sampled
 
     def __str__(self) -> str:
         """What all players know together; it tells states apart as far as it matters for what follows."""
@@ -148,7 +162,7 @@ class State:
 
     def clone(self) -> State:
         """An independent copy."""
-        return State(self._game, self._batch.copy())
+        return State(self._game, self._batch.copy(), self._deal)
 
     def child(self, action: int) -> State:
         """A copy in which ``action`` is played."""
@@ -176,7 +190,7 @@ class State:
         return self.current_player() == games.CHANCE
 
     def is_simultaneous_node(self) -> bool:
-        return self.current_player() == SIMULTANEOUS
+        return self.current_player() == games.SIMULTANEOUS
 
     def is_player_node(self) -> bool:
         return self.current_player() >= 0
@@ -193,7 +207,7 @@ class State:
         if mover == games.CHANCE:
             wanted = player in (None, games.CHANCE)
             return [action for action, _ in self._batch.chance_outcomes(0)] if wanted else []
-        if mover == SIMULTANEOUS and player is not None:
+        if mover == games.SIMULTANEOUS and player is not None:
             return np.flatnonzero(self._batch.legal_actions[0, player]).tolist()
         if mover < 0 or player not in (None, mover):
             return []
@@ -237,26 +251,30 @@ class State:
 
     def observation_string(self, player: int | None = None) -> str:
         """What the player to move reads; ValueError for another one."""
-        self._must_be_to_move(player)
-        return self._batch.observation()[0]
+        return self._batch.observation(player=self._mover(player))[0]
 
     def observation_tensor(self, player: int | None = None) -> list[float]:
         """The tensor of the player to move, flat; ValueError for another one, or if the game has none."""
-        self._must_be_to_move(player)
-        return self._batch.observation_tensor()[0].ravel().tolist()
+        return self._batch.observation_tensor(player=self._mover(player))[0].ravel().tolist()
 
     def information_state_tensor(self, player: int | None = None) -> list[float]:
         """ValueError: no game has one; `information_state_string` says the same."""
         raise ValueError(f"{self._game!r}: has no information state tensor, use information_state_string")
 
     def action_to_string(self, player: int, action: int | None = None) -> str:
-        """A legal action in words; the player may be left out."""
+        """A legal action in words; the player may be left out where one is to move."""
         number = player if action is None else action
-        return f"outcome {number}" if self.is_chance_node() else self._batch.action_text(0, int(number))
+        if self.is_chance_node():
+            return f"outcome {number}"
+        return self._batch.action_text(0, int(number), player if self.is_simultaneous_node() else None)
 
     def string_to_action(self, player: int | str, text: str | None = None) -> int:
-        """The action of a reply in words; the player may be left out. ValueError with the reason if it is none."""
-        (action,), (refusal,) = self._batch.parse([str(player) if text is None else text])
+        """The action of a reply in words; the player may be left out where one is to move.
+
+        ValueError with the reason if it is none.
+        """
+        mover = int(player) if self.is_simultaneous_node() and text is not None else None
+        (action,), (refusal,) = self._batch.parse([str(player) if text is None else text], player=mover)
         if refusal is not None:
             raise ValueError(f"{self._game!r}: {refusal}")
         return int(action)
@@ -277,7 +295,8 @@ class State:
         per_line = self.num_players() if _traits(repr(self._game))[0] else 1
         numbers = [str(action) for action in self.history()]
         lines = [numbers[i : i + per_line] for i in range(0, len(numbers), per_line)]
-        return "\n".join(",".join(line) for line in lines)
+        dealt = [] if self._deal is None else [[f"deal={self._deal}"]]
+        return "\n".join(",".join(line) for line in dealt + lines)
 
     def _observer(self, player: int | None) -> int:
         observer = self.current_player() if player is None else int(player)
@@ -287,11 +306,13 @@ class State:
             )
         return observer
 
-    def _must_be_to_move(self, player: int | None) -> None:
-        if self._observer(player) != self.current_player():
+    def _mover(self, player: int | None) -> int:
+        mover = self._observer(player)
+        if mover != self.current_player() and not self.is_simultaneous_node():
             raise ValueError(
                 f"{self._game!r}: only the player to move has an observation, not player {player}"
             )
+        return mover
 
 
 def _full_name(about: games.Description) -> str:
@@ -302,13 +323,17 @@ def _full_name(about: games.Description) -> str:
 @lru_cache(maxsize=64)
 def _traits(game: str) -> tuple[bool, bool, bool]:
     """Whether all players move at once, whether nature moves (in 64 random games), whether there is a tensor."""
-    batch = games.make(game, _PROBES, chance="explicit")
-    chance = simultaneous = False
+    simultaneous = games.describe(game).simultaneous
+    batch = games.make(game, _PROBES, chance="sampled" if simultaneous else "explicit")
+    chance = False
     step = 0
     while not batch.terminated.all():
         chance |= bool((batch.current_player == games.CHANCE).any())
-        simultaneous |= bool((batch.current_player == SIMULTANEOUS).any())
-        batch.step(batch.sample_actions(step))
+        moves = batch.sample_actions(step)
+        if simultaneous:  # equal moves lead to unequal places only where nature moves
+            chance |= len({batch.information_state(row, 0) for row in range(_PROBES)}) > 1
+            moves[:] = moves[int(batch.terminated.argmin())]
+        batch.step(moves)
         step += 1
     try:
         batch.observation_tensor([0])

@@ -21,10 +21,10 @@ from gymnasium import spaces
 from numpy.typing import NDArray
 from pettingzoo import AECEnv, ParallelEnv
 
+from selfplay_fast import games
 from selfplay_fast.integrations._batches import make_batch
 from selfplay_fast.integrations._spaces import Observations, choose_observations, observation_space
 
-SIMULTANEOUS = -2
 Action = int | np.integer[Any] | str
 Observation = dict[str, Any]
 
@@ -60,7 +60,7 @@ class _Game:
         self._make = lambda seed: make_batch(game, 1, seed, arguments)
         self._batch = self._make(secrets.randbits(63))
         self._dealt = False  # is the first game of the batch in use?
-        if (self._batch.current_player[0] == SIMULTANEOUS) != simultaneous:
+        if (self._batch.current_player[0] == games.SIMULTANEOUS) != simultaneous:
             raise ValueError(
                 f"{game}: players move one at a time; use env"
                 if simultaneous
@@ -120,11 +120,11 @@ class _Game:
     def close(self) -> None:
         """Nothing to close."""
 
-    def _action(self, action: Action) -> int:
+    def _action(self, action: Action, player: int | None = None) -> int:
         """An action by number or in words; ValueError with the reason for words that are none."""
         if not isinstance(action, str):
             return int(action)
-        (number,), (refusal,) = self._batch.parse([action])
+        (number,), (refusal,) = self._batch.parse([action], player=player)
         if refusal is not None:
             raise ValueError(f"{self.metadata['name']}: {refusal}")
         return int(number)
@@ -231,7 +231,8 @@ class GameParallel(_Game, ParallelEnv[str, Observation, Action]):
                 f"{self.metadata['name']}: actions must be those of {self.agents}, got {sorted(actions)}"
             )
         before = self._batch.returns[0].copy()
-        self._batch.step(np.array([[int(actions[agent]) for agent in self.agents]]))
+        moves = [self._action(actions[agent], self._player(agent)) for agent in self.agents]
+        self._batch.step(np.array([moves]))
         gained = self._batch.returns[0] - before
         over = bool(self._batch.terminated[0])
         agents, seen = self.agents, self._observe()

@@ -21,6 +21,7 @@ from typing import Any, Literal
 
 import numpy as np
 
+from selfplay_fast import games
 from selfplay_fast.config import nearest
 from selfplay_fast.integrations import _spiral_replies
 from selfplay_fast.integrations._batches import make_batch
@@ -282,6 +283,8 @@ def _wrapped(env: Any, wrapper: Wrapper | None) -> Any:
 class TextArenaGame:
     """One of our games under TextArena's calls: reset, get_observation, step, close.
 
+    Where all players move at once, they are asked one after the other and their replies are played together.
+
     api: ``"0.6"``: close gives the rewards, and after a reply that ends the game as invalid the others get 0;
         ``"0.7"``: close gives (rewards, game_info), and the others get 1. None: that of the installed TextArena.
     error_allowance: how many refused replies in a row a player may correct before it loses.
@@ -312,6 +315,7 @@ class TextArenaGame:
         self._notice: str | None = None
         self._blamed: int | None = None
         self._reason = ""
+        self._moves: list[int] = []  # of those who have chosen already, where all move at once
 
     def reset(self, num_players: int | None = None, seed: int | None = None) -> None:
         """Begin a new game: the one of the seed, or the next."""
@@ -320,13 +324,14 @@ class TextArenaGame:
             raise ValueError(f"num_players: {self._batch.name} has {players} players, got {num_players}")
         self._batch.reset(seeds=None if seed is None else [seed])
         self._begun, self._errors, self._notice, self._blamed, self._reason = True, 0, None, None, ""
+        self._moves = []
 
     def get_observation(self) -> tuple[int, Any]:
         """(player to move, what it reads). After a refused reply, why it was refused stands at the end."""
         self._must_run()
-        player = int(self._batch.current_player[0])
+        player = self._mover()
         if self.observations == "text":
-            text = self._batch.observation()[0]
+            text = self._batch.observation(player=player)[0]
             return player, text if self._notice is None else f"{text}\n{self._notice}"
         news = self._batch.messages_since(0, player) if self._notice is None else [self._notice]
         return player, [self._message(text) for text in news]
@@ -334,11 +339,16 @@ class TextArenaGame:
     def step(self, action: str) -> tuple[bool, dict[str, Any]]:
         """(is the game over, info) after a reply of the player to move."""
         self._must_run()
-        player = int(self._batch.current_player[0])
-        (number,), (refusal,) = self._batch.parse([action])
+        player = self._mover()
+        (number,), (refusal,) = self._batch.parse([action], player=player)
         if refusal is None:
             self._errors, self._notice = 0, None
-            self._batch.step([int(number)], texts=[action])
+            self._moves.append(int(number))
+            about = self._batch.description
+            if about.simultaneous and len(self._moves) < about.num_players:
+                return False, {}
+            self._batch.step([self._moves] if about.simultaneous else self._moves, texts=[action])
+            self._moves = []
             if not self._batch.terminated[0]:
                 return False, {}
             self._reason = "The game was played to its end."
@@ -350,6 +360,10 @@ class TextArenaGame:
             self._blamed = player
             self._reason = f"Invalid Move: {refusal}"
         return True, {"reason": self._reason}
+
+    def _mover(self) -> int:
+        current = int(self._batch.current_player[0])
+        return len(self._moves) if current == games.SIMULTANEOUS else current
 
     def close(self) -> Any:
         """The rewards by player (None while the game goes on); from API 0.7 on with information by player."""

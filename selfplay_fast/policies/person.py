@@ -52,7 +52,7 @@ class Person:
             self.show(message)
         while True:
             text = self.read("> ")
-            _, refusals = ask.seat.batch.parse([text], np.array([ask.seat.row]))
+            _, refusals = ask.seat.batch.parse([text], np.array([ask.seat.row]), player=ask.seat.player)
             if refusals[0] is None:
                 return Reply(text=text)
             self.show(f"That is no move: {refusals[0]}")

@@ -36,6 +36,7 @@ def sit_down(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
     [
         ("tic_tac_toe", [str(cell) for cell in (4, 0, 8, 2, 6, 1, 3, 5, 7)]),
         ("kuhn_poker(rounds=5)", ["bet", "fold", "check", "call"] * 10),
+        ("snake", ["up", "sideways", "left", "down", "right"] * 10),
         ("negotiation", ["Hello. [offer: 1 Wood -> 2 Gold]", "[accept]"] * 10),
     ],
 )
@@ -46,7 +47,7 @@ def test_a_game_to_its_end(game: str, typed: list[str], seat: int, sit_down: Cal
 
     def say(ask, sample):
         line = next(lines)
-        while ask.seat.batch.parse([line], [ask.seat.row])[1] != [None]:
+        while ask.seat.batch.parse([line], [ask.seat.row], player=ask.seat.player)[1] != [None]:
             line = next(lines)
         return line
 

@@ -263,11 +263,12 @@ def test_a_named_player_reads_what_is_its_own(game: str, positions: Positions) -
             with pytest.raises(ValueError, match=unnamed):
                 batch.observation()
             with pytest.raises(ValueError, match=unnamed):
-                batch.observation_tensor()
-            with pytest.raises(ValueError, match=unnamed):
                 batch.parse([""] * 5)
             with pytest.raises(ValueError, match=r"player 2 is outside 0\.\.1"):
                 batch.observation(player=2)
+            together = batch.observation_tensor([3, 0])
+            apart = [batch.observation_tensor([3, 0], player) for player in range(about.num_players)]
+            assert (together == np.stack(apart, axis=1)).all()
             continue
         for row in np.flatnonzero(batch.current_player >= 0).tolist():
             player = int(batch.current_player[row])

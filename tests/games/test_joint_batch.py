@@ -22,6 +22,7 @@ def test_shapes_and_views() -> None:
     moves = batch.sample_actions(1)
     assert (moves.shape, moves.dtype) == ((3, 2), np.int64)
     assert batch.observation_tensor(player=1).shape == (3, 6, 6, 6)
+    assert batch.observation_tensor().shape == (3, 2, 6, 6, 6)
     assert batch.observation([1, 0], 0) == batch.observation(player=0)[1::-1]
     assert batch.chance_outcomes(0) == []
     batch.random_playouts()

@@ -26,6 +26,7 @@ class RockPaperScissors:
             zero_sum=True,
             perfect_information=False,
             speech=False,
+            simultaneous=True,
             styles=games.STYLES,
             options={},
             option_help={},
@@ -64,15 +65,16 @@ class RockPaperScissors:
         for row in range(len(self)) if rows is None else rows:
             self.played[row] = []
 
-    def observation_tensor(self, rows: Any = None) -> np.ndarray:
-        """[K, P, 6]: what was played in each round, one-hot, the own move first (both are seen)."""
+    def observation_tensor(self, rows: Any = None, player: int | None = None) -> np.ndarray:
+        """[K, P, 12], of one player [K, 12]: the moves of each round, one-hot, the own first."""
         out = np.zeros((len(self), 2, ROUNDS, 2, 3), np.float32)
         for row, rounds in enumerate(self.played):
             for r, pair in enumerate(rounds):
-                for player in range(2):
-                    out[row, player, r, 0, pair[player]] = out[row, player, r, 1, pair[1 - player]] = 1
+                for p in range(2):
+                    out[row, p, r, 0, pair[p]] = out[row, p, r, 1, pair[1 - p]] = 1
         out = out.reshape(len(self), 2, -1)
-        return out if rows is None else out[rows]
+        out = out if rows is None else out[rows]
+        return out if player is None else out[:, player]
 
     def messages_since(self, row: int, player: int) -> list[str]:
         return [f"You are player {player}.", f"So far: {self.played[row]}"]

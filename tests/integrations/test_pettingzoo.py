@@ -100,7 +100,7 @@ def test_who_is_not_to_move() -> None:
 
 def test_replies_in_words() -> None:
     """Oracle: the engine's reader. A reply plays its action, its words are heard, a refused one changes nothing."""
-    env = pettingzoo.env("negotiation", render_mode="ansi")
+    env = pettingzoo.env("negotiation", observations="text", render_mode="ansi")
     env.reset(seed=1)
     env.step(r"\boxed{Nice goods. [offer: 2 Wood -> 1 Gold]}")
     heard = env.last()[0]["text"]
@@ -173,11 +173,38 @@ def test_wrong_arguments(joint_game: str) -> None:
         pettingzoo.parallel_env("kuhn_poker")
     with pytest.raises(ValueError, match="tensor or text, got 'pixels'"):
         pettingzoo.env("kuhn_poker", observations="pixels")  # type: ignore[arg-type]
-    with pytest.raises(ValueError, match="negotiation: has no observation tensor"):
-        pettingzoo.env("negotiation", observations="tensor")
     with pytest.raises(ValueError, match="did you mean 'kuhn_poker'"):
         pettingzoo.env("kuhn_pokr")
     with pytest.raises(ValueError, match="chance: the environment decides"):
         pettingzoo.env("kuhn_poker", chance="explicit")
     with pytest.raises(ValueError, match="render_mode"):
         pettingzoo.env("kuhn_poker", render_mode="rgb_array")
+
+
+@DICTIONARIES
+@pytest.mark.parametrize("observations", ["tensor", "text"])
+def test_snake(observations: Any) -> None:
+    """Oracle: PettingZoo's own tests, and the engine: the same moves, by number or in words, in a batch of the seed."""
+
+    def make() -> pettingzoo.GameParallel:
+        return pettingzoo.parallel_env("snake", observations=observations)
+
+    parallel_api_test(make(), num_cycles=50)
+    parallel_seed_test(make, num_cycles=50)
+    env, batch = make(), games.make("snake", 1, seed=8)
+    seen, _ = env.reset(seed=8)
+    rng = np.random.default_rng(1)
+    while env.agents:
+        for player, agent in enumerate(env.agents):
+            if observations == "text":
+                assert seen[agent]["text"].endswith(batch.observation(player=player)[0][-60:])
+            else:
+                tensor = batch.observation_tensor(player=player)[0]
+                np.testing.assert_array_equal(seen[agent]["observation"], tensor)
+            assert seen[agent]["action_mask"].tolist() == [1, 1, 1, 1]
+        moves = rng.integers(0, 4, 2)
+        said = [int(moves[0]), ("up", "down", "left", "right")[moves[1]]]
+        seen, rewards, terminated, _, _ = env.step(dict(zip(env.agents, said, strict=True)))
+        batch.step([moves])
+        assert set(terminated.values()) == {bool(batch.terminated[0])}
+        assert list(rewards.values()) == batch.returns[0].tolist()

@@ -305,17 +305,21 @@ def test_a_textarena_script_runs(game: str) -> None:
         batch = games.make(game, 1)
         env.reset(num_players=len(agents), seed=seed)
         batch.reset(seeds=[seed])
-        done, tries = False, 0
+        done, tries, moves = False, 0, []
         while not done:
             player_id, observation = env.get_observation()
-            assert player_id == batch.current_player[0]
-            assert observation.startswith(batch.observation()[0])
+            joint = batch.description.simultaneous
+            assert player_id == (len(moves) if joint else batch.current_player[0])
+            assert observation.startswith(batch.observation(player=player_id)[0])
             tries += 1
             action = agents[player_id](f"{observation}{tries}")
             done, info = env.step(action=action)
-            (number,), (why,) = batch.parse([action])
+            (number,), (why,) = batch.parse([action], player=player_id)
             if why is None:
-                batch.step([number], texts=[action])
+                moves.append(int(number))
+                if not joint or len(moves) == 2:
+                    batch.step([moves] if joint else moves, texts=[action])
+                    moves = []
             elif not done:
                 assert why in env.get_observation()[1]
             assert (info == {}) == (not done)
