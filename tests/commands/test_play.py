@@ -145,7 +145,10 @@ def test_wrong_input_is_one_line(line: str, words: list[str], capsys: pytest.Cap
 
 def test_a_process_survives_broken_bytes_and_is_interrupted() -> None:
     """Oracle: a real process. Bytes that are no UTF-8 are a wrong move, Ctrl-C ends with 130 and a sentence."""
-    code = "import sys; from selfplay_fast.cli import main; sys.exit(main(sys.argv[1:]))"
+    code = (
+        "import signal, sys; signal.signal(signal.SIGINT, signal.default_int_handler)\n"  # jobs may ignore it
+    )
+    code += "from selfplay_fast.cli import main; sys.exit(main(sys.argv[1:]))"
     command = [sys.executable, "-u", "-c", code, "play", "tic_tac_toe", "--seed", "1"]
     with subprocess.Popen(
         command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE

@@ -233,8 +233,8 @@ def test_copies_and_texts() -> None:
     assert state.string_to_action("My move: call") == state.string_to_action(0, "call") == 1
     assert "Your card: K" in state.observation_string()
     assert game.new_initial_state().action_to_string(-1, 2) == "outcome 2"
-    assert repr(game) == "kuhn_poker(rounds=2,rules=correct)"
-    assert game.get_parameters() == {"rounds": 2, "rules": "correct"}
+    assert repr(game) == "kuhn_poker(rounds=2,rules=correct,cards=3)"
+    assert game.get_parameters() == {"rounds": 2, "rules": "correct", "cards": 3}
 
 
 def test_bounds_of_returns() -> None:
