@@ -155,6 +155,8 @@ class Run:
         for number, path in data.episode_files(self.directory):
             if number > step:
                 path.unlink()
+        for path in self.directory.rglob(".*.tmp"):  # half a file of a run that was killed while it wrote
+            path.unlink()
         self._step = step
         self._began = time.monotonic() - (rows[-1].get("time_s") or 0.0 if rows else 0.0)
 

@@ -200,6 +200,17 @@ def test_truncate_forgets_later_steps(run: Run) -> None:
     assert rows_of(resumed)[-1]["time_s"] >= rows_of(resumed)[-2]["time_s"]
 
 
+def test_truncate_removes_half_written_files(run: Run) -> None:
+    """Oracle: the folder's listing. What a killed run was writing is gone, what it had written stays."""
+    run.log(0, {"loss": 1.0})
+    half = run.directory / "episodes" / ".step-000001.jsonl.abc.tmp"
+    half.parent.mkdir(exist_ok=True)
+    half.write_text("{")
+    before = sorted(path for path in run.directory.rglob("*") if path != half)
+    Run.resume(run.directory).truncate(0)
+    assert sorted(run.directory.rglob("*")) == before
+
+
 def test_truncate_before_anything_was_logged(run: Run) -> None:
     """Oracle: a run killed before its first row resumes with no rows."""
     (run.directory / "metrics.jsonl").unlink(missing_ok=True)
