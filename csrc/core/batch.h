@@ -70,11 +70,8 @@ class Batch : public Columns {
         play(rows, move, [this](std::size_t row) { begin_episode(row); });
     }
 
-    // Begins new games; see assign_keys for repeat and seeds.
     void reset(Rows rows, std::optional<std::span<const std::uint64_t>> seeds, std::int64_t repeat) {
-        assign_keys(rows, seeds, repeat);
-        parallel(count_of(rows), kStepNs, [&](std::size_t i) { begin_episode(row_of(rows, i)); });
-        mark_stale(count_of(rows), rows);
+        begin_rows(rows, seeds, repeat, [this](std::size_t row) { begin_episode(row); });
     }
 
     // A uniform legal action for every row, or kInvalidAction where the game is over: a function of seed, row and ply.
@@ -124,9 +121,7 @@ class Batch : public Columns {
         ByteWriter out;
         open_snapshot(out, configuration);
         for (std::size_t row = 0; row < states_.size(); ++row) {
-            out.number(keys_[row]);
-            out.number(episodes_[row]);
-            out.number(ply_[row]);
+            save_place(out, row);
             for (const Action action : history(static_cast<std::int64_t>(row))) out.number(action);
             for (const std::string& text : said(static_cast<std::int64_t>(row))) out.text(text);
             save_result(out, row);
@@ -220,12 +215,8 @@ class Batch : public Columns {
     }
 
     void restore_row(ByteReader& in, std::size_t row) {
-        keys_[row] = in.number<std::uint64_t>();
-        episodes_[row] = in.number<std::uint32_t>();
-        const std::uint32_t plies = in.number<std::uint32_t>();
-        if (plies > plies_) ByteReader::fail();
+        const std::uint32_t plies = load_place(in, row, plies_);
         states_[row] = game_.initial();
-        ply_[row] = 0;
         std::size_t turns = 0;
         for (std::uint32_t i = 0; i < plies; ++i) {
             const Action action = in.number<Action>();

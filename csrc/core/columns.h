@@ -150,6 +150,15 @@ class Columns {
         }
     }
 
+    // Begins new games in these rows; see assign_keys for repeat and seeds.
+    template <class Begin>
+    void begin_rows(Rows rows, std::optional<std::span<const std::uint64_t>> seeds, std::int64_t repeat,
+                    const Begin& begin) {
+        assign_keys(rows, seeds, repeat);
+        parallel(count_of(rows), kStepNs, [&](std::size_t i) { begin(row_of(rows, i)); });
+        mark_stale(count_of(rows), rows);
+    }
+
     // Calls move(i, row) for every row of the list whose game goes on, and begin(row) where autoreset says so.
     template <class Move, class Begin>
     void play(Rows rows, const Move& move, const Begin& begin) {
@@ -201,6 +210,20 @@ class Columns {
     }
 
     // ---- snapshots ----
+    // Where a row stands in its streams; a row is loaded from its beginning, and its plies are returned.
+    void save_place(ByteWriter& out, std::size_t row) const {
+        out.number(keys_[row]);
+        out.number(episodes_[row]);
+        out.number(ply_[row]);
+    }
+    std::uint32_t load_place(ByteReader& in, std::size_t row, std::size_t most_plies) {
+        keys_[row] = in.number<std::uint64_t>();
+        episodes_[row] = in.number<std::uint32_t>();
+        ply_[row] = 0;
+        const std::uint32_t plies = in.number<std::uint32_t>();
+        if (plies > most_plies) ByteReader::fail();
+        return plies;
+    }
     // What the history of a row does not tell: the result of an ended game may still be shown by its successor.
     void save_result(ByteWriter& out, std::size_t row) const {
         out.number(terminated_[row]);

@@ -86,11 +86,8 @@ class JointBatch : public Columns {
         play(rows, move, [this](std::size_t row) { begin_episode(row); });
     }
 
-    // Begins new games; see assign_keys for repeat and seeds.
     void reset(Rows rows, std::optional<std::span<const std::uint64_t>> seeds, std::int64_t repeat) {
-        assign_keys(rows, seeds, repeat);
-        parallel(count_of(rows), kStepNs, [&](std::size_t i) { begin_episode(row_of(rows, i)); });
-        mark_stale(count_of(rows), rows);
+        begin_rows(rows, seeds, repeat, [this](std::size_t row) { begin_episode(row); });
     }
 
     // A uniform move of every player, kWidth numbers per row, kInvalidAction (or 0) where the game is over: a function
@@ -120,9 +117,7 @@ class JointBatch : public Columns {
         ByteWriter out;
         open_snapshot(out, configuration);
         for (std::size_t row = 0; row < states_.size(); ++row) {
-            out.number(keys_[row]);
-            out.number(episodes_[row]);
-            out.number(ply_[row]);
+            save_place(out, row);
             if constexpr (kMotion) {
                 out.text({reinterpret_cast<const char*>(&states_[row]), sizeof(State)});
             } else {
@@ -252,10 +247,7 @@ class JointBatch : public Columns {
     }
 
     void restore_row(ByteReader& in, std::size_t row) {
-        keys_[row] = in.number<std::uint64_t>();
-        episodes_[row] = in.number<std::uint32_t>();
-        const std::uint32_t ticks = in.number<std::uint32_t>();
-        if (ticks > ticks_) ByteReader::fail();
+        const std::uint32_t ticks = load_place(in, row, ticks_);
         if constexpr (kMotion) {
             const std::string state = in.text();
             if (state.size() != sizeof(State)) ByteReader::fail();
@@ -264,7 +256,6 @@ class JointBatch : public Columns {
             ply_[row] = ticks;
         } else {
             states_[row] = game_.initial(Rng(keys_[row], 0));
-            ply_[row] = 0;
             for (std::uint32_t i = 0; i < ticks; ++i) {
                 Number moves[kWidth];
                 for (Number& move : moves) move = in.number<Logged>();
