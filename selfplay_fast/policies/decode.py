@@ -56,52 +56,37 @@ class _RoomyLayer(DynamicLayer):
             self.keys, self.values = key_states[..., :0, :], value_states[..., :0, :]
         old = self.keys.shape[-2]
         length = old + key_states.shape[-2]
-        if self.buffers is None or self.buffers[0].shape[-2] < length:
-            room = _room(length)
-            self.buffers = _with_room(self.keys, room), _with_room(self.values, room)
-        for buffer, new in zip(self.buffers, (key_states, value_states), strict=True):
+        buffers = self.buffers
+        replaced = (
+            buffers is None or self.keys.data_ptr() != buffers[0].data_ptr()
+        )  # by what the base class does
+        if buffers is None or replaced or buffers[0].shape[-2] < length:
+            buffers = _with_room(self.keys, length), _with_room(self.values, length)
+        for buffer, new in zip(buffers, (key_states, value_states), strict=True):
             buffer[..., old:length, :] = new
-        self.keys, self.values = self.buffers[0][..., :length, :], self.buffers[1][..., :length, :]
+        self._view(buffers, length)
         return self.keys, self.values
 
     def batch_select_indices(self, indices: Tensor) -> None:
-        if self.buffers is None:
-            super().batch_select_indices(indices)
-            return
-        length, room = self.keys.shape[-2], self.buffers[0].shape[-2]
-        room = room if room > length else _room(length + 1)  # a token is about to follow
-        self.keys, key_buffer = _selected(self.keys, indices, room)
-        self.values, value_buffer = _selected(self.values, indices, room)
-        self.buffers = key_buffer, value_buffer
+        length = self.keys.shape[-2]
+        buffers = _with_room(self.keys, length, indices), _with_room(self.values, length, indices)
+        self._view(buffers, length)
 
-    def reorder_cache(self, beam_idx: Tensor) -> None:
-        self.batch_select_indices(beam_idx.to(self.keys.device))
-
-    def batch_repeat_interleave(self, repeats: int) -> None:
-        super().batch_repeat_interleave(repeats)
-        self.buffers = None
-
-    def reset(self) -> None:
-        super().reset()
-        self.buffers = None
+    def _view(self, buffers: tuple[Tensor, Tensor], length: int) -> None:
+        self.buffers = buffers
+        self.keys, self.values = buffers[0][..., :length, :], buffers[1][..., :length, :]
 
 
-def _room(length: int) -> int:
-    return length + max(_ROOM, length // 4)
-
-
-def _with_room(part: Tensor, room: int) -> Tensor:
-    buffer = part.new_empty(*part.shape[:-2], room, part.shape[-1])
-    buffer[..., : part.shape[-2], :] = part
-    return buffer
-
-
-def _selected(part: Tensor, rows: Tensor, room: int) -> tuple[Tensor, Tensor]:
-    """Rows of a cache part at the start of a buffer, and the buffer; each is copied once."""
-    buffer = part.new_empty(len(rows), *part.shape[1:-2], room, part.shape[-1])
+def _with_room(part: Tensor, length: int, rows: Tensor | None = None) -> Tensor:
+    """A buffer for ``length`` tokens and some more that begins with ``part``, or with these rows of it; one copy."""
+    count = len(part) if rows is None else len(rows)
+    buffer = part.new_empty(count, *part.shape[1:-2], length + max(_ROOM, length // 4), part.shape[-1])
     start = buffer[..., : part.shape[-2], :]
-    torch.index_select(part, 0, rows, out=start)
-    return start, buffer
+    if rows is None:
+        start.copy_(part)
+    else:
+        torch.index_select(part, 0, rows, out=start)
+    return buffer
 
 
 class _Frontier:
