@@ -52,7 +52,7 @@ def test_textarena(
     It counts single submissions and looks at the limit before it counts, so one more is needed there; and of equally
     long snakes both win, which is our rules=textarena.
     """
-    pytest.importorskip("textarena", exc_type=ImportError)
+    pytest.importorskip("textarena", exc_type=ImportError, reason="comes with the extra 'test'")
     from textarena.envs.Snake.env import Snake, SnakeEnv
 
     new_apples: deque[int] = deque()

@@ -177,7 +177,7 @@ def test_textarena(rules: str, peer_games: Callable[[int], int]) -> None:
     Statements are its own there, so only the position of the true one is carried over. Naming both facts is right
     there whichever is true, which is our rules=textarena.
     """
-    pytest.importorskip("textarena", exc_type=ImportError)
+    pytest.importorskip("textarena", exc_type=ImportError, reason="comes with the extra 'test'")
     from textarena.envs.TruthAndDeception.env import TruthAndDeceptionEnv
 
     rng = random.Random(8)

@@ -13,7 +13,7 @@ import pytest
 
 from selfplay_fast import games
 
-pyspiel = pytest.importorskip("pyspiel")
+pyspiel = pytest.importorskip("pyspiel", reason="comes with the extra 'test'")
 
 
 class Peer(NamedTuple):

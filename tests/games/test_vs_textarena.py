@@ -22,7 +22,7 @@ from scipy import ndimage
 
 from selfplay_fast import games
 
-pytest.importorskip("textarena", exc_type=ImportError)
+pytest.importorskip("textarena", exc_type=ImportError, reason="comes with the extra 'test'")
 from textarena.envs.ConnectFour.env import ConnectFourEnv
 from textarena.envs.KuhnPoker.env import KuhnPokerEnv
 from textarena.envs.LiarsDice.env import LiarsDiceEnv

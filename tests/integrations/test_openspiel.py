@@ -16,7 +16,7 @@ import pytest
 
 from selfplay_fast import games, solvers
 
-pytest.importorskip("pyspiel")
+pytest.importorskip("pyspiel", reason="comes with the extra 'test'")
 import pyspiel
 from open_spiel.python import policy
 from open_spiel.python.algorithms import (
@@ -263,24 +263,13 @@ def test_every_game_plays_to_its_end() -> None:
             else:
                 state.apply_action(int(rng.choice(state.legal_actions())))
         again = game.deserialize_state(state.serialize())
-        assert again.returns() == state.returns()
         assert str(again) == str(state)
-
-
-def test_all_at_once(joint_game: str) -> None:
-    """Oracle: the rules of rock, paper, scissors; uniform play is worth 0 and its best response too."""
-    game = load_game(joint_game)
-    assert game.get_type().dynamics == pyspiel.GameType.Dynamics.SIMULTANEOUS
-    state = game.new_initial_state()
-    assert state.is_simultaneous_node()
-    assert state.current_player() == pyspiel.PlayerId.SIMULTANEOUS
-    assert state.legal_actions(0) == state.legal_actions(1) == [0, 1, 2]
-    state.apply_actions([1, 0])
-    state.apply_actions([2, 2])
-    assert (state.is_terminal(), state.returns()) == (True, [1.0, -1.0])
-    assert game.deserialize_state(state.serialize()).returns() == [1.0, -1.0]
-    uniform = policy.UniformRandomPolicy(game)
-    assert expected_game_score.policy_value(game.new_initial_state(), uniform) == pytest.approx([0, 0])
+        at_once = games.describe(name).simultaneous
+        batch = games.make(name, 1, seed=1) if at_once else games.make(name, 1, chance="explicit")
+        moves = np.array(state.history()).reshape(-1, game.num_players() if at_once else 1)
+        for move in moves:
+            batch.step(move[None] if at_once else move)
+        assert again.returns() == state.returns() == batch.returns[0].tolist()
 
 
 def test_snake() -> None:
@@ -295,6 +284,8 @@ def test_snake() -> None:
     for state in states:
         twin = state.clone()
         assert state.is_initial_state()
+        assert state.is_simultaneous_node()
+        assert state.current_player() == pyspiel.PlayerId.SIMULTANEOUS
         for player in (0, 1):
             assert f"You are snake {player}." in state.observation_string(player)
             assert len(state.observation_tensor(player)) == 6 * 5 * 5

@@ -22,7 +22,7 @@ from selfplay_fast.policies import ScriptedPolicy
 from selfplay_fast.policies.streams import derive_seed
 from selfplay_fast.records import Episode, Reply, Sampling
 
-pytest.importorskip("textarena", exc_type=ImportError)
+pytest.importorskip("textarena", exc_type=ImportError, reason="comes with the extra 'test'")
 import textarena
 from textarena.envs.registration import ENV_REGISTRY
 from textarena.wrappers.ObservationWrappers.llm_observation_wrapper import (

@@ -33,7 +33,11 @@ def test_the_integrations_run(library: str, capsys: pytest.CaptureFixture[str]) 
     (code,) = [
         block for block in blocks if re.search(rf"selfplay_fast\.integrations(\.| import ){library}\b", block)
     ]
-    pytest.importorskip("pyspiel" if library == "openspiel" else library, exc_type=ImportError)
+    pytest.importorskip(
+        "pyspiel" if library == "openspiel" else library,
+        exc_type=ImportError,
+        reason="comes with the extra 'test'",
+    )
     names: dict[str, Any] = {}
     exec(compile(code, "README.md", "exec"), names)
     if library == "pettingzoo":
