@@ -7,7 +7,7 @@ is exactly a sampled token.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import numpy as np
@@ -141,6 +141,15 @@ class Episode:
         """Share of this episode's turns whose reply was accepted."""
         accepted = sum(turn.refusal is None for turn in self.turns)
         return accepted / len(self.turns) if self.turns else 1.0
+
+
+def rewarded(turns: Sequence[Turn], returns: Mapping[str, float]) -> tuple[Turn, ...]:
+    """The turns, each role's return as the reward of its last one."""
+    last = {turn.ask.role: k for k, turn in enumerate(turns)}
+    return tuple(
+        replace(turn, reward=returns[turn.ask.role]) if last[turn.ask.role] == k else turn
+        for k, turn in enumerate(turns)
+    )
 
 
 def episode_to_json(episode: Episode, advantages: Sequence[float] | None = None) -> dict[str, Any]:

@@ -49,7 +49,9 @@ def evaluate(arguments: list[str]) -> None:
 
     from rich.console import Console
 
-    from ..evaluate import SelfPlay, evaluate_policy
+    from ..evaluate import episode_metrics, evaluate_policy
+    from ..play import play_games, self_play
+    from ..policies.streams import derive_seed
     from ..records import Sampling
     from ..report.terminal import evaluation_table
 
@@ -58,15 +60,26 @@ def evaluate(arguments: list[str]) -> None:
         top_p=options.top_p,
         max_tokens=named.max_tokens if options.max_tokens is None else options.max_tokens,
     )
+    style = options.style or named.style
     with Console(stderr=True).status(f"evaluating {options.target}"):
-        metrics = evaluate_policy(
-            named.load(),
+        policy = named.load()
+        played = play_games(
+            self_play(policy),
+            games=games,
+            episodes=options.episodes * len(games),
+            seed=derive_seed(options.seed, -1),
+            sampling=sampling,
+            style=style,
+            parse_mode=named.parse_mode,
+        )
+        metrics = episode_metrics(played) | evaluate_policy(
+            policy,
             games,
             episodes=options.episodes,
             seed=options.seed,
             sampling=sampling,
-            self_play=SelfPlay(sampling=sampling),
-            style=options.style or named.style,
+            style=style,
+            parse_mode=named.parse_mode,
         )
     if options.json:
         print(json.dumps(metrics, indent=2))

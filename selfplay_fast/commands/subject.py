@@ -15,6 +15,7 @@ class Subject(NamedTuple):
     games: Sequence[str]
     max_tokens: int
     style: Literal["spiral", "plain", "brief"]
+    parse_mode: Literal["lenient", "strict"]
     load: Callable[[], Any]
 
 
@@ -29,9 +30,8 @@ def subject(target: str, step: int | None = None) -> Subject:
 
         def load_run() -> Any:
             from ..learn.checkpoint import load_policy
-            from ..policies.device import pick_device
 
-            return load_policy(checkpoint, device=pick_device())
+            return load_policy(checkpoint, device="auto")
 
         load = load_run
     else:
@@ -42,16 +42,16 @@ def subject(target: str, step: int | None = None) -> Subject:
             raise ValueError(f"no run or model at {target}: there is no such folder")
 
         def load_model() -> Any:
-            from ..policies.device import pick_device
             from ..policies.language_model import LanguageModel
 
-            return LanguageModel.load(target, device=pick_device())
+            return LanguageModel.load(target, device="auto")
 
         load = load_model
     return Subject(
         games=tuple(settings.get("games", ())),
         max_tokens=int(settings.get("max_tokens", 512)),
         style=settings.get("style", "spiral"),
+        parse_mode=settings.get("parse_mode", "lenient"),
         load=load,
     )
 

@@ -2,11 +2,10 @@
 
 from selfplay_fast.evaluate.exploitability import TabularView, exploitability, tabular_view
 from selfplay_fast.evaluate.scores import Score, fixed_opponents, score_against
-from selfplay_fast.evaluate.suite import SelfPlay, episode_metrics, evaluate_policy
+from selfplay_fast.evaluate.suite import episode_metrics, evaluate_policy
 
 __all__ = [
     "Score",
-    "SelfPlay",
     "TabularView",
     "episode_metrics",
     "evaluate_policy",

@@ -14,7 +14,7 @@ from selfplay_fast.policies import Policy, RandomPolicy, TabularPlayer
 from selfplay_fast.policies.streams import derive_seed
 from selfplay_fast.records import Episode, Sampling
 
-MAX_POSITIONS = 100_000  # of a game of perfect information that is solved for a yardstick: about a second
+MAX_POSITIONS = 100_000  # of a game of perfect information that is solved for a yardstick
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

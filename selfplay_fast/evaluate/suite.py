@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import numpy as np
 
@@ -11,8 +10,6 @@ from selfplay_fast import solvers
 from selfplay_fast.evaluate.exploitability import exploitability
 from selfplay_fast.evaluate.scores import fixed_opponents, score_against
 from selfplay_fast.games import ParseMode, Style
-from selfplay_fast.play import InvalidRewards, play_games
-from selfplay_fast.play import self_play as everyone
 from selfplay_fast.policies import Policy
 from selfplay_fast.policies.streams import derive_seed
 from selfplay_fast.records import Episode, Sampling
@@ -31,15 +28,6 @@ def episode_metrics(episodes: Sequence[Episode]) -> dict[str, float]:
     return metrics
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class SelfPlay:
-    """How the self-play games of an evaluation are played: as in training."""
-
-    sampling: Sampling
-    invalid: InvalidRewards | None = None
-    max_turns: int = 50
-
-
 def evaluate_policy(
     policy: Policy,
     games: Sequence[str],
@@ -47,31 +35,15 @@ def evaluate_policy(
     episodes: int,
     seed: int,
     sampling: Sampling,
-    self_play: SelfPlay | None = None,
     style: Style = "spiral",
     parse_mode: ParseMode = "lenient",
 ) -> dict[str, float]:
     """Scores against the fixed opponents of each game (``episodes`` per seat) and exact NashConv where small.
 
     Names: ``<game>/score_vs_<opponent>`` with ``…_error`` (mean of both seats), ``…_first`` and ``…_second`` by
-    seat, ``<game>/not_lost_vs_<opponent>_first`` …, ``<game>/nash_conv``, ``<game>/scored_mass``, and with
-    ``self_play``, of ``episodes`` games of each kind, those of `episode_metrics`.
+    seat, ``<game>/not_lost_vs_<opponent>_first`` …, ``<game>/nash_conv`` and ``<game>/scored_mass``.
     """
     metrics: dict[str, float] = {}
-    if self_play is not None:
-        metrics |= episode_metrics(
-            play_games(
-                everyone(policy),
-                games=games,
-                episodes=episodes * len(games),
-                seed=derive_seed(seed, -1),
-                sampling=self_play.sampling,
-                invalid=self_play.invalid,
-                max_turns=self_play.max_turns,
-                style=style,
-                parse_mode=parse_mode,
-            )
-        )
     for g, game in enumerate(games):
         for name, opponent in fixed_opponents(game).items():
             first, second = score_against(

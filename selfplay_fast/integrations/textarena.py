@@ -27,7 +27,7 @@ from selfplay_fast.integrations import _spiral_replies
 from selfplay_fast.integrations._batches import make_batch
 from selfplay_fast.play import InvalidRewards
 from selfplay_fast.policies.streams import derive_seed
-from selfplay_fast.records import Ask, Episode, Key, Reply, Sampling, Turn
+from selfplay_fast.records import Ask, Episode, Key, Reply, Sampling, Turn, rewarded
 
 Wrapper = Literal["llm", "first_last", "raw"] | Callable[[Any], Any]
 
@@ -117,7 +117,7 @@ class TextArenaTable:
             self._turns[index].append(turn)
             roles = seated.roles()
             if said is None or seated.failed:
-                self._finish(index, seated, self._blame(roles, ask.role))
+                self._finish(index, seated, self.invalid.returns(roles, {ask.role}))
             elif seated.done:
                 self._finish(index, seated, seated.returns())
             elif self.max_turns is not None and len(self._turns[index]) >= self.max_turns:
@@ -141,29 +141,15 @@ class TextArenaTable:
         )
         return ask, observation
 
-    def _blame(self, roles: Sequence[str], offender: str) -> dict[str, float]:
-        return {role: self.invalid.offender if role == offender else self.invalid.others for role in roles}
-
     def _finish(self, index: int, seated: _Seated, returns: dict[str, float]) -> None:
         del self._running[index]
-        turns = self._turns[index]
-        last = {turn.ask.role: k for k, turn in enumerate(turns)}
         self._finished.append(
             Episode(
                 game=self.env_id,
                 index=index,
                 seed=self.seed,
                 group=index // self.repeat,
-                turns=tuple(
-                    Turn(
-                        ask=turn.ask,
-                        reply=turn.reply,
-                        action_text=turn.action_text,
-                        refusal=turn.refusal,
-                        reward=returns[turn.ask.role] if last[turn.ask.role] == k else 0.0,
-                    )
-                    for k, turn in enumerate(turns)
-                ),
+                turns=rewarded(self._turns[index], returns),
                 returns=returns,
                 options=self.arguments,
                 kept={} if seated.reason is None else {"reason": seated.reason},

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from selfplay_fast import games
-from selfplay_fast.records import Ask, Episode, GameSeat, Key, Reply, Sampling, Turn
+from selfplay_fast.records import Ask, Episode, GameSeat, Key, Reply, Sampling, Turn, rewarded
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -18,6 +18,10 @@ class InvalidRewards:
 
     offender: float = -1.5
     others: float = 0.5
+
+    def returns(self, roles: Sequence[str], refused: Collection[str]) -> dict[str, float]:
+        """By role, when the replies of some roles are refused."""
+        return {role: self.offender if role in refused else self.others for role in roles}
 
 
 class GameTable:
@@ -142,13 +146,7 @@ class GameTable:
         for row, legal in zip(rows.tolist(), accepted.tolist(), strict=True):
             if not legal:
                 refused = {turn.ask.role for turn in self._turns[row][-asked:] if turn.refusal is not None}
-                self._finish(
-                    row,
-                    {
-                        role: self.invalid.offender if role in refused else self.invalid.others
-                        for role in self._roles()
-                    },
-                )
+                self._finish(row, self.invalid.returns(self._roles(), refused))
             elif over[row]:
                 self._finish(row, dict(zip(self._roles(), returns[row].tolist(), strict=True)))
             elif len(self._turns[row]) >= self.max_turns:
@@ -159,27 +157,13 @@ class GameTable:
 
     def _finish(self, row: int, returns: Mapping[str, float]) -> None:
         self._open[row] = False
-        turns = self._turns[row]
-        last = {
-            turn.ask.role: k for k, turn in enumerate(turns)
-        }  # the final reward goes to each role's last turn
         self._finished.append(
             Episode(
                 game=self.name,
                 index=row,
                 seed=self.seed,
                 group=row // self.repeat,
-                turns=tuple(
-                    Turn(
-                        ask=turn.ask,
-                        reply=turn.reply,
-                        action=turn.action,
-                        action_text=turn.action_text,
-                        refusal=turn.refusal,
-                        reward=returns[turn.ask.role] if last[turn.ask.role] == k else 0.0,
-                    )
-                    for k, turn in enumerate(turns)
-                ),
+                turns=rewarded(self._turns[row], returns),
                 returns=returns,
                 options=self.batch.options,
             )

@@ -29,11 +29,11 @@ _SHORT_REPLY = 64  # tokens; longer replies rarely repeat
 class LanguageModel:
     """A local causal model and its tokenizer.
 
-    ``device`` moves the model there. ``max_batch_tokens`` bounds the token slots of one forward pass over prompts
-    or sequences, ``max_cache_tokens`` (16 times as many unless given) the tokens whose keys and values are kept while
-    replies are extended; a single context may exceed both. ``block_tokens`` is the nodes of one block of a prefix
-    tree. ``version`` counts the updates of the weights. The model stays in eval mode, in training too: dropout would
-    make the log-probs of the learner differ from those of the sampler.
+    ``device`` moves the model there, ``"auto"`` to a GPU where there is one. ``max_batch_tokens`` bounds the token
+    slots of one forward pass over prompts or sequences, ``max_cache_tokens`` (16 times as many unless given) the tokens
+    whose keys and values are kept while replies are extended; a single context may exceed both. ``block_tokens`` is
+    the nodes of one block of a prefix tree. ``version`` counts the updates of the weights. The model stays in eval
+    mode, in training too: dropout would make the log-probs of the learner differ from those of the sampler.
 
     ValueError with one line when prefix trees do not reproduce the model's log-probs.
     """
@@ -48,6 +48,8 @@ class LanguageModel:
         max_cache_tokens: int | None = None,
         block_tokens: int = 128,
     ) -> None:
+        if device == "auto":
+            device = "cuda" if torch.cuda.is_available() else "cpu"
         self.model = model if device is None else model.to(device)
         self.model.eval()
         check_supported(self.model)

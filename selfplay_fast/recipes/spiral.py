@@ -11,14 +11,14 @@ learning rate. `magnet` adds entropy-regularised self-play (magnetic mirror desc
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
 import torch
 
 from selfplay_fast.config import RecipeConfig
-from selfplay_fast.evaluate import SelfPlay, episode_metrics, evaluate_policy
+from selfplay_fast.evaluate import episode_metrics, evaluate_policy
 from selfplay_fast.learn import (
     RoleBaseline,
     Update,
@@ -31,11 +31,10 @@ from selfplay_fast.learn import (
 from selfplay_fast.learn.advantages import undiscounted_returns
 from selfplay_fast.learn.warmup import warm_up
 from selfplay_fast.play import InvalidRewards, mean_turns, play_games, self_play
-from selfplay_fast.policies.device import pick_device
 from selfplay_fast.policies.language_model import LanguageModel
 from selfplay_fast.policies.nano import build_nano
 from selfplay_fast.policies.streams import derive_seed
-from selfplay_fast.records import Sampling
+from selfplay_fast.records import Episode, Sampling
 from selfplay_fast.run import Run
 from selfplay_fast.solvers import is_enumerable
 
@@ -196,32 +195,18 @@ PRESETS = {
 
 def train(config: Config, run: Run) -> None:
     """Self-play from the first step, or from the newest checkpoint of the run."""
+    config = config.resolved()
     torch.set_num_threads(config.threads)
     policy, optimizer, state = _start(config, run)
-    reference = (
-        checkpoint.load_policy(run.checkpoints / "step-000000", device=pick_device(config.device))
-        if config.magnet
-        else None
-    )
-    sampling = Sampling(temperature=config.temperature, max_tokens=config.max_tokens)
-    invalid = _invalid(config)
+    start = run.checkpoints / "step-000000"
+    reference = checkpoint.load_policy(start, device=config.device) if config.magnet else None
     baseline = state.baseline
     share = config.samples_per_step / len(config.games)
     counts = [max(1, round(share / mean_turns(game))) for game in config.games]
     for step in run.steps(config.total_steps, start=state.step):
         left = 1 - (step - 1) / config.total_steps
         began = time.perf_counter()
-        episodes = play_games(
-            self_play(policy),
-            games=config.games,
-            episodes=counts,
-            seed=derive_seed(config.seed, step),
-            sampling=sampling,
-            invalid=invalid,
-            max_turns=config.max_turns,
-            style=config.style,
-            parse_mode=config.parse_mode,
-        )
+        episodes = _play(config, policy, counts, derive_seed(config.seed, step))
         played = time.perf_counter()
         if config.advantage == "role_conditioned":
             advantages, baseline = role_conditioned_advantages(
@@ -267,7 +252,7 @@ def _start(config: Config, run: Run) -> tuple[LanguageModel, torch.optim.Optimiz
     """The newest checkpoint, or a fresh policy, evaluated and saved as step 0."""
     saved = checkpoint.list_checkpoints(run.checkpoints)
     if saved:
-        policy, tensors, state = checkpoint.load_checkpoint(saved[-1], device=pick_device(config.device))
+        policy, tensors, state = checkpoint.load_checkpoint(saved[-1], device=config.device)
         optimizer = _optimizer(config, policy)
         checkpoint.restore_optimizer(optimizer, tensors)
         run.truncate(state.step)
@@ -287,12 +272,12 @@ def load_policy(config: Config, status: Callable[[str], None] = lambda text: Non
     if config.model == "nano":
         status("building nano")
         policy = LanguageModel(
-            *build_nano(config.games, config.seed, style=config.style), device=pick_device(config.device)
+            *build_nano(config.games, config.seed, style=config.style), device=config.device
         )
     else:
         status(f"loading {config.model}")
         policy = LanguageModel.load(
-            config.model, dtype="float32", device=pick_device(config.device)
+            config.model, dtype="float32", device=config.device
         )  # small steps vanish in bf16
     if config.warmup_steps:
         warm_up(
@@ -313,27 +298,36 @@ def _optimizer(config: Config, policy: LanguageModel) -> torch.optim.Optimizer:
     )
 
 
+def _play(config: Config, policy: LanguageModel, counts: Sequence[int], seed: int) -> list[Episode]:
+    """Self-play: ``counts`` games of each kind."""
+    return play_games(
+        self_play(policy),
+        games=config.games,
+        episodes=counts,
+        seed=seed,
+        sampling=Sampling(temperature=config.temperature, max_tokens=config.max_tokens),
+        invalid=InvalidRewards(offender=config.invalid_reward, others=config.invalid_other),
+        max_turns=config.max_turns,
+        style=config.style,
+        parse_mode=config.parse_mode,
+    )
+
+
 def _evaluate(config: Config, policy: LanguageModel, *, full: bool) -> dict[str, float]:
     """Scores and NashConv; a full evaluation also plays the training games anew, in larger number."""
-    return evaluate_policy(
+    seed = derive_seed(config.seed, -1)
+    metrics = evaluate_policy(
         policy,
         config.games,
         episodes=config.eval_episodes if full else config.eval_episodes_between,
-        seed=derive_seed(config.seed, -1),
+        seed=seed,
         style=config.style,
         parse_mode=config.parse_mode,
-        self_play=SelfPlay(
-            sampling=Sampling(temperature=config.temperature, max_tokens=config.max_tokens),
-            invalid=_invalid(config),
-            max_turns=config.max_turns,
-        )
-        if full
-        else None,
         sampling=Sampling(
             temperature=config.eval_temperature, top_p=config.eval_top_p, max_tokens=config.max_tokens
         ),
     )
-
-
-def _invalid(config: Config) -> InvalidRewards:
-    return InvalidRewards(offender=config.invalid_reward, others=config.invalid_other)
+    if not full:
+        return metrics
+    counts = [config.eval_episodes] * len(config.games)
+    return episode_metrics(_play(config, policy, counts, derive_seed(seed, -1))) | metrics

@@ -2,15 +2,14 @@
 
 import pytest
 
-from selfplay_fast import solvers
-from selfplay_fast.evaluate import SelfPlay, episode_metrics, evaluate_policy
+from selfplay_fast.evaluate import episode_metrics, evaluate_policy
 from selfplay_fast.records import Ask, Episode, Key, Reply, Sampling, Turn
 
 SEATS = ("first", "second")
 
 
 def score_names(game: str, *opponents: str) -> set[str]:
-    names = {f"{game}/{name}" for name in ("legal_rate", "turns", "return/player_0", "return/player_1")}
+    names = set()
     for opponent in opponents:
         names |= {f"{game}/score_vs_{opponent}{end}" for end in ("", "_error", "_first", "_second")}
         names |= {f"{game}/not_lost_vs_{opponent}_{seat}" for seat in SEATS}
@@ -24,7 +23,6 @@ def test_all_documented_metrics_and_no_others(text_table, uniform) -> None:
     policy.table |= text_table("tic_tac_toe", uniform, "brief").table
     games = ("kuhn_poker", "tic_tac_toe")
     settings = {"episodes": 40, "seed": 1, "sampling": Sampling(), "style": "brief"}
-    settings["self_play"] = SelfPlay(sampling=Sampling())
     metrics = evaluate_policy(policy, games, **settings)
     assert set(metrics) == (
         score_names("kuhn_poker", "random", "equilibrium")
@@ -37,26 +35,8 @@ def test_all_documented_metrics_and_no_others(text_table, uniform) -> None:
         key = f"{game}/score_vs_random"
         assert metrics[key] == pytest.approx((metrics[f"{key}_first"] + metrics[f"{key}_second"]) / 2)
         assert abs(metrics[key]) < 5 * metrics[f"{key}_error"]
-        assert metrics[f"{game}/legal_rate"] == 1
-        assert metrics[f"{game}/return/player_0"] == pytest.approx(-metrics[f"{game}/return/player_1"])
     assert metrics["tic_tac_toe/score_vs_perfect"] < 0
     assert metrics == evaluate_policy(policy, games, **settings)
-
-
-def test_self_play_has_a_sampling_of_its_own(text_table, uniform) -> None:
-    """Oracle: temperatures of the asks: one for self-play (which comes first), one against opponents, 1 to score."""
-    policy = text_table("kuhn_poker", uniform)
-    evaluate_policy(
-        policy,
-        ["kuhn_poker"],
-        episodes=2,
-        seed=0,
-        sampling=Sampling(temperature=0.6),
-        self_play=SelfPlay(sampling=Sampling(temperature=0.9)),
-    )
-    temperatures = [ask.sampling.temperature for ask in policy.asked]
-    assert list(dict.fromkeys(temperatures)) == [0.9, 0.6, 1.0]
-    assert temperatures.count(1.0) == len(solvers.information_states("kuhn_poker"))
 
 
 def test_means_over_episodes_and_turns() -> None:
