@@ -83,6 +83,10 @@ class GameBatch:
         ...
     def observation(self, rows: typing.Any = None, player: typing.SupportsInt | typing.SupportsIndex | None = None) -> list:
         ...
+    def observation_bytes(self, rows: typing.Any = None, player: typing.SupportsInt | typing.SupportsIndex | None = None) -> tuple[numpy.typing.NDArray[numpy.uint8], numpy.typing.NDArray[numpy.int64]]:
+        """
+        (uint8[N], int64[K + 1]): all texts in one buffer, and where each begins and the last one ends
+        """
     def observation_tensor(self, rows: typing.Any = None, player: typing.SupportsInt | typing.SupportsIndex | None = None) -> numpy.typing.NDArray[numpy.float32]:
         ...
     def parse(self, replies: collections.abc.Sequence, rows: typing.Any = None, mode: str = 'lenient', player: typing.SupportsInt | typing.SupportsIndex | None = None) -> tuple:

@@ -43,7 +43,7 @@ TERMINAL = -4
 INVALID = -1
 """What ``parse`` gives for a refused reply and ``sample_actions`` for an ended game."""
 
-Style = Literal["spiral", "plain", "brief"]
+Style = Literal["spiral", "plain", "brief", "mars"]
 ParseMode = Literal["lenient", "strict"]
 STYLES: tuple[Style, ...] = get_args(Style)
 _SEED_MASK = 2**64 - 1
@@ -106,6 +106,8 @@ def make(
     style: ``"spiral"`` asks for the action in ``\boxed{}`` and lists actions as ``[bet]``; ``"plain"`` does neither.
         ``"brief"``, for small models that learn the rules by playing, takes replies as ``"spiral"`` does and shows the
         game's name and the changing state alone: ``kuhn_poker player 0 card Q actions none legal [check] [bet]``.
+        ``"mars"`` is for chats that only grow (``messages_since``): turns are numbered, legal actions listed, and the
+        reply is ``<think>...</think><answer>bet</answer>``.
     legal_list: end observations with the legal actions; None for the game's own habit.
     speech_characters: how much of one utterance the other player sees, in games with speech.
     chance: ``"explicit"`` stops where nature moves and lets ``step`` play one of ``chance_outcomes(row)``.
@@ -215,6 +217,16 @@ class Batch:
         """The complete message for the player to move of each row, or for ``player``; empty where nobody is to move."""
         return self._native.observation(rows, player)
 
+    def observation_bytes(
+        self, rows: ArrayLike | None = None, player: int | None = None
+    ) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
+        """``observation`` as one UTF-8 buffer uint8[N] and offsets int64[K + 1].
+
+        Text ``i`` is ``buffer[offsets[i]:offsets[i + 1]]``. No string is made: for tokenisers that read bytes, and for
+        more texts than a Python list should hold.
+        """
+        return self._native.observation_bytes(rows, player)
+
     def observation_tensor(
         self, rows: ArrayLike | None = None, player: int | None = None
     ) -> NDArray[np.float32]:
@@ -237,11 +249,11 @@ class Batch:
         return self._native.information_state(row, player)
 
     def action_text(self, row: int, action: int, player: int | None = None) -> str:
-        """A legal action as legal lists show it: ``[bet]``, in style plain ``bet``."""
+        """A legal action as legal lists show it: ``[bet]``, in styles plain and mars ``bet``."""
         return self._native.action_text(row, action, player)
 
     def reply_text(self, row: int, action: int, player: int | None = None) -> str:
-        r"""The canonical reply that plays a legal action, ``\boxed{bet}``, in style plain ``bet``."""
+        r"""The canonical reply that plays a legal action: ``\boxed{bet}``, ``bet`` or ``<answer>bet</answer>``."""
         return self._native.reply_text(row, action, player)
 
     def parse(
@@ -253,8 +265,9 @@ class Batch:
     ) -> tuple[NDArray[np.int64], list[str | None]]:
         r"""Read one reply per row: int64[K] of legal actions or ``INVALID``, and for each why it was refused.
 
-        Lenient reads the last ``\boxed{}``, else the last ``[...]`` that names an action, else the last line. Strict
-        reads what SPIRAL's published parser reads. Replies may hold anything; their content never raises.
+        Lenient reads the last ``\boxed{}``, else the last ``[...]`` that names an action, else the last line, in style
+        mars of the last ``<answer>`` if there is one. Strict reads what SPIRAL's published parser reads, in style mars
+        what MARS's does. Replies may hold anything; their content never raises.
         """
         return self._native.parse(replies, rows, mode, player)
 

@@ -17,6 +17,12 @@
 
 namespace spf {
 
+// Many texts as one: text i is bytes[offsets[i]] to bytes[offsets[i + 1]].
+struct TextBlock {
+    std::string bytes;
+    std::vector<std::int64_t> offsets;  // [texts + 1]
+};
+
 class AnyBatch {
   public:
     virtual ~AnyBatch() = default;
@@ -38,7 +44,7 @@ class AnyBatch {
     virtual std::int64_t random_playouts() = 0;
 
     // player: whose view; none for whoever is to move, which a joint game does not know (its tensors: all players').
-    virtual std::vector<std::string> observation(Rows rows, std::optional<Player> player) const = 0;
+    virtual TextBlock observation(Rows rows, std::optional<Player> player) const = 0;
     virtual std::vector<int> tensor_shape() const = 0;  // throws if the game has no tensor
     virtual void observation_tensor(Rows rows, std::optional<Player> player, float* out) const = 0;
     virtual std::vector<std::string> messages_since(std::int64_t row, Player player) const = 0;

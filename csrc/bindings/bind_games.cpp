@@ -132,6 +132,16 @@ py::list strings(const std::vector<std::string>& texts) {
     return out;
 }
 
+py::list strings(const TextBlock& texts) {
+    const std::size_t count = texts.offsets.size() - 1;
+    py::list out(count);
+    for (std::size_t i = 0; i < count; ++i) {
+        const std::int64_t begin = texts.offsets[i], length = texts.offsets[i + 1] - begin;
+        out[i] = py::str(texts.bytes.data() + begin, static_cast<py::ssize_t>(length));
+    }
+    return out;
+}
+
 std::unique_ptr<AnyBatch> make(const std::string& name, const OptionValues& options, std::int64_t size,
                                std::uint64_t seed, int threads, const std::string& style,
                                std::optional<bool> legal_list, std::size_t speech_characters, const std::string& chance,
@@ -274,7 +284,7 @@ void bind_texts(py::class_<AnyBatch>& batch) {
             [](const AnyBatch& b, const py::object& rows, std::optional<Player> player) {
                 const std::optional<Ints> numbers = rows_of(rows);
                 const Rows which = span_of(numbers);
-                std::vector<std::string> texts;
+                TextBlock texts;
                 {
                     const py::gil_scoped_release unlocked;
                     texts = b.observation(which, player);
@@ -282,6 +292,26 @@ void bind_texts(py::class_<AnyBatch>& batch) {
                 return strings(texts);
             },
             py::arg("rows") = py::none(), py::arg("player") = py::none())
+        .def(
+            "observation_bytes",
+            [](const AnyBatch& b, const py::object& rows, std::optional<Player> player) {
+                const std::optional<Ints> numbers = rows_of(rows);
+                const Rows which = span_of(numbers);
+                auto texts = std::make_unique<TextBlock>();
+                {
+                    const py::gil_scoped_release unlocked;
+                    *texts = b.observation(which, player);
+                }
+                TextBlock* const block = texts.get();
+                const py::capsule owner(texts.release(), [](void* p) { delete static_cast<TextBlock*>(p); });
+                return py::make_tuple(
+                    py::array_t<std::uint8_t>(static_cast<py::ssize_t>(block->bytes.size()),
+                                              reinterpret_cast<const std::uint8_t*>(block->bytes.data()), owner),
+                    py::array_t<std::int64_t>(static_cast<py::ssize_t>(block->offsets.size()), block->offsets.data(),
+                                              owner));
+            },
+            py::arg("rows") = py::none(), py::arg("player") = py::none(),
+            "(uint8[N], int64[K + 1]): all texts in one buffer, and where each begins and the last one ends")
         .def(
             "observation_tensor",
             [](const AnyBatch& b, const py::object& rows, std::optional<Player> player) {

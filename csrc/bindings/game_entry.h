@@ -3,7 +3,9 @@
 #pragma once
 
 #include <algorithm>
+#include <map>
 #include <memory>
+#include <mutex>
 #include <optional>
 #include <stdexcept>
 #include <string>
@@ -40,9 +42,9 @@ class GameBatch final : public AnyBatch {
     }
     std::unique_ptr<AnyBatch> copy() const override { return std::make_unique<GameBatch>(*this); }
     std::unique_ptr<AnyBatch> resample(Rows rows, std::optional<Player> player, std::uint64_t seed) const override {
-        if (rows) {
-            for (const std::int64_t row : *rows) check_row(row);
-            if (rows->empty()) throw std::invalid_argument(info_.name + ": rows must name at least one row");
+        check_rows(rows);
+        if (rows && rows->empty()) {
+            throw std::invalid_argument(info_.name + ": rows must name at least one row");
         }
         if (player) check_player(*player);
         if constexpr (kJoint) {
@@ -74,7 +76,8 @@ class GameBatch final : public AnyBatch {
             if constexpr (kHasSpeech<Game>) {
                 said.reserve(texts.size());
                 for (const std::string_view text : texts) {
-                    said.push_back(GameText<Game>::spoken(text, format_.speech_characters));
+                    const std::string_view reply = format_.style == Style::kMars ? answer_of(text) : text;
+                    said.push_back(GameText<Game>::spoken(reply, format_.speech_characters));
                 }
             }
             batch_.step(actions, rows, said);
@@ -88,16 +91,14 @@ class GameBatch final : public AnyBatch {
     }
     std::int64_t random_playouts() override { return batch_.random_playouts(); }
 
-    std::vector<std::string> observation(Rows rows, std::optional<Player> player) const override {
+    TextBlock observation(Rows rows, std::optional<Player> player) const override {
         check_reader(player);
-        std::vector<std::string> texts(count(rows));
-        each_row(rows, kTextNs, [&](std::size_t i, std::int64_t row) {
+        return write_rows(rows, [&](std::int64_t row, std::string& out) {
             const Player reader = reader_of(row, player);
             if (reader < 0) return;  // nobody reads at chance nodes and after the end
-            texts[i] = preamble_;
-            tell_situation(row, reader, texts[i]);
+            out += preamble_;
+            tell_situation(row, reader, out);
         });
-        return texts;
     }
 
     std::vector<int> tensor_shape() const override {
@@ -164,9 +165,9 @@ class GameBatch final : public AnyBatch {
             } else if (mover < 0) {
                 readings[i] = {kInvalidAction, "player " + std::to_string(*player) + " is not to move"};
             } else if (strict) {
-                readings[i] = read_strict(seat(mover), batch_.state(row), replies[i]);
+                readings[i] = read_strict(seat(mover), batch_.state(row), replies[i], format_.style);
             } else {
-                readings[i] = read_lenient(seat(mover), batch_.state(row), replies[i]);
+                readings[i] = read_lenient(seat(mover), batch_.state(row), replies[i], format_.style);
             }
         });
         return readings;
@@ -196,7 +197,26 @@ class GameBatch final : public AnyBatch {
     static constexpr bool kHasTensor = requires(const Game& game) { game.tensor_shape(); };
     static constexpr std::int64_t kTextNs = 1000;
 
+    // Player turns of a game so far, nature's left out; of a joint game, steps.
+    std::size_t turns(std::int64_t row) const {
+        const std::vector<Action> history = batch_.history(row);
+        if constexpr (kJoint) {
+            return history.size() / static_cast<std::size_t>(info_.num_players);
+        } else {
+            typename Game::State state = batch_.game().initial();
+            std::size_t count = 0;
+            for (const Action action : history) {
+                count += batch_.game().current_player(state) >= 0;
+                batch_.game().apply(state, action);
+            }
+            return count;
+        }
+    }
     void tell_situation(std::int64_t row, Player player, std::string& out) const {
+        if (format_.style == Style::kMars) {
+            out += "Turn " + std::to_string(turns(row) + 1) + ". ";
+            if (mover_of(row, player) == player) out += "It is your turn. ";
+        }
         append_situation(seat(player), batch_.state(row), player, format_, batch_.said(row), out);
     }
     // What the words of one player are about.
@@ -220,11 +240,36 @@ class GameBatch final : public AnyBatch {
 
     std::size_t count(Rows rows) const { return rows ? rows->size() : static_cast<std::size_t>(size()); }
 
+    // write(row, out) appends the text of one row.
+    template <class Write>
+    TextBlock write_rows(Rows rows, const Write& write) const {
+        check_rows(rows);
+        const auto total = static_cast<std::int64_t>(count(rows));
+        TextBlock block{{}, std::vector<std::int64_t>(count(rows) + 1)};
+        std::map<std::int64_t, std::string> pieces;  // by the range of rows they are of
+        std::mutex mutex;
+        parallel_rows(total, batch_.options().threads, kTextNs, [&](std::int64_t begin, std::int64_t end) {
+            std::string piece;
+            for (std::int64_t i = begin; i < end; ++i) {
+                const std::size_t before = piece.size(), at = static_cast<std::size_t>(i);
+                write(rows ? (*rows)[at] : i, piece);
+                block.offsets[at + 1] = static_cast<std::int64_t>(piece.size() - before);
+            }
+            const std::scoped_lock lock(mutex);
+            pieces.emplace(begin, std::move(piece));
+        });
+        for (std::size_t i = 0; i < count(rows); ++i) block.offsets[i + 1] += block.offsets[i];
+        if (pieces.size() == 1) {
+            block.bytes = std::move(pieces.begin()->second);
+        } else {
+            for (const auto& [begin, piece] : pieces) block.bytes += piece;
+        }
+        return block;
+    }
+
     template <class Body>
     void each_row(Rows rows, std::int64_t ns, const Body& body) const {
-        if (rows) {
-            for (const std::int64_t row : *rows) check_row(row);
-        }
+        check_rows(rows);
         const auto total = static_cast<std::int64_t>(count(rows));
         parallel_rows(total, batch_.options().threads, ns, [&](std::int64_t begin, std::int64_t end) {
             for (std::int64_t i = begin; i < end; ++i) {
@@ -234,6 +279,10 @@ class GameBatch final : public AnyBatch {
         });
     }
 
+    void check_rows(Rows rows) const {
+        if (!rows) return;
+        for (const std::int64_t row : *rows) check_row(row);
+    }
     void check_row(std::int64_t row) const {
         if (row >= 0 && row < size()) return;
         throw std::invalid_argument(info_.name + ": row " + std::to_string(row) + " is outside 0.." +
@@ -288,7 +337,16 @@ std::vector<std::string> GameBatch<Game>::messages_since(std::int64_t row, Playe
         if (actor == player) {
             acted = true;
         } else if (actor >= 0) {
-            std::string line = "Player " + std::to_string(actor) + ": ";
+            std::string line;
+            if (format_.style == Style::kMars) {
+                line += "Turn " +
+                        std::to_string((kJoint ? turn / static_cast<std::size_t>(info_.num_players) : turn) + 1) + ". ";
+                if (!kJoint && info_.perfect_information) {  // what the other saw, too
+                    GameText<Game>::situation(batch_.game(), state, player, format_, said, line);
+                    line += '\n';
+                }
+            }
+            line += "Player " + std::to_string(actor) + ": ";
             append_action(seat, state, action, format_.style, line);
             if (turn < said.size() && !said[turn].empty()) line += " " + said[turn];
             news.push_back(std::move(line));

@@ -3,11 +3,13 @@
 #pragma once
 
 #include <algorithm>
+#include <cassert>
 #include <cstdint>
 #include <optional>
 #include <span>
 #include <string>
 #include <string_view>
+#include <type_traits>
 #include <utility>
 #include <vector>
 
@@ -36,8 +38,9 @@ class Batch : public Columns {
 
     const Game& game() const { return game_; }
     const State& state(std::int64_t row) const { return states_[index(row)]; }
-    std::span<const Action> history(std::int64_t row) const {
-        return {&history_[index(row) * plies_], ply_[index(row)]};
+    std::vector<Action> history(std::int64_t row) const {
+        const auto first = history_.begin() + static_cast<std::ptrdiff_t>(index(row) * plies_);
+        return {first, first + ply_[index(row)]};
     }
     std::span<const std::string> said(std::int64_t row) const {
         if constexpr (kHasSpeech<Game>) {
@@ -50,8 +53,7 @@ class Batch : public Columns {
     // One byte per action, brought up to date by this call.
     const std::uint8_t* legal_actions() {
         return fresh_legal([this](std::size_t row, std::uint8_t* out) {
-            const auto legal = game_.legal_actions(states_[row]);
-            for (int a = 0; a < game_.num_actions(); ++a) out[a] = legal.contains(a);
+            game_.legal_actions(states_[row]).expand(game_.num_actions(), out);
         });
     }
 
@@ -78,11 +80,16 @@ class Batch : public Columns {
     // At a chance node (explicit chance) an outcome, by its probability.
     void sample_actions(std::uint64_t seed, std::span<std::int64_t> out) const {
         parallel(size(), kStepNs, [&](std::size_t row) {
-            const Rng rng(mix_seeds(seed, row), ply_[row]);
+            const std::uint64_t key = mix_seeds(seed, row);
             const Player player = current_player_[row];
-            out[row] = player == kTerminal ? kInvalidAction
-                       : player == kChance ? draw_chance(game_, states_[row], rng)
-                                           : sample_action(game_.legal_actions(states_[row]), rng);
+            if (player == kTerminal) {
+                out[row] = kInvalidAction;
+            } else if (player == kChance) {
+                out[row] = draw_chance(game_, states_[row], Rng(key, ply_[row]));
+            } else {
+                SmallDraws draws(mix_seeds(key, ply_[row]));
+                out[row] = sample_action(game_.legal_actions(states_[row]), draws);
+            }
         });
     }
 
@@ -109,7 +116,9 @@ class Batch : public Columns {
             if constexpr (Resamples<Game>) {
                 Rng rng(worlds.keys_[i], kResampleSalt);
                 worlds.states_[i] = game_.resample(states_[from], observer, rng);
-                game_.retell({&worlds.history_[i * plies_], ply_[from]}, worlds.states_[i], observer);
+                std::vector<Action> told = history(static_cast<std::int64_t>(from));
+                game_.retell(told, worlds.states_[i], observer);
+                std::transform(told.begin(), told.end(), &worlds.history_[i * plies_], remembered);
                 if (current_player_[from] == kTerminal) worlds.settle(i);  // another world, another result
             }
         });
@@ -150,8 +159,18 @@ class Batch : public Columns {
         settle(row);
     }
 
+    // A byte where all moves fit into one; a game with an is_legal of its own takes actions beyond the enumerable ones.
+    static constexpr bool kRich =
+        requires(const Game& game, const State& state, Action action) { game.is_legal(state, action); };
+    static constexpr bool kSmall = !kRich && Game::kMaxActions <= 256 && Game::kMaxChance <= 256;
+    using Remembered = std::conditional_t<kSmall, std::uint8_t, Action>;
+    static Remembered remembered(Action action) {
+        assert(static_cast<Remembered>(action) == action);
+        return static_cast<Remembered>(action);
+    }
+
     void put(std::size_t row, Action action) {
-        history_[row * plies_ + ply_[row]++] = action;
+        history_[row * plies_ + ply_[row]++] = remembered(action);
         game_.apply(states_[row], action);
     }
     // Plays nature until a player must act or the game is over, then brings the row's columns up to date.
@@ -161,13 +180,18 @@ class Batch : public Columns {
             put(row, draw_chance(game_, states_[row], Rng(keys_[row], ply_[row])));
             player = game_.current_player(states_[row]);
         }
+        close(row, player);
+    }
+    void close(std::size_t row, Player player) {
         close_row(row, player, [&](Player p) { return game_.returns(states_[row], p); });
     }
-    // The rest of one game with uniform actions, in registers; returns the players' steps.
+    // The rest of one game with uniform actions; returns the players' steps. A small state is held in registers; a
+    // large one would only be copied to and fro.
     std::int64_t play_out(std::size_t row) {
-        State state = states_[row];
+        using Held = std::conditional_t<sizeof(State) <= 2 * sizeof(std::uint64_t), State, State&>;
+        Held state = states_[row];
         std::uint32_t ply = ply_[row];
-        Action* const log = &history_[row * plies_];
+        Remembered* const log = &history_[row * plies_];
         SmallDraws draws(mix_seeds(keys_[row] ^ kPlayoutSalt, ply));
         std::int64_t steps = 0;
         for (Player player; (player = game_.current_player(state)) != kTerminal; ++ply) {
@@ -175,17 +199,16 @@ class Batch : public Columns {
             if (player == kChance) {
                 action = draw_chance(game_, state, Rng(keys_[row], ply));
             } else {
-                const auto legal = game_.legal_actions(state);
-                action = legal.nth(static_cast<int>(draws.below(static_cast<std::uint32_t>(legal.size()))));
+                action = sample_action(game_.legal_actions(state), draws);
                 ++steps;
             }
-            log[ply] = action;
+            log[ply] = remembered(action);
             game_.apply(state, action);
         }
-        states_[row] = state;
+        if constexpr (!std::is_reference_v<Held>) states_[row] = state;
         ply_[row] = ply;
         if constexpr (kHasSpeech<Game>) said_[row].resize(said_[row].size() + index(steps));
-        settle(row);
+        close(row, kTerminal);
         return steps;
     }
 
@@ -248,7 +271,7 @@ class Batch : public Columns {
     Game game_;
     std::size_t plies_;
     std::vector<State> states_;
-    std::vector<Action> history_;
+    std::vector<Remembered> history_;
     std::vector<std::vector<std::string>> said_;  // by row and turn
 };
 

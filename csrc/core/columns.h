@@ -177,25 +177,25 @@ class Columns {
 
     template <class ReturnOf>
     void close_row(std::size_t row, Player player, const ReturnOf& return_of) {
+        const bool over = player == kTerminal, was_over = terminated_[row] != 0;
         current_player_[row] = player;
-        terminated_[row] = player == kTerminal;
+        terminated_[row] = over;
+        if (!over && !was_over) return;  // the returns are 0 as they are
         for (std::size_t p = 0; p < players_; ++p) {
-            returns_[row * players_ + p] = player == kTerminal ? return_of(static_cast<Player>(p)) : 0.0f;
+            returns_[row * players_ + p] = over ? return_of(static_cast<Player>(p)) : 0.0f;
         }
     }
 
     // ---- legal actions as bytes, written when they are looked at ----
     template <class Expand>
     const std::uint8_t* fresh_legal(const Expand& expand) {
-        const auto refresh = [&](std::size_t row) {
-            expand(row, &legal_[row * legal_width_]);
-            stale_[row] = 0;
-        };
+        const auto refresh = [&](std::size_t row) { expand(row, &legal_[row * legal_width_]); };
         if (all_stale_) {
             parallel(size(), kStepNs, refresh);
         } else {
             for (const std::size_t row : stale_rows_) refresh(row);
         }
+        for (const std::size_t row : stale_rows_) stale_[row] = 0;
         all_stale_ = false;
         stale_rows_.clear();
         return legal_.data();

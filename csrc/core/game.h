@@ -22,6 +22,7 @@
 #include <concepts>
 #include <cstddef>
 #include <cstdint>
+#include <cstring>
 #include <string>
 #include <string_view>
 #include <type_traits>
@@ -71,33 +72,38 @@ SPF_HD inline int highest_bit(std::uint64_t word) {  // word != 0
 #endif
 }
 
-// kNthBit[byte][n]: where the n-th lowest bit of a byte is.
+// Nibble n of kNthBit[word] says where the n-th lowest bit of a word of nine bits is: a board of nine cells.
+inline constexpr unsigned kTableBits = 9;
 inline constexpr auto kNthBit = [] {
-    std::array<std::array<std::uint8_t, 8>, 256> table{};
-    for (unsigned byte = 0; byte < 256; ++byte) {
-        std::size_t n = 0;
-        for (unsigned bit = 0; bit < 8; ++bit) {
-            if (((byte >> bit) & 1u) != 0) table[byte][n++] = static_cast<std::uint8_t>(bit);
+    std::array<std::uint64_t, 1u << kTableBits> table{};
+    for (unsigned word = 0; word < table.size(); ++word) {
+        unsigned n = 0;
+        for (unsigned bit = 0; bit < kTableBits; ++bit) {
+            if (((word >> bit) & 1u) != 0) table[word] |= std::uint64_t{bit} << (4 * n++);
         }
     }
     return table;
 }();
 
-inline constexpr auto kBitsOfByte = [] {
-    std::array<std::uint8_t, 256> table{};
-    for (unsigned byte = 1; byte < 256; ++byte) table[byte] = static_cast<std::uint8_t>(table[byte / 2] + byte % 2);
+// kBytesOfBits[byte]: a byte of 0 or 1 for every bit.
+inline constexpr auto kBytesOfBits = [] {
+    std::array<std::array<std::uint8_t, 8>, 256> table{};
+    for (unsigned byte = 0; byte < table.size(); ++byte) {
+        for (unsigned bit = 0; bit < 8; ++bit) table[byte][bit] = static_cast<std::uint8_t>((byte >> bit) & 1u);
+    }
     return table;
 }();
 
-// The position of the index-th lowest bit of a word that has more than index. No branches: a random index would
-// mispredict them.
+// The position of the index-th lowest bit of a word that has more than index. No branches on the index: a random one
+// would mispredict them.
 template <int Bits = 64>
 SPF_HD inline int nth_bit(std::uint64_t word, int index) {
 #if defined(__CUDA_ARCH__)
     for (; index > 0; --index) word &= word - 1;
     return lowest_bit(word);
 #else
-    if constexpr (Bits <= 8) return kNthBit[word][static_cast<std::size_t>(index)];
+    const auto look_up = [](std::uint64_t bits, int n) { return static_cast<int>((kNthBit[bits] >> (4 * n)) & 15u); };
+    if (Bits <= static_cast<int>(kTableBits) || word < kNthBit.size()) return look_up(word, index);
     constexpr std::uint64_t kBytes = 0x0101010101010101u;
     std::uint64_t counts = word - ((word >> 1) & 0x5555555555555555u);
     counts = (counts & 0x3333333333333333u) + ((counts >> 2) & 0x3333333333333333u);
@@ -106,7 +112,7 @@ SPF_HD inline int nth_bit(std::uint64_t word, int index) {
     const std::uint64_t skipped = ((wanted - counts) >> 7) & kBytes;  // 1 in byte i if the bit lies beyond it
     const int shift = static_cast<int>((skipped * kBytes) >> 56) * 8;
     const int before = static_cast<int>(((counts << 8) >> shift) & 0xFFu);
-    return shift + kNthBit[(word >> shift) & 0xFFu][static_cast<std::size_t>(index - before)];
+    return shift + look_up((word >> shift) & 0xFFu, index - before);
 #endif
 }
 
@@ -125,9 +131,6 @@ struct ActionSet {
     }
     SPF_HD bool contains(Action a) const { return a >= 0 && a < N && ((words[a >> 6] >> (a & 63)) & 1) != 0; }
     SPF_HD int size() const {
-#if !defined(__CUDA_ARCH__)
-        if constexpr (N <= 8) return kBitsOfByte[words[0]];
-#endif
         int total = 0;
         for (int w = 0; w < kWords; ++w) total += count_bits(words[w]);
         return total;
@@ -147,6 +150,18 @@ struct ActionSet {
             index -= here;
         }
         return w * 64 + nth_bit<N>(words[w], index);
+    }
+
+    // One byte of 0 or 1 for every action below count.
+    void expand(int count, std::uint8_t* out) const {
+        for (int first = 0; first < count; first += 8) {
+            const auto& bytes = kBytesOfBits[(words[first >> 6] >> (first & 63)) & 0xFFu];
+            if (first + 8 <= count) {
+                std::memcpy(out + first, bytes.data(), 8);
+            } else {
+                for (int a = first; a < count; ++a) out[a] = bytes[static_cast<std::size_t>(a - first)];
+            }
+        }
     }
 
     struct Iterator {

@@ -69,8 +69,8 @@ class JointBatch : public Columns {
     {
         return fresh_legal([this](std::size_t row, std::uint8_t* out) {
             for (Player p = 0; p < Game::kPlayers; ++p) {
-                const auto legal = game_.legal_actions(states_[row], p);
-                for (int a = 0; a < game_.num_actions(); ++a) *out++ = legal.contains(a);
+                game_.legal_actions(states_[row], p).expand(game_.num_actions(), out);
+                out += game_.num_actions();
             }
         });
     }
@@ -94,12 +94,12 @@ class JointBatch : public Columns {
     // of seed, row and tick.
     void sample_actions(std::uint64_t seed, std::span<Number> out) const {
         parallel(size(), kStepNs, [&](std::size_t row) {
-            Rng rng(mix_seeds(seed, row), ply_[row]);
+            SmallDraws draws(mix_seeds(mix_seeds(seed, row), ply_[row]));
             Number* const moves = &out[row * kWidth];
             if (current_player_[row] == kTerminal) {
                 std::fill_n(moves, kWidth, kMotion ? Number{0} : static_cast<Number>(kInvalidAction));
             } else {
-                draw(states_[row], rng, moves);
+                draw(states_[row], draws, moves);
             }
         });
     }
@@ -175,16 +175,14 @@ class JointBatch : public Columns {
         close_row(row, player, [&](Player p) { return game_.returns(states_[row], p); });
     }
 
-    template <class Draws>
-    void draw(const State& state, Draws& draws, Number* moves) const {
+    void draw(const State& state, SmallDraws& draws, Number* moves) const {
         if constexpr (kMotion) {
             for (std::size_t i = 0; i < kWidth; ++i) {  // 24 bits are what a float holds
                 moves[i] = static_cast<float>(draws.below(1u << 24)) * 0x1.0p-23f - 1.0f;
             }
         } else {
             for (Player p = 0; p < Game::kPlayers; ++p) {
-                const auto legal = game_.legal_actions(state, p);
-                moves[p] = legal.nth(static_cast<int>(draws.below(static_cast<std::uint32_t>(legal.size()))));
+                moves[p] = sample_action(game_.legal_actions(state, p), draws);
             }
         }
     }

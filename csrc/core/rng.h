@@ -62,30 +62,45 @@ class Rng {
     std::uint64_t seed_, stream_, index_ = 0;
 };
 
-// Many small draws in a row for random play: splitmix64 (Steele et al. 2014), a fifth of the cost of Philox.
+// The upper half of a product.
+SPF_HD inline std::uint64_t multiply_high(std::uint64_t a, std::uint64_t b) {
+#if defined(__CUDA_ARCH__)
+    return __umul64hi(a, b);
+#else
+    __extension__ using Wide = unsigned __int128;
+    return static_cast<std::uint64_t>((Wide{a} * b) >> 64);
+#endif
+}
+
+// Many small draws in a row for random play: the digits of one uniform fraction in the bases asked for
+// (Brackett-Rozinsky and Lemire 2024), a fresh one from splitmix64 (Steele et al. 2014) before it runs out. One
+// multiplication a draw.
 class SmallDraws {
   public:
-    SPF_HD explicit SmallDraws(std::uint64_t seed) : state_(seed) {}
+    SPF_HD explicit SmallDraws(std::uint64_t seed) : state_(seed) { refill(); }
 
-    // Uniform in 0 .. bound-1, without bias; bound > 0.
+    // Uniform in 0 .. bound-1, every probability within 2^-32 of 1 / bound; bound > 0.
     SPF_HD std::uint32_t below(std::uint32_t bound) {
-        std::uint64_t product = next() * bound;
-        if (static_cast<std::uint32_t>(product) < bound) {
-            const std::uint32_t threshold = (0u - bound) % bound;
-            while (static_cast<std::uint32_t>(product) < threshold) product = next() * bound;
+        drawn_ *= bound;
+        if (drawn_ >> 32 != 0) {
+            refill();
+            drawn_ = bound;
         }
-        return static_cast<std::uint32_t>(product >> 32);
+        const std::uint64_t digit = multiply_high(fraction_, bound);
+        fraction_ *= bound;
+        return static_cast<std::uint32_t>(digit);
     }
 
   private:
-    SPF_HD std::uint64_t next() {
+    SPF_HD void refill() {
         std::uint64_t z = (state_ += 0x9E3779B97F4A7C15u);
         z = (z ^ (z >> 30)) * 0xBF58476D1CE4E5B9u;
         z = (z ^ (z >> 27)) * 0x94D049BB133111EBu;
-        return (z ^ (z >> 31)) >> 32;
+        fraction_ = z ^ (z >> 31);
+        drawn_ = 1;
     }
 
-    std::uint64_t state_;
+    std::uint64_t state_, fraction_, drawn_;  // drawn_: product of the bounds this fraction has served
 };
 
 template <int N>
@@ -110,9 +125,10 @@ SPF_HD Action draw_chance(const Game& game, const typename Game::State& state, R
     }
 }
 
+// Uniform; legal is not empty.
 template <int N>
-SPF_HD Action sample_action(const ActionSet<N>& legal, Rng rng) {  // uniform; legal is not empty
-    return legal.nth(static_cast<int>(rng.below(static_cast<std::uint32_t>(legal.size()))));
+SPF_HD Action sample_action(const ActionSet<N>& legal, SmallDraws& draws) {
+    return legal.nth(static_cast<int>(draws.below(static_cast<std::uint32_t>(legal.size()))));
 }
 
 }  // namespace spf

@@ -11,11 +11,17 @@
 namespace spf {
 
 struct ConnectFour {
+    int rewards = 0;  // kStandard or kMars
+
     static constexpr std::string_view kName = "connect_four";
     static constexpr int kRows = 6, kColumns = 7;
     static constexpr int kPlayers = 2, kMaxActions = kColumns, kMaxChance = 0;
     static constexpr bool kZeroSum = true, kPerfectInformation = true;
-    static constexpr std::array<Option<ConnectFour>, 0> options() { return {}; }
+    static constexpr int kStandard = 0, kMars = 1;
+    static constexpr auto options() {
+        return std::array{Option<ConnectFour>{"rewards", &ConnectFour::rewards, 0, 1, "mars: a draw pays 0.1 to both",
+                                              "standard mars"}};
+    }
 
     // A bit per cell, 8 * row + column from the bottom; the eighth column stays empty, so that no line runs around it.
     struct State {
@@ -24,6 +30,7 @@ struct ConnectFour {
         bool operator==(const State&) const = default;
     };
 
+    bool zero_sum() const { return rewards == kStandard; }
     SPF_HD int num_actions() const { return kColumns; }
     SPF_HD int max_plies() const { return kRows * kColumns; }
     SPF_HD int max_turns() const { return kRows * kColumns; }
@@ -47,8 +54,8 @@ struct ConnectFour {
         s.mine = theirs | (has_four(s.mine | disc) ? kLost : 0);
     }
     SPF_HD float returns(const State& s, Player player) const {
-        if ((s.mine & kLost) == 0) return 0.0f;
-        return player == next(s) ? -1.0f : 1.0f;
+        if ((s.mine & kLost) != 0) return player == next(s) ? -1.0f : 1.0f;
+        return rewards == kMars && current_player(s) == kTerminal ? 0.1f : 0.0f;
     }
 
     // The board, top row first, 'x' and 'o' for players 0 and 1, '.' for a free cell: all there is to know.

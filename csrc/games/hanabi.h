@@ -20,12 +20,14 @@ struct Hanabi {
     int colors = 5, ranks = 5, players = 2;
     int hand = 0;  // cards in a hand; 0: five, with four or more players four
     int info_tokens = 8, life_tokens = 3;
+    int rewards = 0;  // kStandard or kMars
 
     static constexpr std::string_view kName = "hanabi";
     static constexpr int kPlayers = 5, kMaxColors = 5, kMaxRanks = 5, kMaxHand = 5;
     static constexpr int kMaxActions = 2 * kMaxHand + (kPlayers - 1) * (kMaxColors + kMaxRanks);
     static constexpr int kMaxChance = kMaxColors * kMaxRanks;
     static constexpr bool kZeroSum = false, kPerfectInformation = false;
+    static constexpr int kStandard = 0, kMars = 1;
     static constexpr auto options() {
         return std::array{
             Option<Hanabi>{"colors", &Hanabi::colors, 1, kMaxColors, "fireworks"},
@@ -33,7 +35,9 @@ struct Hanabi {
             Option<Hanabi>{"players", &Hanabi::players, 2, kPlayers, "who share the score"},
             Option<Hanabi>{"hand", &Hanabi::hand, 0, kMaxHand, "cards in a hand, 0 for 5 (up to three players) or 4"},
             Option<Hanabi>{"info_tokens", &Hanabi::info_tokens, 0, 8, "at the start and at most"},
-            Option<Hanabi>{"life_tokens", &Hanabi::life_tokens, 1, 3, "the last one lost loses all"}};
+            Option<Hanabi>{"life_tokens", &Hanabi::life_tokens, 1, 3, "the last one lost loses all"},
+            Option<Hanabi>{"rewards", &Hanabi::rewards, 0, 1, "mars: a last move that changes nothing pays 0.1",
+                           "standard mars"}};
     }
     std::string conflict() const {
         if (players * hand_size() <= deck_cards()) return {};
@@ -169,7 +173,11 @@ struct Hanabi {
         }
     }
     SPF_HD float returns(const State& s, Player) const {
-        return s.to_move == kTerminal && s.life > 0 ? static_cast<float>(score(s)) : 0.0f;
+        if (s.to_move != kTerminal) return 0.0f;
+        const int points = score(s);
+        const bool scored = s.last[(s.turn + players - 1) % players].scored, lost = s.life == 0;
+        const bool idle = rewards == kMars && (lost ? points == 0 : !scored);
+        return (lost ? 0.0f : static_cast<float>(points)) + (idle ? 0.1f : 0.0f);
     }
 
     std::string information_state(const State& s, Player player) const;

@@ -44,7 +44,8 @@ struct KuhnPoker {
         bool operator==(const Hand&) const = default;
     };
     struct State {
-        std::int32_t round = 0;  // rounds completed
+        std::int8_t to_move = kChance;
+        std::uint8_t round = 0;  // rounds completed
         Hand hands[kMaxRounds];
         bool operator==(const State&) const = default;
     };
@@ -54,42 +55,43 @@ struct KuhnPoker {
     SPF_HD int max_turns() const { return 3 * rounds; }
     SPF_HD State initial() const { return {}; }
 
-    SPF_HD Player current_player(const State& s) const {
-        if (s.round == rounds) return kTerminal;
-        const Hand& hand = s.hands[s.round];
-        if (hand.card[1] < 0) return kChance;
-        return actor(s.round, hand.count);
-    }
-    SPF_HD ActionSet<kMaxActions> legal_actions(const State& s) const {
-        ActionSet<kMaxActions> legal;
-        if (current_player(s) >= 0) legal.words[0] = 3;
-        return legal;
-    }
+    SPF_HD Player current_player(const State& s) const { return s.to_move; }
+    SPF_HD ActionSet<kMaxActions> legal_actions(const State& s) const { return {{s.to_move < 0 ? 0u : 3u}}; }
     // First a card for player 0, then one of the others for player 1.
     SPF_HD ChanceOutcomes<kMaxChance> chance_outcomes(const State& s) const {
         ChanceOutcomes<kMaxChance> outcomes;
-        if (current_player(s) != kChance) return outcomes;
+        if (s.to_move != kChance) return outcomes;
         const int taken = s.hands[s.round].card[0];
         for (int card = 0; card < cards; ++card) {
             if (card != taken) outcomes.push(card, 1.0 / (taken < 0 ? cards : cards - 1));
         }
         return outcomes;
     }
+    SPF_HD Action sample_chance(const State& s, Rng rng) const {
+        const int taken = s.hands[s.round].card[0];
+        const auto card = static_cast<int>(rng.below(static_cast<std::uint32_t>(taken < 0 ? cards : cards - 1)));
+        return taken >= 0 && card >= taken ? card + 1 : card;
+    }
+
     SPF_HD void apply(State& s, Action action) const {
         Hand& hand = s.hands[s.round];
-        if (hand.card[1] < 0) {
+        if (s.to_move == kChance) {
+            if (hand.card[0] >= 0) s.to_move = static_cast<std::int8_t>(starter(s.round));
             hand.card[hand.card[0] < 0 ? 0 : 1] = static_cast<std::int8_t>(action);
             return;
         }
-        if (action == kBet) hand.bets = static_cast<std::uint8_t>(hand.bets | (1u << hand.count));
+        hand.bets = static_cast<std::uint8_t>(hand.bets | (action << hand.count));
         ++hand.count;
-        if (is_over(hand)) ++s.round;
+        const bool over = is_over(hand);
+        s.round = static_cast<std::uint8_t>(s.round + over);
+        const Player next = s.round == rounds ? kTerminal : kChance;
+        s.to_move = static_cast<std::int8_t>(over ? next : 1 - s.to_move);
     }
     SPF_HD float returns(const State& s, Player player) const {
-        if (s.round < rounds) return 0.0f;
+        if (s.to_move != kTerminal) return 0.0f;
         if (rules == kTextArena) return winner(s, rounds - 1) == player ? 1.0f : -1.0f;
+        if (rounds == 1) return static_cast<float>(round_chips(s, 0, player));
         const int total = chips(s, player);
-        if (rounds == 1) return static_cast<float>(total);
         return total > 0 ? 1.0f : total < 0 ? -1.0f : 0.0f;
     }
 
@@ -143,13 +145,13 @@ struct KuhnPoker {
     SPF_HD static bool is_bet(const Hand& hand, int i) { return ((hand.bets >> i) & 1u) != 0; }
     SPF_HD static bool faces_bet(const Hand& hand) { return hand.bets != 0; }  // of a hand that goes on
     SPF_HD static bool is_over(const Hand& hand) {
-        return hand.count == 3 || (hand.count == 2 && hand.bets != 2);  // all but check-bet end after two actions
+        return hand.count + (hand.bets != 2) >= 3;  // all but check-bet end after two actions
     }
     SPF_HD static bool is_fold(const Hand& hand) {
         return is_over(hand) && hand.bets != 0 && !is_bet(hand, hand.count - 1);
     }
-    SPF_HD Player starter(int round) const { return rounds == 1 && rules == kCorrect ? 0 : (round + 1) % 2; }
-    SPF_HD Player actor(int round, int i) const { return (starter(round) + i) % 2; }
+    SPF_HD Player starter(int round) const { return rounds == 1 && rules == kCorrect ? 0 : (round + 1) & 1; }
+    SPF_HD Player actor(int round, int i) const { return (starter(round) + i) & 1; }
     SPF_HD int contribution(int round, const Hand& hand, Player player) const {
         int chips = 1;
         for (int i = 0; i < hand.count; ++i) chips += actor(round, i) == player && is_bet(hand, i) ? 1 : 0;
@@ -157,14 +159,14 @@ struct KuhnPoker {
     }
     SPF_HD Player winner(const State& s, int round) const {
         const Hand& hand = s.hands[round];
-        if (is_fold(hand)) return 1 - actor(round, hand.count - 1);
-        return hand.card[0] > hand.card[1] ? 0 : 1;
+        const Player high = hand.card[1] > hand.card[0] ? 1 : 0, stayed = actor(round, hand.count);
+        return is_fold(hand) ? stayed : high;
     }
     // Chips won (or lost) by the player in a completed round, and in all completed rounds.
     SPF_HD int round_chips(const State& s, int round, Player player) const {
-        if (rules == kTextArena) return winner(s, round) == player ? 1 : -1;
-        const int won = winner(s, round) == player ? 1 : -1;
-        return won * contribution(round, s.hands[round], won > 0 ? 1 - player : player);
+        const unsigned bets = s.hands[round].bets;
+        const int stake = rules == kCorrect && (bets & (bets - 1u)) != 0 ? 2 : 1;  // two bets: one was called
+        return winner(s, round) == player ? stake : -stake;
     }
     SPF_HD int chips(const State& s, Player player) const {
         int total = 0;

@@ -12,38 +12,48 @@ namespace spf {
 
 struct TicTacToe {
     int size = 3;
+    int rewards = 0;  // kStandard or kMars
 
     static constexpr std::string_view kName = "tic_tac_toe";
     static constexpr int kPlayers = 2, kMaxActions = 25, kMaxChance = 0;
     static constexpr bool kZeroSum = true, kPerfectInformation = true;
+    static constexpr int kStandard = 0, kMars = 1;
     static constexpr auto options() {
-        return std::array{Option<TicTacToe>{"size", &TicTacToe::size, 3, 5, "cells per side", {}, 2}};
+        return std::array{
+            Option<TicTacToe>{"size", &TicTacToe::size, 3, 5, "cells per side", {}, 2},
+            Option<TicTacToe>{"rewards", &TicTacToe::rewards, 0, 1, "mars: a draw pays 0.1 to both", "standard mars"}};
     }
 
     struct State {
-        std::uint32_t marks[2] = {0, 0};  // one bit per cell, by player
+        std::uint32_t mine = 0;   // cells of whoever is to move, one bit each, and kLost once the other has a line
+        std::uint32_t taken = 0;  // all marked cells
         bool operator==(const State&) const = default;
     };
 
+    bool zero_sum() const { return rewards == kStandard; }
     SPF_HD int num_actions() const { return size * size; }
     SPF_HD int max_plies() const { return size * size; }
     SPF_HD int max_turns() const { return size * size; }
     SPF_HD State initial() const { return {}; }
 
     SPF_HD Player current_player(const State& s) const {
-        if (has_line(s.marks[0]) || has_line(s.marks[1]) || occupied(s) == all_cells()) return kTerminal;
-        return count_bits(s.marks[0]) == count_bits(s.marks[1]) ? 0 : 1;
+        return (s.mine & kLost) != 0 || s.taken == all_cells() ? kTerminal : next(s);
     }
     SPF_HD ActionSet<kMaxActions> legal_actions(const State& s) const {
         ActionSet<kMaxActions> legal;
-        if (current_player(s) != kTerminal) legal.words[0] = all_cells() & ~occupied(s);
+        if ((s.mine & kLost) == 0) legal.words[0] = all_cells() & ~s.taken;
         return legal;
     }
     SPF_HD ChanceOutcomes<kMaxChance> chance_outcomes(const State&) const { return {}; }
-    SPF_HD void apply(State& s, Action cell) const { s.marks[current_player(s)] |= 1u << cell; }
+    SPF_HD void apply(State& s, Action cell) const {
+        const std::uint32_t mark = 1u << cell, theirs = s.taken ^ s.mine;
+        const bool line = size == 3 ? has_line<3>(s.mine | mark) : has_line<5>(s.mine | mark);
+        s.taken |= mark;
+        s.mine = theirs | (line ? kLost : 0);
+    }
     SPF_HD float returns(const State& s, Player player) const {
-        if (has_line(s.marks[player])) return 1.0f;
-        return has_line(s.marks[1 - player]) ? -1.0f : 0.0f;
+        if ((s.mine & kLost) != 0) return player == next(s) ? -1.0f : 1.0f;
+        return rewards == kMars && current_player(s) == kTerminal ? 0.1f : 0.0f;
     }
 
     // The board by rows, 'o' and 'x' for players 0 and 1, '.' for a free cell: all there is to know.
@@ -68,25 +78,30 @@ struct TicTacToe {
     }
 
     SPF_HD static bool is_marked(const State& s, Player player, int cell) {
-        return ((s.marks[player] >> cell) & 1u) != 0;
+        return ((marks(s, player) >> cell) & 1u) != 0;
     }
 
   private:
+    static constexpr std::uint32_t kLost = 1u << 31;
+
     SPF_HD std::uint32_t all_cells() const { return (1u << (size * size)) - 1u; }
-    SPF_HD static std::uint32_t occupied(const State& s) { return s.marks[0] | s.marks[1]; }
-    SPF_HD bool has_line(std::uint32_t marks) const {
-        const std::uint32_t row = (1u << size) - 1u;
-        std::uint32_t column = 0, down = 0, up = 0;
-        for (int i = 0; i < size; ++i) {
-            column |= 1u << (i * size);
-            down |= 1u << (i * size + i);
-            up |= 1u << (i * size + size - 1 - i);
+    SPF_HD static Player next(const State& s) { return count_bits(s.taken) & 1; }
+    SPF_HD static std::uint32_t marks(const State& s, Player player) {
+        return player == next(s) ? s.mine & s.taken : s.taken & ~s.mine;
+    }
+
+    template <int N>
+    SPF_HD static bool has_line(std::uint32_t marks) {
+        std::uint32_t row_starts = 0, down = 0, up = 0, rows = marks, columns = marks;
+        for (int i = 0; i < N; ++i) {
+            row_starts |= 1u << (i * N);
+            down |= 1u << (i * N + i);
+            up |= 1u << (i * N + N - 1 - i);
+            rows &= marks >> i;
+            columns &= marks >> (i * N);
         }
-        if ((marks & down) == down || (marks & up) == up) return true;
-        for (int i = 0; i < size; ++i) {
-            if (((marks >> (i * size)) & row) == row || ((marks >> i) & column) == column) return true;
-        }
-        return false;
+        return (((rows & row_starts) | (columns & ((1u << N) - 1u))) != 0) | ((marks & down) == down) |
+               ((marks & up) == up);
     }
 };
 static_assert(TurnGame<TicTacToe>);

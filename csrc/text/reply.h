@@ -4,8 +4,12 @@
 // Lenient: the last \boxed{...} if there is one, else the last [...] that names an action, else the last line, whole or
 // after its last colon; case, inner blanks and common decoration do not matter.
 // Strict: what SPIRAL's published parser accepts, quirks included.
+//
+// In style mars a lenient reader takes the last <answer>...</answer> for the reply, if there is one, and the strict one
+// is MARS's: <think>...</think><answer>ACTION</answer> and nothing else, ACTION exactly as in the list.
 #pragma once
 
+#include <optional>
 #include <string>
 #include <string_view>
 
@@ -24,10 +28,19 @@ struct Box {
     std::string_view content;
 };
 
+// Where the last \boxed of a reply begins, or npos.
+inline std::size_t last_boxed(std::string_view reply) {
+    for (std::string_view rest = reply;;) {
+        const std::size_t at = last_of(rest, kBoxed.front());
+        if (at == std::string_view::npos || reply.substr(at).starts_with(kBoxed)) return at;
+        rest = rest.substr(0, at);
+    }
+}
+
 // The last \boxed of a reply. Blanks before the brace are allowed if lenient.
 inline Box last_box(std::string_view reply, bool lenient) {
     Box box;
-    const std::size_t start = reply.rfind(kBoxed);
+    const std::size_t start = last_boxed(reply);
     if (start == std::string_view::npos) return box;
     box.found = true;
     std::size_t open = start + kBoxed.size();
@@ -57,6 +70,35 @@ inline std::string_view message_of(std::string_view reply) {
     const Box box = last_box(reply, true);
     if (box.found) return box.closed ? box.content : std::string_view{};
     return after_thinking(reply);
+}
+
+inline constexpr std::string_view kAnswer = "<answer>", kEndOfAnswer = "</answer>";
+
+// What the last <answer>...</answer> holds, or the whole reply if there is none.
+inline std::string_view answer_of(std::string_view reply) {
+    const std::size_t close = reply.rfind(kEndOfAnswer);
+    if (close == std::string_view::npos) return reply;
+    const std::size_t open = reply.substr(0, close).rfind(kAnswer);
+    if (open == std::string_view::npos) return reply;
+    return reply.substr(open + kAnswer.size(), close - open - kAnswer.size());
+}
+
+// The answer of a reply that is <think>...</think>, blanks, <answer>...</answer> and at most a line break; of several
+// answers parted by || the first.
+inline std::optional<std::string_view> strict_answer(std::string_view reply) {
+    constexpr std::string_view kThink = "<think>", kEndOfThought = "</think>";
+    if (reply.ends_with('\n')) reply.remove_suffix(1);
+    if (!reply.starts_with(kThink) || !reply.ends_with(kEndOfAnswer)) return std::nullopt;
+    reply.remove_suffix(kEndOfAnswer.size());
+    for (std::size_t at = kThink.size(); (at = reply.find(kEndOfThought, at)) != std::string_view::npos;) {
+        at += kEndOfThought.size();
+        std::size_t open = at;
+        while (open < reply.size() && is_space(reply[open])) ++open;
+        if (!reply.substr(open).starts_with(kAnswer)) continue;
+        const std::string_view answer = reply.substr(open + kAnswer.size());
+        return trim(answer.substr(0, answer.find("||")));
+    }
+    return std::nullopt;
 }
 
 inline std::string_view without_wrapper(std::string_view text) {  // \text{x} -> x
@@ -130,21 +172,22 @@ Reading read_last_action(const Game& game, const typename Game::State& state, st
     const Box box = last_box(reply, true);
     if (box.closed) return read_single(game, state, box.content);
     if (box.found) return refuse(game, state, "the last \\boxed{ is not closed");
-    std::size_t close = std::string_view::npos;
-    for (std::size_t i = reply.size(); i-- > 0;) {  // innermost brackets, from the back
-        if (reply[i] == ']') close = i;
-        if (reply[i] != '[' || close == std::string_view::npos) continue;
-        const std::string_view content = reply.substr(i + 1, close - i - 1);
+    for (std::string_view rest = reply;;) {  // innermost brackets, from the back
+        const std::size_t close = last_of(rest, ']');
+        if (close == std::string_view::npos) break;
+        const std::size_t open = last_of(rest.substr(0, close), '[');
+        if (open == std::string_view::npos) break;
+        const std::string_view content = rest.substr(open + 1, rest.find(']', open) - open - 1);
         if (Text::read_words(game, state, plain_words(content)) != kUnknownWords)
             return read_single(game, state, content);
-        close = std::string_view::npos;
+        rest = rest.substr(0, open);
     }
     std::string_view line = trim(reply);
     if (line.empty()) return refuse(game, state, "the reply is empty");
-    const std::size_t newline = line.rfind('\n');
+    const std::size_t newline = last_of(line, '\n');
     if (newline != std::string_view::npos) line.remove_prefix(newline + 1);
     if (Text::read_words(game, state, plain_words(line)) != kUnknownWords) return read_single(game, state, line);
-    const std::size_t colon = line.rfind(':');
+    const std::size_t colon = last_of(line, ':');
     if (colon != std::string_view::npos) {
         const std::string_view rest = line.substr(colon + 1);
         if (Text::read_words(game, state, plain_words(rest)) != kUnknownWords) return read_single(game, state, rest);
@@ -153,7 +196,9 @@ Reading read_last_action(const Game& game, const typename Game::State& state, st
 }
 
 template <Seated Game>
-Reading read_lenient(const Game& game, const typename Game::State& state, std::string_view reply) {
+Reading read_lenient(const Game& game, const typename Game::State& state, std::string_view reply,
+                     Style style = Style::kSpiral) {
+    if (style == Style::kMars) reply = answer_of(reply);
     if constexpr (requires { GameText<Game>::read_lenient(game, state, reply); }) {
         return GameText<Game>::read_lenient(game, state, reply);
     } else {
@@ -194,19 +239,39 @@ inline std::string strict_candidate(std::string_view reply) {
     return collapse_blanks(out);
 }
 
+// A legal action written exactly as legal lists show it in the style.
 template <Seated Game>
-Reading read_strict(const Game& game, const typename Game::State& state, std::string_view reply) {
+Reading read_exactly(const Game& game, const typename Game::State& state, std::string_view candidate, Style style) {
+    for (const Action action : game.legal_actions(state)) {
+        std::string spelled;
+        append_action(game, state, action, style, spelled);
+        if (spelled == candidate) return {action, {}};
+    }
+    return refuse(game, state, quoted(candidate) + " is not exactly a legal action");
+}
+
+template <Seated Game>
+Reading read_strict_answer(const Game& game, const typename Game::State& state, std::string_view reply) {
+    const std::optional<std::string_view> answer = strict_answer(reply);
+    if (!answer) {
+        return refuse(game, state, "the reply is not <think>reasoning</think><answer>action</answer>");
+    }
+    if constexpr (requires { GameText<Game>::read_lenient(game, state, *answer); }) {
+        return GameText<Game>::read_lenient(game, state, *answer);  // such replies have many spellings
+    } else {
+        return read_exactly(game, state, *answer, Style::kMars);
+    }
+}
+
+template <Seated Game>
+Reading read_strict(const Game& game, const typename Game::State& state, std::string_view reply,
+                    Style style = Style::kSpiral) {
     if (reply.empty()) return refuse(game, state, "the reply is empty");
+    if (style == Style::kMars) return read_strict_answer(game, state, reply);
     if constexpr (requires { GameText<Game>::read_strict(game, state, reply); }) {
         return GameText<Game>::read_strict(game, state, reply);
     } else {
-        const std::string candidate = strict_candidate(reply);
-        for (const Action action : game.legal_actions(state)) {
-            std::string spelled;
-            append_action(game, state, action, Style::kSpiral, spelled);
-            if (spelled == candidate) return {action, {}};
-        }
-        return refuse(game, state, quoted(candidate) + " is not exactly a legal action");
+        return read_exactly(game, state, strict_candidate(reply), Style::kSpiral);
     }
 }
 

@@ -2,7 +2,8 @@
 //
 // An observation begins with what never changes (task, rules, reply format) and ends with what does (who you are, what
 // you see), so that prompts share long prefixes. Style brief keeps the name of the game and what matters now, for
-// small models that learn the rules by playing.
+// small models that learn the rules by playing. Style mars numbers the turns of a game for chats that only grow, lists
+// the legal actions and takes one of them between <answer> and </answer>.
 #pragma once
 
 #include <cstddef>
@@ -19,7 +20,7 @@
 
 namespace spf {
 
-enum class Style { kPlain, kSpiral, kBrief };
+enum class Style { kPlain, kSpiral, kBrief, kMars };
 
 struct Format {
     Style style = Style::kSpiral;
@@ -86,21 +87,22 @@ inline Style style_named(std::string_view name) {
     if (name == "plain") return Style::kPlain;
     if (name == "spiral") return Style::kSpiral;
     if (name == "brief") return Style::kBrief;
-    throw std::invalid_argument("style must be brief, plain or spiral, got '" + std::string(name) + "'");
+    if (name == "mars") return Style::kMars;
+    throw std::invalid_argument("style must be brief, mars, plain or spiral, got '" + std::string(name) + "'");
 }
 
 template <class Game>
 Format default_format(Style style) {
-    return {style, GameText<Game>::kLegalList};
+    return {style, style == Style::kMars || GameText<Game>::kLegalList};
 }
 
-// As it stands in legal lists: "bet" in style plain, "[bet]" in the others; there "accept; offer: ..." is
+// As it stands in legal lists: "bet" in styles plain and mars, "[bet]" in the others; there "accept; offer: ..." is
 // "[accept] [offer: ...]".
 template <Seated Game>
 void append_action(const Game& game, const typename Game::State& state, Action action, Style style, std::string& out) {
     const std::size_t start = out.size();
     GameText<Game>::action_words(game, state, action, out);
-    if (style == Style::kPlain) return;
+    if (style == Style::kPlain || style == Style::kMars) return;
     for (std::size_t cut = start; (cut = out.find("; ", cut)) != std::string::npos;) out.replace(cut, 2, "] [");
     out.insert(start, 1, '[');
     out += ']';
@@ -110,9 +112,9 @@ void append_action(const Game& game, const typename Game::State& state, Action a
 template <Seated Game>
 std::string reply_text(const Game& game, const typename Game::State& state, Action action, Style style) {
     constexpr bool kBracketed = requires { requires GameText<Game>::kBracketsInBox; };
-    std::string out = style == Style::kPlain ? "" : "\\boxed{";
+    std::string out = style == Style::kPlain ? "" : style == Style::kMars ? "<answer>" : "\\boxed{";
     append_action(game, state, action, kBracketed ? style : Style::kPlain, out);
-    if (style != Style::kPlain) out += '}';
+    if (style != Style::kPlain) out += style == Style::kMars ? "</answer>" : "}";
     return out;
 }
 
@@ -148,6 +150,9 @@ std::string preamble(const Game& game, Style style) {
     std::string out(GameText<Game>::kRules);
     out += '\n';
     if (style == Style::kSpiral) out += "Think step by step, then write your final action inside \\boxed{}.\n";
+    if (style == Style::kMars) {
+        out += "Reply with your reasoning and then one legal action: <think>reasoning</think><answer>action</answer>\n";
+    }
     GameText<Game>::variant(game, out);
     return out;
 }

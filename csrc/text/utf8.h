@@ -3,6 +3,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <cstring>
 #include <string>
 #include <string_view>
 
@@ -26,6 +27,17 @@ inline std::size_t utf8_length(std::string_view text) {
         return continues(1) && continues(2) && continues(3) ? 4 : 0;
     }
     return 0;
+}
+
+// Where a character last stands in text, or npos.
+inline std::size_t last_of(std::string_view text, char c) {
+#if defined(__GLIBC__)
+    const void* const found = text.empty() ? nullptr : memrchr(text.data(), c, text.size());
+    return found == nullptr ? std::string_view::npos
+                            : static_cast<std::size_t>(static_cast<const char*>(found) - text.data());
+#else
+    return text.rfind(c);
+#endif
 }
 
 inline bool is_space(char c) { return c == ' ' || (c >= '\t' && c <= '\r'); }

@@ -30,7 +30,9 @@ class EvaluateOptions:
     """nucleus sampling"""
     max_tokens: Annotated[int | None, optional("INT")] = None
     """reply length limit (default: the run's own; for a model: 512)"""
-    style: Annotated[Literal["spiral", "plain", "brief"] | None, optional("{spiral,plain,brief}")] = None
+    style: Annotated[
+        Literal["spiral", "plain", "brief", "mars"] | None, optional("{spiral,plain,brief,mars}")
+    ] = None
     """how states are put into words (default: the run's own; for a model: spiral)"""
     step: Annotated[int | None, optional("INT")] = None
     """evaluate the checkpoint of this step of the run (default: the newest)"""

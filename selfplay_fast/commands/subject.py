@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from ..command_line import UsageError
+
+if TYPE_CHECKING:
+    from ..games import Style
 
 
 class Subject(NamedTuple):
@@ -14,7 +17,7 @@ class Subject(NamedTuple):
 
     games: Sequence[str]
     max_tokens: int
-    style: Literal["spiral", "plain", "brief"]
+    style: Style
     parse_mode: Literal["lenient", "strict"]
     load: Callable[[], Any]
 

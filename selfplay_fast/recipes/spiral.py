@@ -19,6 +19,7 @@ import torch
 
 from selfplay_fast.config import RecipeConfig
 from selfplay_fast.evaluate import episode_metrics, evaluate_policy
+from selfplay_fast.games import Style
 from selfplay_fast.learn import (
     RoleBaseline,
     Update,
@@ -47,7 +48,7 @@ class Config(RecipeConfig):
     """`nano` (built here), a local transformers folder, or a hub id"""
     games: tuple[str, ...] = ("kuhn_poker", "tic_tac_toe", "negotiation")
     """games to play, options in brackets: `kuhn_poker(rounds=5)`"""
-    style: Literal["spiral", "plain", "brief"] = "brief"
+    style: Style = "brief"
     """how states are put into words: `brief` leaves the rules out (for nano), `spiral` asks for boxed reasoning"""
     parse_mode: Literal["lenient", "strict"] = "lenient"
     """how replies are read: `strict` as SPIRAL's parser does"""

@@ -110,9 +110,12 @@ void judge(const Game& game, const typename Game::State& state, const spf::Readi
         return;
     }
     CHECK(reading.refusal.empty() && is_allowed(game, state, reading.action));
-    for (const spf::Style style : {spf::Style::kPlain, spf::Style::kSpiral, spf::Style::kBrief}) {
-        CHECK(spf::read_lenient(game, state, spf::reply_text(game, state, reading.action, style)).action ==
-              reading.action);
+    for (const spf::Style style : {spf::Style::kPlain, spf::Style::kSpiral, spf::Style::kBrief, spf::Style::kMars}) {
+        const std::string reply = spf::reply_text(game, state, reading.action, style);
+        CHECK(spf::read_lenient(game, state, reply, style).action == reading.action);
+        if (style != spf::Style::kMars) continue;
+        CHECK(spf::read_strict(game, state, "<think>[0]</think>\n" + reply, style).action == reading.action);
+        CHECK(spf::read_strict(game, state, reply, style).action == spf::kInvalidAction);
     }
 }
 
@@ -138,7 +141,8 @@ void fuzz(const Game& game) {
             CHECK(is_utf8(heard) && heard.find('\n') == std::string::npos && heard.find("<|") == std::string::npos);
         }
         const bool follow = reading.action >= 0 && rng.below(2) == 0;
-        const spf::Action random = spf::sample_action(game.legal_actions(state), spf::Rng(9, rng.next()));
+        spf::SmallDraws draws(rng.next());
+        const spf::Action random = spf::sample_action(game.legal_actions(state), draws);
         game.apply(state, follow ? reading.action : random);
     }
 }

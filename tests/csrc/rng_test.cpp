@@ -32,6 +32,37 @@ void bounded_numbers_are_uniform() {
     CHECK(sum > 4'800 && sum < 5'200);
 }
 
+// Pairs of consecutive small draws in changing bases, over many fractions: chi-square of every pair.
+void small_draws_are_uniform_and_independent() {
+    spf::SmallDraws draws(3);
+    int counts[5][9] = {};
+    constexpr int kDraws = 450'000;
+    for (int i = 0; i < kDraws; ++i) {
+        const std::uint32_t first = draws.below(5), second = draws.below(9);
+        CHECK(draws.below(1) == 0);
+        CHECK(first < 5 && second < 9);
+        ++counts[first][second];
+    }
+    double chi_square = 0;
+    for (const auto& row : counts) {
+        for (const int count : row) chi_square += (count - kDraws / 45.0) * (count - kDraws / 45.0) / (kDraws / 45.0);
+    }
+    CHECK(chi_square > 16 && chi_square < 86);  // 44 degrees of freedom: all but about 1e-4 on either side
+    CHECK(draws.below(1u << 24) < 1u << 24);
+}
+
+void nth_bit_is_the_nth() {
+    spf::Rng rng(8, 0);
+    for (int i = 0; i < 20'000; ++i) {
+        const std::uint64_t word = rng.next() >> (i % 64);
+        int n = 0;
+        for (int bit = 0; bit < 64; ++bit) {
+            if (((word >> bit) & 1u) != 0) CHECK(spf::nth_bit(word, n++) == bit);
+        }
+        CHECK(spf::count_bits(word) == n);
+    }
+}
+
 void streams_are_functions_of_their_keys() {
     spf::Rng a(5, 6), b(5, 6), c(5, 7), d(6, 6);
     const std::uint64_t first = a.next();
@@ -44,5 +75,7 @@ void streams_are_functions_of_their_keys() {
 int main() {
     known_answers();
     bounded_numbers_are_uniform();
+    small_draws_are_uniform_and_independent();
+    nth_bit_is_the_nth();
     streams_are_functions_of_their_keys();
 }

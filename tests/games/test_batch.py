@@ -118,7 +118,7 @@ def test_errors(error: type[Exception], match: str, call) -> None:  # type: igno
         ("kuhn_poker(rounds)", {}, "must look like"),
         ("kuhn_poker(rounds=3", {}, "must look like"),
         ("kuhn_poker", {"threads": 0}, "threads must be at least 1"),
-        ("kuhn_poker", {"style": "loud"}, "style must be brief, plain or spiral, got 'loud'"),
+        ("kuhn_poker", {"style": "loud"}, "style must be brief, mars, plain or spiral, got 'loud'"),
         ("kuhn_poker", {"chance": "none"}, "chance must be sampled or explicit"),
         ("kuhn_poker", {"autoreset": "yes"}, "autoreset must be off, same_step or next_step"),
     ],
@@ -276,3 +276,19 @@ def test_random_playouts_count_turns() -> None:
     batch = games.make("negotiation(resources=5)", 30)
     assert batch.random_playouts() == 300
     assert batch.random_playouts() == 0
+
+
+@pytest.mark.parametrize("threads", [1, 3])
+def test_texts_in_one_buffer(threads: int) -> None:
+    """Oracle: observation(). The buffer holds the same texts, also of ended games (empty) and of rows in any order."""
+    batch = games.make("kuhn_poker(rounds=2)", 700, seed=5, threads=threads)
+    for step in range(5):
+        batch.step(batch.sample_actions(step))
+    for rows in (None, np.arange(699, -1, -2)):
+        buffer, offsets = batch.observation_bytes(rows)
+        cuts = zip(offsets[:-1], offsets[1:], strict=True)
+        assert [buffer[a:b].tobytes().decode() for a, b in cuts] == batch.observation(rows)
+        assert (buffer.dtype, offsets.dtype) == (np.uint8, np.int64)
+    assert batch.terminated.any()
+    with pytest.raises(ValueError, match="row 700 is outside"):
+        batch.observation_bytes([700])

@@ -72,12 +72,14 @@ def test_every_action_can_be_said(
             legal = batch.legal_actions if player is None else batch.legal_actions[:, player]
             for row, action in np.argwhere(legal).tolist():
                 reply = batch.reply_text(row, action, player)
+                if style == "mars":
+                    reply = f"<think>That is it.</think>{reply}"
                 if mode == "strict" and style == "plain" and games.describe(game).speech:
                     continue  # the published parser wants a box there
                 read, why = batch.parse([reply], [row], mode=mode, player=player)
                 assert (read[0], why) == (action, [None]), reply
                 shown = batch.action_text(row, action, player)
-                assert (style != "plain") == (shown[0] == "[")
+                assert (style in ("spiral", "brief")) == (shown[0] == "[")
                 assert batch.parse([f"So I take\n{shown}"], [row], player=player)[0][0] == action, shown
 
 
@@ -210,7 +212,8 @@ def test_texts_and_keys_separate_the_same_positions(
 ) -> None:
     """Oracle: contract. Two observations of one player are equal iff the information-state keys are.
 
-    Brief negotiation shows how things stand, not the way there: there equal keys still read equally.
+    Brief negotiation shows how things stand, not the way there: there equal keys still read equally. Style mars also
+    tells the number of the turn.
     """
     pairs = set()
     for batch in positions(game, 300, style=style):
@@ -218,7 +221,8 @@ def test_texts_and_keys_separate_the_same_positions(
             texts = batch.observation(player=view)
             for row in np.flatnonzero(batch.legal_actions.any(axis=-1).reshape(300, -1)[:, 0]).tolist():
                 player = int(batch.current_player[row]) if view is None else view
-                pairs.add((player, batch.information_state(row, player), texts[row]))
+                text = re.sub(r"(?<=\n)Turn \d+\. ", "", texts[row]) if style == "mars" else texts[row]
+                pairs.add((player, batch.information_state(row, player), text))
     assert len({(player, key) for player, key, _ in pairs}) == len(pairs)
     if style != "brief" or not game.startswith("negotiation"):
         assert len({(player, text) for player, _, text in pairs}) == len(pairs)
@@ -237,7 +241,8 @@ def test_observations_begin_alike(game: str, style: games.Style, positions: Posi
         if text
     }
     first = min(texts)
-    start = first[: first.index("player " if style == "brief" else "You are ")]
+    beginnings = {"brief": "player ", "mars": "\nTurn 1"}
+    start = first[: first.index(beginnings.get(style, "You are "))]
     assert all(text.startswith(start) for text in texts)
     if style == "brief":
         opening = re.sub(r"[(,=)]+ ?", " ", f"{game} ")
@@ -245,6 +250,7 @@ def test_observations_begin_alike(game: str, style: games.Style, positions: Posi
         return
     assert len(start) > 200
     assert ("\\boxed{}" in start) == (style == "spiral")
+    assert ("<answer>" in start) == (style == "mars")
     rules = start.split("\n")[0]
     default = games.make(games.describe(game).name, 1, style=style)
     text = default.observation(player=views(default)[0])[0]

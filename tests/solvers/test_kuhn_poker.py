@@ -58,13 +58,14 @@ def test_information_states() -> None:
 
 def test_styles_differ_in_text_only() -> None:
     """Oracle: the styles of the contract."""
-    spiral, plain, brief = (solvers.information_states(GAME, style) for style in games.STYLES)
-    assert [state.key for state in spiral] == [state.key for state in plain] == [state.key for state in brief]
+    spiral, plain, brief, mars = (solvers.information_states(GAME, style) for style in games.STYLES)
+    assert all([s.key for s in spiral] == [s.key for s in other] for other in (plain, brief, mars))
     assert len({state.observation for state in brief}) == 12
     assert brief[3].observation == "kuhn_poker player 0 card Q actions check bet legal [fold] [call]"
     assert [state.reply_texts for state in brief] == [state.reply_texts for state in spiral]
     assert plain[0].reply_texts != spiral[0].reply_texts
     assert "\\boxed{" in spiral[0].reply_texts[0]
+    assert mars[0].reply_texts == ("<answer>check</answer>", "<answer>bet</answer>")
 
 
 def test_uniform_policy() -> None:
