@@ -10,8 +10,11 @@ import re
 from pathlib import Path
 from typing import Any
 
+from _measure import ABSENT
+
 README = Path(__file__).parents[1] / "README.md"
 RESULTS = Path(__file__).parent / "results"
+PACKAGES = ("python", "torch", "transformers", "open_spiel", "pettingzoo", "textarena", "pgx")
 BLOCK = re.compile(r"(<!-- bench (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
 
 
@@ -25,13 +28,14 @@ def table(name: str) -> str:
     """The rows as Markdown: a table for each machine and its versions; ours and peer with the spread of repeats."""
     text, last = "", ""
     for row in newest(name):
-        versions = ", ".join(f"{key} {row[key]}" for key in ("python", "torch", "transformers"))
+        versions = ", ".join(f"{key} {row[key]}" for key in PACKAGES if row.get(key, ABSENT) != ABSENT)
         title = f"{row['cpu']}, {row['device']}, {versions}"
         if title != last:
             text += f"\n{title}:\n\n| case | unit | ours | peer | ratio |\n|---|---|---|---|---|\n"
             last = title
         ours, peer = (f"{_rate(row[side])} ± {row[f'{side}_spread'] / 2:.0%}" for side in ("ours", "peer"))
-        text += f"| {row['episodes']} games, {row['case']} | {row['unit']} | {ours} | {peer} | {row['ratio']:.2f} |\n"
+        case = f"{row['episodes']} games, {row['case']}" if "episodes" in row else row["case"]
+        text += f"| {case} | {row['unit']} | {ours} | {peer} | {row['ratio']:.2f} |\n"
     return text.lstrip("\n")
 
 

@@ -121,6 +121,11 @@ class GameBatch:
         bool[B, A], or bool[B, P, A] where all players move at once: brought up to date by this access; a read-only view
         """
     @property
+    def legal_bits(self) -> numpy.ndarray:
+        """
+        uint64[B, W], or uint64[B, P, W]: bit a % 64 of word a / 64 is action a; brought up to date by this access; a read-only view
+        """
+    @property
     def returns(self) -> numpy.ndarray:
         """
         float32[B, P]: 0 until a game is over; a read-only view

@@ -63,7 +63,7 @@ def _check_flags(kind: type, arguments: Sequence[str], program: str) -> None:
         name = argument[2:].partition("=")[0].replace("-", "_")
         switched_off = name.startswith("no_") and known.get(name[3:]) is bool
         if name not in known and not switched_off:
-            close = nearest(f"--{name}".replace("_", "-"), [f"--{k}".replace("_", "-") for k in known])
+            close = nearest(name.replace("_", "-"), [k.replace("_", "-") for k in known], "--")
             raise UsageError(f"unknown option {argument.partition('=')[0]}{close}; see {program} --help")
 
 

@@ -29,12 +29,12 @@ class RecipeConfig:
         return self
 
 
-def nearest(word: str, known: Iterable[str]) -> str:
+def nearest(word: str, known: Iterable[str], prefix: str = "") -> str:
     """`" (did you mean 'x'?)"` for the closest of `known`, or the empty string when nothing is close."""
     names = list(known)
-    close = difflib.get_close_matches(word, names, n=1, cutoff=0.5)
+    close = difflib.get_close_matches(word, names, n=1, cutoff=0.6)
     close = close or [name for name in names if word and (name.startswith(word) or word.startswith(name))][:1]
-    return f" (did you mean {close[0]!r}?)" if close else ""
+    return f" (did you mean {prefix + close[0]!r}?)" if close else ""
 
 
 def recipe_names() -> list[str]:

@@ -15,6 +15,7 @@ taken.
 from __future__ import annotations
 
 import difflib
+import operator
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
@@ -117,6 +118,7 @@ def make(
     Raises ValueError for an unknown game or option (suggesting the nearest) and for a value out of range.
     """
     name, given = _resolve(game, options)
+    batch_size, seed = _whole("batch_size", batch_size), _whole("seed", seed)
     if threads is not None and threads < 1:
         raise ValueError(f"threads must be at least 1 or None for all cores, got {threads}")
     if speech_characters < 0:
@@ -172,6 +174,14 @@ class Batch:
         A read-only view, updated by this access.
         """
         return self._native.legal_actions
+
+    @property
+    def legal_bits(self) -> NDArray[np.uint64]:
+        """uint64[B, W] or uint64[B, P, W]: ``legal_actions`` as bits, action a in bit a % 64 of word a // 64.
+
+        A read-only view, updated by this access.
+        """
+        return self._native.legal_bits
 
     @property
     def terminated(self) -> NDArray[np.bool_]:
@@ -303,6 +313,8 @@ class Batch:
 
 def _resolve(game: str, options: dict[str, int | str]) -> tuple[str, list[tuple[str, int | str]]]:
     """Split "name(option=value, ...)", merge the options and check their names; C++ checks the values."""
+    if not isinstance(game, str):
+        raise TypeError(f"game must be a name, one of {', '.join(names())}; got {type(game).__name__}")
     name, written = _parse(game)
     known = names()
     if name not in known:
@@ -312,7 +324,17 @@ def _resolve(game: str, options: dict[str, int | str]) -> tuple[str, list[tuple[
     for option in merged:
         if option not in allowed:
             raise ValueError(f"{name} has no option {option!r}{_nearest(option, allowed)}")
-    return name, list(merged.items())
+    return name, [
+        (option, value if isinstance(value, str) else _whole(f"{name}: option {option}", value))
+        for option, value in merged.items()
+    ]
+
+
+def _whole(what: str, value: Any) -> int:
+    try:
+        return operator.index(value)
+    except TypeError:
+        raise TypeError(f"{what} must be a whole number, got {value!r}") from None
 
 
 def _parse(game: str) -> tuple[str, dict[str, int | str]]:

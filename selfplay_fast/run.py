@@ -61,11 +61,11 @@ class Run:
             raise ValueError(f"run folder {directory} is a file; name another one")
         if directory.is_dir() and any(directory.iterdir()):
             hint = (
-                f"continue it with --resume {directory}"
+                f"holds a run: continue it with --resume {directory}, or name another folder"
                 if (directory / data.CONFIG).exists()
-                else "it is not empty"
+                else "is not empty; name another folder"
             )
-            raise ValueError(f"run folder {directory} already exists: {hint}, or name another one")
+            raise ValueError(f"run folder (--run-dir) {directory} {hint}")
         run = cls(directory, recipe, config, tensorboard=tensorboard)
         run._new = True
         try:
@@ -74,7 +74,9 @@ class Run:
             run.checkpoints.mkdir()
             (directory / data.EPISODES).mkdir()
         except OSError as error:
-            raise ValueError(f"cannot write the run folder {directory}: {_reason(error)}") from None
+            raise ValueError(
+                f"cannot write the run folder {directory}: {_reason(error)}; name another one with --run-dir"
+            ) from None
         return run
 
     @classmethod

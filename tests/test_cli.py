@@ -154,17 +154,21 @@ def test_a_refused_start_leaves_no_folder() -> None:
         ("train toy --steps", ["--steps", "missing value"]),
         ("train toy --order psot", ["--order", "'psot'", "post, pre", "'post'"]),
         ("train toy extra", ["unexpected 'extra'"]),
-        ("train toy --games kuhn_pokr", ["kuhn_pokr", "'kuhn_poker'"]),
+        ("train toy --games kuhn_pokr", ["--games: unknown game 'kuhn_pokr'", "'kuhn_poker'"]),
         ("train toy --games kuhn_poker(round=5)", ["round", "'rounds'"]),
         ("train toy --games", ["--games", "at least one"]),
         ("train toy --games kuhn_poker,tic_tac_toe", ["--games", "spaces: kuhn_poker tic_tac_toe"]),
         ("train toy --games kuhn_poker kuhn_poker", ["--games", "kuhn_poker is named twice"]),
         ("train spiral --temperature 0", ["--temperature: 0"]),
         ("train spiral --eval-every 0", ["--eval-every: must be at least 1"]),
-        ("train spiral --device nowhere", ["--device: 'nowhere'"]),
+        ("train spiral --device nowhere", ["--device: must be cpu, cuda", "'nowhere'"]),
+        ("train spiral --invalid-reward nan", ["--invalid-reward: must be a number, got nan"]),
+        ("train spiral --model nanoo", ["--model: 'nanoo'", "did you mean 'nano'", "warmup_steps"]),
+        ("train toy --out x", ["unknown option --out; see"]),
+        ("train", ["name a recipe", "toy"]),
         ("train --steps 3", ["name a recipe", "toy"]),
         ("train --resume nowhere", ["no run at nowhere"]),
-        ("train toy --run-dir /proc/spf", ["cannot write", "/proc/spf"]),
+        ("train toy --run-dir /proc/spf", ["cannot write", "/proc/spf", "--run-dir"]),
         ("evaluate", ["RUN_OR_MODEL", "missing"]),
         ("evaluate ./nowhere", ["./nowhere"]),
         ("evaluate model --episodes 0", ["--episodes"]),
@@ -194,7 +198,7 @@ def test_a_resumed_run_keeps_its_settings(refused: Callable[..., str], capsys) -
     assert "--run-dir" in refused("train", "--resume", "r", "--run-dir", "q")
     assert "--preset" in refused("train", "--resume", "r", "--preset", "paper")
     assert "--tensorboard" in refused("train", "--resume", "r", "--tensorboard")
-    assert "already exists" in refused("train", "toy", "--run-dir", "r")
+    assert "holds a run: continue it with --resume r" in refused("train", "toy", "--run-dir", "r")
     Path("r/config.yaml").write_text(Path("r/config.yaml").read_text().replace("steps:", "stebs:"))
     assert "did you mean 'steps'" in refused("train", "--resume", "r")
 

@@ -91,7 +91,7 @@ def test_default_directory_is_new_each_time(toy, tmp_path: Path, monkeypatch: py
 def test_create_refuses_a_used_directory(run: Run, toy) -> None:
     """Oracle: the message says how to continue, and the old run is untouched."""
     before = (run.directory / "config.yaml").read_bytes()
-    with pytest.raises(ValueError, match=r"already exists.*--resume"):
+    with pytest.raises(ValueError, match=r"holds a run: continue it with --resume"):
         Run.create("toy", toy.Config(steps=9), run.directory)
     assert (run.directory / "config.yaml").read_bytes() == before
 

@@ -37,6 +37,7 @@ class AnyBatch {
     virtual const std::uint8_t* terminated() const = 0;
     virtual const float* returns() const = 0;
     virtual const std::uint8_t* legal_actions() = 0;
+    virtual const std::uint64_t* legal_bits() = 0;
 
     virtual void step(std::span<const std::int64_t> actions, Rows rows, std::span<const std::string_view> texts) = 0;
     virtual void reset(Rows rows, std::optional<std::span<const std::uint64_t>> seeds, std::int64_t repeat) = 0;

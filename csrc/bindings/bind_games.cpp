@@ -48,7 +48,10 @@ GameEntry entry(const std::string& name) {
 std::span<const std::int64_t> moves_of(const AnyBatch& batch,
                                        const py::array_t<std::int64_t, py::array::c_style>& array) {
     if (!batch.info().simultaneous) {
-        if (array.ndim() != 1) throw std::invalid_argument("actions must be one-dimensional");
+        if (array.ndim() != 1) {
+            throw std::invalid_argument(batch.info().name + ": actions must have the shape [rows], one per row; got " +
+                                        std::to_string(array.ndim()) + " dimensions");
+        }
     } else if (array.ndim() != 2 || array.shape(1) != batch.moves_per_row()) {
         throw std::invalid_argument(batch.info().name + ": actions must have the shape [rows, " +
                                     std::to_string(batch.moves_per_row()) + "], one per player");
@@ -58,7 +61,10 @@ std::span<const std::int64_t> moves_of(const AnyBatch& batch,
 
 template <class T>
 std::span<const T> span_of(const py::array_t<T, py::array::c_style>& array, const char* name) {
-    if (array.ndim() != 1) throw std::invalid_argument(std::string(name) + " must be one-dimensional");
+    if (array.ndim() != 1) {
+        throw std::invalid_argument(std::string(name) + " must be a list of numbers, got " +
+                                    std::to_string(array.ndim()) + " dimensions");
+    }
     return {array.data(), static_cast<std::size_t>(array.size())};
 }
 
@@ -68,7 +74,8 @@ Ints ints_of(const py::object& numbers, const char* name) {
     if (!array) throw py::type_error(std::string(name) + " must be an array of whole numbers");
     const char kind = array.dtype().kind();
     if (kind != 'i' && kind != 'u' && array.size() != 0) {
-        throw py::type_error(std::string(name) + " must be int64 or int32, got " + std::string(py::str(array.dtype())) +
+        throw py::type_error(std::string(name) + " must be whole numbers, int64 or int32, got " +
+                             std::string(py::str(array.dtype())) +
                              (kind == 'b' ? "; np.flatnonzero turns a mask into numbers" : ""));
     }
     return py::array_t<std::int64_t, py::array::c_style | py::array::forcecast>(array);
@@ -88,6 +95,9 @@ struct Texts {
     std::vector<std::string_view> views;
 
     Texts(const py::sequence& items, const char* name) {
+        if (PyUnicode_Check(items.ptr()) != 0 || PyBytes_Check(items.ptr()) != 0) {
+            throw py::type_error(std::string(name) + " must be a list of texts, one per row, got one text");
+        }
         const std::size_t count = items.size();
         owners.reserve(count);
         views.reserve(count);
@@ -162,7 +172,13 @@ std::unique_ptr<AnyBatch> make(const std::string& name, const OptionValues& opti
     Format format = game.format(style_named(style));
     format.legal_list = legal_list.value_or(format.legal_list);
     format.speech_characters = speech_characters;
-    return game.make(options, size, batch, format);
+    try {
+        return game.make(options, size, batch, format);
+    } catch (const std::bad_alloc&) {
+        PyErr_Format(PyExc_MemoryError, "%s: %lld games do not fit into memory, make batch_size smaller", name.c_str(),
+                     static_cast<long long>(size));
+        throw py::error_already_set();
+    }
 }
 
 py::tuple parse(const AnyBatch& batch, const py::sequence& replies, const py::object& rows, const std::string& mode,
@@ -210,6 +226,18 @@ void bind_views(py::class_<AnyBatch>& batch) {
                 return view<bool>(self, b.legal_actions(), shape);
             },
             "bool[B, A], or bool[B, P, A] where all players move at once: brought up to date by this access; a "
+            "read-only view")
+        .def_property_readonly(
+            "legal_bits",
+            [](const py::object& self) {
+                auto& b = self.cast<AnyBatch&>();
+                std::vector<py::ssize_t> shape{b.size()};
+                if (b.info().simultaneous) shape.push_back(b.info().num_players);
+                shape.push_back((b.info().num_actions + 63) / 64);
+                return view<std::uint64_t>(self, b.legal_bits(), shape);
+            },
+            "uint64[B, W], or uint64[B, P, W]: bit a % 64 of word a / 64 is action a; brought up to date by this "
+            "access; a "
             "read-only view")
         .def_property_readonly(
             "terminated",

@@ -2,10 +2,13 @@
 // game words are read and written seat by seat.
 #pragma once
 
+#include <unistd.h>
+
 #include <algorithm>
 #include <map>
 #include <memory>
 #include <mutex>
+#include <new>
 #include <optional>
 #include <stdexcept>
 #include <string>
@@ -16,6 +19,14 @@
 #include "text/reply.h"
 
 namespace spf {
+
+// Would this many rows leave something of the machine's memory? Asked first, since a system may promise what it lacks.
+inline bool fits_in_memory(std::int64_t rows, std::size_t bytes_per_row) {
+    const long pages = sysconf(_SC_PHYS_PAGES), page = sysconf(_SC_PAGESIZE);
+    if (pages <= 0 || page <= 0) return true;
+    return static_cast<double>(rows) * static_cast<double>(bytes_per_row) <
+           0.9 * static_cast<double>(pages) * static_cast<double>(page);
+}
 
 template <class Game>
 struct BatchOf;
@@ -67,8 +78,13 @@ class GameBatch final : public AnyBatch {
     const std::uint8_t* terminated() const override { return batch_.terminated(); }
     const float* returns() const override { return batch_.returns(); }
     const std::uint8_t* legal_actions() override { return batch_.legal_actions(); }
+    const std::uint64_t* legal_bits() override { return batch_.legal_bits(); }
 
     void step(std::span<const std::int64_t> actions, Rows rows, std::span<const std::string_view> texts) override {
+        if (!texts.empty() && texts.size() != count(rows)) {
+            throw std::invalid_argument(info_.name + ": texts must hold " + std::to_string(count(rows)) +
+                                        " strings, got " + std::to_string(texts.size()));
+        }
         if constexpr (kJoint) {
             batch_.step(actions, rows);
         } else {
@@ -379,7 +395,9 @@ GameEntry make_game_entry() {
     return {[](const OptionValues& values) { return describe(configure<Game>(values)); },
             [](const OptionValues& values, std::int64_t size, const BatchOptions& options,
                const Format& format) -> std::unique_ptr<AnyBatch> {
-                return std::make_unique<GameBatch<Game>>(configure<Game>(values), size, options, format);
+                const Game game = configure<Game>(values);
+                if (!fits_in_memory(size, BatchOf<Game>::Type::row_bytes(game))) throw std::bad_alloc();
+                return std::make_unique<GameBatch<Game>>(game, size, options, format);
             },
             [](Style style) { return default_format<Game>(style); }};
 }

@@ -29,11 +29,17 @@ class Batch : public Columns {
     Batch(const Game& game, std::int64_t size, const BatchOptions& options)
         : Columns(Game::kName, size, num_players(game), game.num_actions(), options),
           game_(game),
+          start_(game.initial()),
           plies_(index(game.max_plies())),
           states_(index(size)),
           history_(index(size) * plies_),
           said_(kHasSpeech<Game> ? index(size) : 0) {
         parallel(size, kStepNs, [this](std::size_t row) { begin_episode(row); });
+    }
+
+    static std::size_t row_bytes(const Game& game) {
+        return Columns::row_bytes(num_players(game), game.num_actions()) + sizeof(State) +
+               index(game.max_plies()) * sizeof(Remembered) + (kHasSpeech<Game> ? sizeof(std::vector<std::string>) : 0);
     }
 
     const Game& game() const { return game_; }
@@ -57,6 +63,14 @@ class Batch : public Columns {
         });
     }
 
+    // One bit per action, words_for(num_actions) words a row.
+    const std::uint64_t* legal_bits() {
+        const int words = ActionSet<Game::kMaxActions>::words_for(game_.num_actions());
+        return fresh_bits(index(words), [&](std::size_t row, std::uint64_t* out) {
+            std::copy_n(game_.legal_actions(states_[row]).words, words, out);
+        });
+    }
+
     // Plays actions[i] in row rows[i] (all rows: entries of ended rows are ignored). Everything is checked first; a
     // std::invalid_argument names game, row and action and leaves the batch as it was. said: one text per action or
     // none at all; games without speech ignore them.
@@ -67,9 +81,9 @@ class Batch : public Columns {
                 if (current_player_[row] >= 0) said_[row].push_back(said.empty() ? std::string() : said[i]);
             }
             put(row, actions[i]);
-            settle(row);
+            return game_.current_player(states_[row]);
         };
-        play(rows, move, [this](std::size_t row) { begin_episode(row); });
+        play(rows, move, [this](std::size_t row) { settle(row); }, [this](std::size_t row) { begin_episode(row); });
     }
 
     void reset(Rows rows, std::optional<std::span<const std::uint64_t>> seeds, std::int64_t repeat) {
@@ -153,7 +167,7 @@ class Batch : public Columns {
 
   private:
     void begin_episode(std::size_t row) {
-        states_[row] = game_.initial();
+        states_[row] = start_;
         ply_[row] = 0;
         if constexpr (kHasSpeech<Game>) said_[row].clear();
         settle(row);
@@ -234,7 +248,18 @@ class Batch : public Columns {
         const std::size_t row = row_of(rows, bad);
         const bool over = current_player_[row] == kTerminal;
         refuse("action " + std::to_string(actions[bad]) + " is illegal in row " + std::to_string(row) +
-               (over ? ": its game is over" : ""));
+               (over ? ": its game is over" : legal_words(row)));
+    }
+
+    // "; legal: 0, 2", at most nine of them.
+    std::string legal_words(std::size_t row) const {
+        std::string words;
+        int shown = 0;
+        for (const Action action : game_.legal_actions(states_[row])) {
+            if (shown++ == 9) return words + ", ...";
+            words += (shown == 1 ? "; legal: " : ", ") + std::to_string(action);
+        }
+        return words;
     }
 
     void restore_row(ByteReader& in, std::size_t row) {
@@ -269,6 +294,7 @@ class Batch : public Columns {
     }
 
     Game game_;
+    State start_;  // copied for every new game: built anew, a large one would be written and read again at once
     std::size_t plies_;
     std::vector<State> states_;
     std::vector<Remembered> history_;

@@ -40,8 +40,12 @@ class Columns {
     const std::uint8_t* terminated() const { return terminated_.data(); }
     const float* returns() const { return returns_.data(); }
 
+    static std::size_t row_bytes(int players, int legal_width) {
+        return 2 * sizeof(std::uint64_t) + 4 * sizeof(std::uint32_t) + 2 + sizeof(float) * index(players) +
+               index(legal_width);
+    }
+
   protected:
-    static constexpr int kMostPlayers = 16;
     static constexpr std::int64_t kStepNs = 40;
     static constexpr std::uint64_t kSeedSalt = 0xA5EED, kPlayoutSalt = 0x91A7, kResampleSalt = 0x4E5A;
 
@@ -159,31 +163,49 @@ class Columns {
         mark_stale(count_of(rows), rows);
     }
 
-    // Calls move(i, row) for every row of the list whose game goes on, and begin(row) where autoreset says so.
-    template <class Move, class Begin>
-    void play(Rows rows, const Move& move, const Begin& begin) {
+    // Calls move(i, row), which says who is to move then, for every row of the list whose game goes on; settle(row)
+    // where that is nature or nobody; and begin(row) where autoreset says so. Block by block, first what all rows need
+    // and then what some do: one row after the other, every end of a game would stall the next ones.
+    template <class Move, class Settle, class Begin>
+    void play(Rows rows, const Move& move, const Settle& settle, const Begin& begin) {
+        constexpr std::size_t kBlock = 256;
         const std::int64_t count = count_of(rows);
-        parallel(count, kStepNs, [&](std::size_t i) {
-            const std::size_t row = row_of(rows, i);
-            if (terminated_[row] != 0 && options_.autoreset != Autoreset::kSameStep) {
-                if (options_.autoreset == Autoreset::kNextStep) restart(row, begin);
-                return;
+        parallel_rows(count, options_.threads, kStepNs, [&](std::int64_t first, std::int64_t last) {
+            std::size_t unsettled[kBlock];
+            for (std::size_t block = index(first); block < index(last); block += kBlock) {
+                std::size_t some = 0;
+                for (std::size_t i = block; i < std::min(block + kBlock, index(last)); ++i) {
+                    const std::size_t row = row_of(rows, i);
+                    if (terminated_[row] != 0 && options_.autoreset != Autoreset::kSameStep) {
+                        if (options_.autoreset == Autoreset::kNextStep) restart(row, begin);
+                        continue;
+                    }
+                    const Player player = move(i, row);
+                    current_player_[row] = player;
+                    if (options_.autoreset == Autoreset::kSameStep) forget_result(row);
+                    unsettled[some] = row;
+                    some += index(player == kChance || player == kTerminal);
+                }
+                for (std::size_t i = 0; i < some; ++i) {
+                    settle(unsettled[i]);
+                    if (terminated_[unsettled[i]] != 0 && options_.autoreset == Autoreset::kSameStep) {
+                        restart(unsettled[i], begin);
+                    }
+                }
             }
-            move(i, row);
-            if (terminated_[row] != 0 && options_.autoreset == Autoreset::kSameStep) restart(row, begin);
         });
         mark_stale(count, rows);
     }
 
     template <class ReturnOf>
     void close_row(std::size_t row, Player player, const ReturnOf& return_of) {
-        const bool over = player == kTerminal, was_over = terminated_[row] != 0;
         current_player_[row] = player;
-        terminated_[row] = over;
-        if (!over && !was_over) return;  // the returns are 0 as they are
-        for (std::size_t p = 0; p < players_; ++p) {
-            returns_[row * players_ + p] = over ? return_of(static_cast<Player>(p)) : 0.0f;
+        if (player != kTerminal) {
+            if (terminated_[row] != 0) forget_result(row);
+            return;
         }
+        terminated_[row] = 1;
+        for (std::size_t p = 0; p < players_; ++p) returns_[row * players_ + p] = return_of(static_cast<Player>(p));
     }
 
     // ---- legal actions as bytes, written when they are looked at ----
@@ -199,6 +221,13 @@ class Columns {
         all_stale_ = false;
         stale_rows_.clear();
         return legal_.data();
+    }
+    // The same as bits, words of 64 per row, all written anew: a few stores a row.
+    template <class Write>
+    const std::uint64_t* fresh_bits(std::size_t words_per_row, const Write& write) {
+        bits_.resize(keys_.size() * words_per_row);
+        parallel(size(), kStepNs, [&](std::size_t row) { write(row, &bits_[row * words_per_row]); });
+        return bits_.data();
     }
     void mark_stale(std::int64_t count, Rows rows) {
         if (!rows || count * 2 > size()) all_stale_ = true;
@@ -276,20 +305,22 @@ class Columns {
     std::vector<float> returns_;
 
   private:
+    void forget_result(std::size_t row) {
+        terminated_[row] = 0;
+        for (std::size_t p = 0; p < players_; ++p) returns_[row * players_ + p] = 0.0f;
+    }
+
     template <class Begin>
     void restart(std::size_t row, const Begin& begin) {
-        const bool keep = options_.autoreset == Autoreset::kSameStep;  // the ended game's result stays visible
         keys_[row] = next_key(static_cast<std::int64_t>(row));
-        const auto first = returns_.begin() + static_cast<std::ptrdiff_t>(row * players_);
-        float kept[kMostPlayers];
-        std::copy_n(first, players_, kept);
+        if (options_.autoreset != Autoreset::kSameStep) return begin(row);
+        terminated_[row] = 0;  // what is not over is not forgotten: the ended game's result stays visible
         begin(row);
-        if (!keep) return;
         terminated_[row] = 1;
-        std::copy_n(kept, players_, first);
     }
 
     std::vector<std::uint8_t> legal_, stale_;
+    std::vector<std::uint64_t> bits_;
     std::vector<std::size_t> stale_rows_;
     bool all_stale_ = true;
     std::vector<std::uint32_t> marks_;

@@ -152,6 +152,8 @@ struct ActionSet {
         return w * 64 + nth_bit<N>(words[w], index);
     }
 
+    // The words that hold the actions below count.
+    static constexpr int words_for(int count) { return (count + 63) / 64; }
     // One byte of 0 or 1 for every action below count.
     void expand(int count, std::uint8_t* out) const {
         for (int first = 0; first < count; first += 8) {

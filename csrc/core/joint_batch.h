@@ -37,6 +37,11 @@ class JointBatch : public Columns {
         parallel(size, kStepNs, [this](std::size_t row) { begin_episode(row); });
     }
 
+    static std::size_t row_bytes(const Game& game) {
+        return Columns::row_bytes(Game::kPlayers, legal_width(game)) + sizeof(State) +
+               (kMotion ? 0 : index(game.max_ticks()) * kWidth);
+    }
+
     const Game& game() const { return game_; }
     const State& state(std::int64_t row) const { return states_[index(row)]; }
     // All moves so far, tick by tick and player by player; nothing for a game of motion.
@@ -75,15 +80,27 @@ class JointBatch : public Columns {
         });
     }
 
+    // One bit per player and action.
+    const std::uint64_t* legal_bits()
+        requires(!kMotion)
+    {
+        const int words = ActionSet<Game::kMaxActions>::words_for(game_.num_actions());
+        return fresh_bits(index(Game::kPlayers * words), [&](std::size_t row, std::uint64_t* out) {
+            for (Player p = 0; p < Game::kPlayers; ++p) {
+                std::copy_n(game_.legal_actions(states_[row], p).words, words, out + p * words);
+            }
+        });
+    }
+
     // Plays one tick in row rows[i] with moves[i * kWidth ...] (all rows: those of ended rows are ignored). Everything
     // is checked first; a std::invalid_argument names game, row, player and move and leaves the batch as it was.
     void step(std::span<const Number> moves, Rows rows) {
         check_step(moves, rows);
         const auto move = [&](std::size_t i, std::size_t row) {
             put(row, &moves[i * kWidth]);
-            settle(row);
+            return game_.is_over(states_[row]) ? kTerminal : kSimultaneous;
         };
-        play(rows, move, [this](std::size_t row) { begin_episode(row); });
+        play(rows, move, [this](std::size_t row) { settle(row); }, [this](std::size_t row) { begin_episode(row); });
     }
 
     void reset(Rows rows, std::optional<std::span<const std::uint64_t>> seeds, std::int64_t repeat) {

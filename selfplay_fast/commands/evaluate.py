@@ -55,13 +55,18 @@ def evaluate(arguments: list[str]) -> None:
     from ..play import play_games, self_play
     from ..policies.streams import derive_seed
     from ..records import Sampling
+    from ..report.summary import MARKS
     from ..report.terminal import evaluation_table
 
-    sampling = Sampling(
-        temperature=options.temperature,
-        top_p=options.top_p,
-        max_tokens=named.max_tokens if options.max_tokens is None else options.max_tokens,
-    )
+    try:
+        sampling = Sampling(
+            temperature=options.temperature,
+            top_p=options.top_p,
+            max_tokens=named.max_tokens if options.max_tokens is None else options.max_tokens,
+        )
+    except ValueError as error:
+        field, _, reason = str(error).removeprefix("sampling: ").partition(" ")
+        raise UsageError(f"--{field.replace('_', '-')}: {reason}") from None
     style = options.style or named.style
     with Console(stderr=True).status(f"evaluating {options.target}"):
         policy = named.load()
@@ -86,4 +91,6 @@ def evaluate(arguments: list[str]) -> None:
     if options.json:
         print(json.dumps(metrics, indent=2))
     else:
-        Console(highlight=False).print(evaluation_table(metrics))
+        console = Console(highlight=False)
+        console.print(evaluation_table(metrics))
+        console.print(f"All games at temperature {options.temperature:g}, top-p {options.top_p:g}. {MARKS}")

@@ -43,6 +43,8 @@ def subject(target: str, step: int | None = None) -> Subject:
             raise UsageError(f"--step: {target} is not a run folder")
         if target.startswith((".", "/", "~", "runs/")) and not path.is_dir():
             raise ValueError(f"no run or model at {target}: there is no such folder")
+        if path.is_dir() and not (path / "config.json").is_file():
+            raise ValueError(f"{target} is neither a run folder ({CONFIG}) nor a model folder (config.json)")
 
         def load_model() -> Any:
             from ..policies.language_model import LanguageModel
@@ -86,7 +88,10 @@ def check_games(names: Sequence[str]) -> None:
     for name in names:
         if "," in name.partition("(")[0]:
             raise UsageError(f"--games: separate games by spaces: {' '.join(name.split(','))}")
-        engine.make(name, batch_size=1)
+        try:
+            engine.make(name, batch_size=1)
+        except ValueError as error:
+            raise UsageError(f"--games: {error}") from None
     if len(set(names)) < len(names):
         twice = next(name for name in names if list(names).count(name) > 1)
         raise UsageError(f"--games: {twice} is named twice")

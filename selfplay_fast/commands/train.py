@@ -32,10 +32,10 @@ class TrainOptions:
 
 def train(arguments: list[str]) -> None:
     """Train a model with a recipe."""
-    if not arguments or arguments[0] in ("-h", "--help"):
+    if arguments[:1] in (["-h"], ["--help"]):
         print(_train_overview())
         return
-    recipe_name = None if arguments[0].startswith("-") else arguments[0]
+    recipe_name = None if not arguments or arguments[0].startswith("-") else arguments[0]
     rest = arguments if recipe_name is None else arguments[1:]
     resume = value_of("--resume", rest)
     if resume is not None:
@@ -174,6 +174,8 @@ def _check_config(config: Any) -> None:
 def _check_device(name: str) -> None:
     import torch
 
+    if name.partition(":")[0] not in ("cpu", "cuda"):
+        raise UsageError(f"--device: must be cpu, cuda (or cuda:1 …) or auto, got {name!r}")
     try:
         torch.empty(0, device=name)
     except (RuntimeError, AssertionError, NotImplementedError) as error:

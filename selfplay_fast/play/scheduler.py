@@ -124,6 +124,8 @@ def play_games(
     parse_mode: ParseMode = "lenient",
 ) -> list[Episode]:
     """Play ``episodes`` games, one number per game or one spread evenly (the first games get the remainder)."""
+    if isinstance(games, str):
+        raise TypeError(f"games: give a list of names, [{games!r}], got one string")
     if not games:
         raise ValueError("games: name at least one game")
     if isinstance(episodes, int):

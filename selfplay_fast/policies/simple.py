@@ -13,7 +13,9 @@ from selfplay_fast.records import Ask, FloatArray, GameSeat, Reply
 
 def _seat(ask: Ask) -> GameSeat:
     if ask.seat is None:
-        raise ValueError(f"this policy plays games only; the ask for role {ask.role!r} has no seat")
+        raise ValueError(
+            f"this policy only plays at game tables; it cannot answer or score the text of role {ask.role!r}"
+        )
     return ask.seat
 
 

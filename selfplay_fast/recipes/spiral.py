@@ -17,7 +17,7 @@ from typing import Literal
 
 import torch
 
-from selfplay_fast.config import RecipeConfig
+from selfplay_fast.config import RecipeConfig, nearest
 from selfplay_fast.evaluate import episode_metrics, evaluate_policy
 from selfplay_fast.games import Style
 from selfplay_fast.learn import (
@@ -100,7 +100,7 @@ class Config(RecipeConfig):
     eval_every: int = 25
     """steps between evaluations"""
     eval_episodes: int = 512
-    """games per seat and opponent at the first and last evaluation"""
+    """games per seat and opponent at the first and last evaluation; fewer make a short run"""
     eval_episodes_between: int = 64
     """the same at the evaluations in between"""
     eval_temperature: float = 0.6
@@ -108,7 +108,7 @@ class Config(RecipeConfig):
     eval_top_p: float = 0.95
     """nucleus of evaluation games"""
     checkpoint_every: int = 25
-    """steps between checkpoints"""
+    """steps between checkpoints; the first and the two newest stay"""
     device: str = "auto"
     """where the model lives: `cpu`, `cuda`, or `auto` for a GPU where there is one"""
     threads: int = 1
@@ -137,9 +137,13 @@ class Config(RecipeConfig):
         for name in ("baseline_decay", "discount", "eval_top_p"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"{name}: must be between 0 and 1, got {getattr(self, name)}")
+        for name in ("invalid_reward", "invalid_other"):
+            if not abs(getattr(self, name)) < float("inf"):
+                raise ValueError(f"{name}: must be a number, got {getattr(self, name)}")
         if self.model != "nano" and self.warmup_steps:
             raise ValueError(
-                "warmup_steps: must be 0 for other models than nano; --preset paper is made for them"
+                f"model: {self.model!r} is not nano{nearest(self.model, ['nano'])}, and only nano is warmed up; "
+                "for other models set warmup_steps to 0, as --preset paper does"
             )
         if self.temperature == 0:
             raise ValueError("temperature: 0 always says the same and learns nothing; use a positive number")

@@ -10,6 +10,8 @@ from typing import Any
 ERROR_ENDING = "_error"  # `score_vs_random_error` is the standard error of `score_vs_random`
 ENOUGH_MASS = 0.99  # of a model's probability must be on the replies that were scored
 DOUBT = "* less than 99 % of the model's probability is on legal replies, so this is not yet the NashConv of its play"
+MARKS = "Legal replies and returns are those of self-play; ± is one standard error."
+CHANGES = "▲ ▼: larger or smaller by two standard errors or more, green for better."
 _SEATS = ("_first", "_second")
 # The order of the tables; what is not here follows by name.
 _ORDER = ("legal_rate", "return/", "score_vs_", "not_lost_vs_", "nash_conv")
@@ -138,8 +140,8 @@ def changes(rows: Sequence[Mapping[str, Any]]) -> list[Change]:
                     after_step=int(last["step"]),
                     before_error=_error(first, name),
                     after_error=_error(last, name),
-                    before_doubtful=_is_doubtful(first, game, key),
-                    after_doubtful=last is not first and _is_doubtful(last, game, key),
+                    before_doubtful=is_doubtful(first, game, key),
+                    after_doubtful=last is not first and is_doubtful(last, game, key),
                 )
             )
     return result
@@ -156,7 +158,8 @@ def headline(changes_: Sequence[Change]) -> list[Change]:
     ]
 
 
-def _is_doubtful(row: Mapping[str, Any], game: str, key: str) -> bool:
+def is_doubtful(row: Mapping[str, Any], game: str, key: str) -> bool:
+    """Whether a value of a row is not to be trusted yet, see `DOUBT`."""
     mass = number(row.get(f"{game}/scored_mass"))
     return key == "nash_conv" and mass is not None and mass < ENOUGH_MASS
 

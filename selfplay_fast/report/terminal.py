@@ -25,7 +25,20 @@ from rich.progress import (
 from rich.table import Table
 from rich.text import Text
 
-from .summary import DOUBT, Change, changes, format_value, games, headline, is_error, is_seat, number
+from .summary import (
+    CHANGES,
+    DOUBT,
+    MARKS,
+    Change,
+    changes,
+    format_value,
+    games,
+    headline,
+    is_doubtful,
+    is_error,
+    is_seat,
+    number,
+)
 
 _PLAIN_INTERVAL_S = 15.0  # between two lines when stderr is a file
 
@@ -57,7 +70,7 @@ class Display:
         self._latest: dict[str, float] = {}
         self._status = ""
         self._last_line = 0.0
-        self._started = 0.0
+        self._started = time.monotonic()
 
     def status(self, text: str) -> None:
         """Say what is being done now."""
@@ -71,7 +84,6 @@ class Display:
     def begin(self, total: int, done: int) -> None:
         """Start the bar at `done` of `total` steps."""
         self._status = ""
-        self._started = time.monotonic()
         self._progress = Progress(
             SpinnerColumn(),
             TextColumn("step"),
@@ -186,7 +198,8 @@ def _game_metrics(row: Mapping[str, float], game: str) -> list[str]:
     if "legal_rate" in of_game:
         shown.append(f"legal {format_value('legal_rate', number(of_game['legal_rate']))}")
     if "nash_conv" in of_game:
-        shown.append(f"NashConv {format_value('nash_conv', number(of_game['nash_conv']))}")
+        star = "*" if is_doubtful(row, game, "nash_conv") else ""
+        shown.append(f"NashConv {format_value('nash_conv', number(of_game['nash_conv']))}{star}")
     if returns:
         shown.append("returns " + " ".join(format_value("return/", value) for value in returns))
     for key, value in of_game.items():
@@ -207,8 +220,8 @@ def closing_table(rows: Sequence[Mapping[str, Any]]) -> Table:
     table.add_column("", width=1)
     previous = ""
     shown = headline(changes(rows))
-    if any(change.doubtful for change in shown):
-        table.caption = DOUBT
+    doubt = [DOUBT] if any(change.doubtful for change in shown) else []
+    table.caption = "\n".join([f"{MARKS} {CHANGES}", *doubt])
     for change in shown:
         if previous and change.game != previous:
             table.add_section()

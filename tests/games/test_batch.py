@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import itertools
 import re
 from collections import Counter
 
@@ -75,15 +76,43 @@ def test_ended_rows() -> None:
         (ValueError, "row -1 is outside 0..2", lambda b: b.observation([-1])),
         (ValueError, "row 1 is named twice", lambda b: b.step([0, 0], rows=[1, 1])),
         (ValueError, "actions must hold 3 numbers, got 2", lambda b: b.step([0, 0])),
-        (ValueError, "actions must be one-dimensional", lambda b: b.step([[0, 0, 0]])),
-        (TypeError, "actions must be int64 or int32, got float64", lambda b: b.step(np.zeros(3))),
-        (TypeError, "actions must be int64 or int32, got <U1", lambda b: b.step(["a", "b", "c"])),
-        (TypeError, "rows must be int64 or int32, got bool", lambda b: b.observation(np.ones(3, bool))),
+        (
+            ValueError,
+            r"actions must have the shape \[rows\], one per row; got 2 dimensions",
+            lambda b: b.step([[0, 0, 0]]),
+        ),
+        (
+            TypeError,
+            "actions must be whole numbers, int64 or int32, got float64",
+            lambda b: b.step(np.zeros(3)),
+        ),
+        (
+            TypeError,
+            "actions must be whole numbers, int64 or int32, got <U1",
+            lambda b: b.step(["a", "b", "c"]),
+        ),
+        (
+            TypeError,
+            "rows must be whole numbers, int64 or int32, got bool",
+            lambda b: b.observation(np.ones(3, bool)),
+        ),
         (
             TypeError,
             "texts must hold str or bytes, got NoneType",
             lambda b: b.step([0, 0, 0], texts=[None] * 3),
         ),
+        (
+            TypeError,
+            "texts must be a list of texts, one per row, got one",
+            lambda b: b.step([0] * 3, texts="abc"),
+        ),
+        (TypeError, "replies must be a list of texts, one per row, got one", lambda b: b.parse("bet")),
+        (
+            ValueError,
+            "kuhn_poker: texts must hold 3 strings, got 1",
+            lambda b: b.step([0] * 3, texts=["bet"]),
+        ),
+        (ValueError, "action 7 is illegal in row 1; legal: 0, 1$", lambda b: b.step([0, 7, 0])),
         (ValueError, "player 2 is outside 0..1", lambda b: b.information_state(0, 2)),
         (ValueError, "row 9 is outside 0..2", lambda b: b.messages_since(9, 0)),
         (ValueError, "action 40 is illegal in row 0", lambda b: b.action_text(0, 40)),
@@ -128,6 +157,33 @@ def test_unknown_names_and_values(game: str, options: dict[str, object], match: 
     with pytest.raises(ValueError, match=re.escape(match)) as caught:
         games.make(game, 1, **options)  # type: ignore[arg-type]
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("error", "match", "arguments", "options"),
+    [
+        (TypeError, "batch_size must be a whole number, got '4'", ("kuhn_poker", "4"), {}),
+        (TypeError, "batch_size must be a whole number, got 4.0", ("kuhn_poker", 4.0), {}),
+        (TypeError, "seed must be a whole number, got 1.5", ("kuhn_poker", 4), {"seed": 1.5}),
+        (
+            TypeError,
+            "kuhn_poker: option rounds must be a whole number, got 3.0",
+            ("kuhn_poker", 4),
+            {"rounds": 3.0},
+        ),
+        (TypeError, "game must be a name, one of connect_four, .*; got NoneType", (None, 4), {}),
+        (ValueError, "batch_size must be at least 1, got 0", ("kuhn_poker", 0), {}),
+        (MemoryError, "snake: 1000000000000 games do not fit into memory", ("snake", 10**12), {}),
+    ],
+)
+def test_wrong_arguments(
+    error: type[Exception], match: str, arguments: tuple[object, ...], options: dict[str, object]
+) -> None:
+    """Oracle: contract. One line names the argument and what it must be."""
+    with pytest.raises(error, match=match) as caught:
+        games.make(*arguments, **options)  # type: ignore[arg-type]
+    assert "\n" not in str(caught.value)
+    assert len(games.make("kuhn_poker", np.int32(3), rounds=np.int64(2))) == 3
 
 
 def test_describe() -> None:
@@ -286,8 +342,9 @@ def test_texts_in_one_buffer(threads: int) -> None:
         batch.step(batch.sample_actions(step))
     for rows in (None, np.arange(699, -1, -2)):
         buffer, offsets = batch.observation_bytes(rows)
-        cuts = zip(offsets[:-1], offsets[1:], strict=True)
-        assert [buffer[a:b].tobytes().decode() for a, b in cuts] == batch.observation(rows)
+        assert [buffer[a:b].tobytes().decode() for a, b in itertools.pairwise(offsets)] == batch.observation(
+            rows
+        )
         assert (buffer.dtype, offsets.dtype) == (np.uint8, np.int64)
     assert batch.terminated.any()
     with pytest.raises(ValueError, match="row 700 is outside"):

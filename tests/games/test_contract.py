@@ -83,6 +83,16 @@ def test_every_action_can_be_said(
                 assert batch.parse([f"So I take\n{shown}"], [row], player=player)[0][0] == action, shown
 
 
+def test_bits_are_the_legal_actions(game: str, positions: Positions) -> None:
+    """Oracle: legal_actions. Unpacked, the words are the bytes, and nothing beyond the last action is set."""
+    for batch in positions(game, 20):
+        legal, bits = batch.legal_actions, batch.legal_bits
+        assert bits.dtype == np.uint64
+        spread = np.unpackbits(bits.astype("<u8").view(np.uint8), axis=-1, bitorder="little")
+        assert (spread[..., : legal.shape[-1]] == legal).all()
+        assert not spread[..., legal.shape[-1] :].any()
+
+
 def test_illegal_actions_are_refused_before_anything_changes(game: str, positions: Positions) -> None:
     """Oracle: contract. step raises ValueError naming game, action and row, and the batch stays as it was."""
     for batch in positions(game, 8)[:4]:
@@ -96,7 +106,8 @@ def test_illegal_actions_are_refused_before_anything_changes(game: str, position
                 wrong[tuple(seat)] = bad
                 whose = f" of player {seat[1]}" if joint else ""
                 with pytest.raises(
-                    ValueError, match=rf"^{name}: action {bad}{whose} is illegal in row {seat[0]}$"
+                    ValueError,
+                    match=rf"^{name}: action {bad}{whose} is illegal in row {seat[0]}(; legal: .*)?$",
                 ):
                     batch.step(wrong)
         assert batch.state() == before
@@ -199,7 +210,7 @@ def test_worlds_read_equally(game: str, style: games.Style, positions: Positions
             differing += sum(worlds.history(row) != batch.history(row) for row in range(30))
             to_move = np.flatnonzero(batch.current_player == player)
             assert worlds.observation(to_move) == batch.observation(to_move)
-            assert (worlds.observation_tensor(to_move) == batch.observation_tensor(to_move)).all()
+            assert (_tensor(worlds, to_move) == _tensor(batch, to_move)).all()
             for row in np.flatnonzero(~batch.terminated):
                 assert worlds.messages_since(row, player) == batch.messages_since(row, player)
                 assert worlds.information_state(row, player) == batch.information_state(row, player)
@@ -248,7 +259,7 @@ def test_observations_begin_alike(game: str, style: games.Style, positions: Posi
         opening = re.sub(r"[(,=)]+ ?", " ", f"{game} ")
         assert start == opening
         return
-    assert len(start) > 200
+    assert len(start) > 100
     assert ("\\boxed{}" in start) == (style == "spiral")
     assert ("<answer>" in start) == (style == "mars")
     rules = start.split("\n")[0]
@@ -272,14 +283,14 @@ def test_a_named_player_reads_what_is_its_own(game: str, positions: Positions) -
                 batch.parse([""] * 5)
             with pytest.raises(ValueError, match=r"player 2 is outside 0\.\.1"):
                 batch.observation(player=2)
-            together = batch.observation_tensor([3, 0])
-            apart = [batch.observation_tensor([3, 0], player) for player in range(about.num_players)]
+            together = _tensor(batch, [3, 0])
+            apart = [_tensor(batch, [3, 0], player) for player in range(about.num_players)]
             assert (together == np.stack(apart, axis=1)).all()
             continue
         for row in np.flatnonzero(batch.current_player >= 0).tolist():
             player = int(batch.current_player[row])
             assert batch.observation([row], player) == batch.observation([row])
-            assert (batch.observation_tensor([row], player) == batch.observation_tensor([row])).all()
+            assert (_tensor(batch, [row], player) == _tensor(batch, [row])).all()
             action = int(batch.legal_actions[row].argmax())
             reply = batch.reply_text(row, action, player)
             assert batch.parse([reply], [row], player=player) == ([action], [None])
@@ -290,3 +301,13 @@ def test_a_named_player_reads_what_is_its_own(game: str, positions: Positions) -
             )
             with pytest.raises(ValueError, match=f"action {action} is illegal in row {row}"):
                 batch.reply_text(row, action, other)
+
+
+def _tensor(batch: games.Batch, rows: object, player: int | None = None) -> np.ndarray:
+    """The observation tensor, or nothing for a game without one."""
+    try:
+        return batch.observation_tensor(rows, player)
+    except ValueError as error:
+        if "has no observation tensor" not in str(error):
+            raise
+        return np.zeros(1)

@@ -137,7 +137,11 @@ def test_messages_since() -> None:
         (ValueError, r"snake: actions must have the shape \[rows, 2\]", lambda b: b.step([0, 0, 0])),
         (ValueError, r"must have the shape \[rows, 2\]", lambda b: b.step(np.zeros((3, 3), int))),
         (ValueError, "actions must hold 3 x 2 numbers, got 4", lambda b: b.step([[0, 0], [1, 1]])),
-        (TypeError, "actions must be int64 or int32, got float64", lambda b: b.step(np.zeros((3, 2)))),
+        (
+            TypeError,
+            "actions must be whole numbers, int64 or int32, got float64",
+            lambda b: b.step(np.zeros((3, 2))),
+        ),
         (ValueError, "action 4 of player 1 is illegal in row 2", lambda b: b.step([[0, 1], [2, 3], [0, 4]])),
         (ValueError, "row 1 is named twice", lambda b: b.step([[0, 0]] * 2, rows=[1, 1])),
         (ValueError, r"row 3 is outside 0\.\.2", lambda b: b.step([[0, 0]], rows=[3])),
