@@ -33,14 +33,9 @@ from selfplay_fast import games
 
 GAMES = ("tic_tac_toe", "connect_four", "kuhn_poker", "leduc_poker", "hanabi")
 SIZES = (1, 256, 4096)
-PETTING_ZOO = {
-    "tic_tac_toe": "tictactoe_v3",
-    "connect_four": "connect_four_v3",
-    "leduc_poker": "leduc_holdem_v4",
-    "hanabi": "hanabi_v5",
-}
-TEXT_ARENA = {"tic_tac_toe": "TicTacToe-v0", "connect_four": "ConnectFour-v0", "kuhn_poker": "KuhnPoker-v0"}
-OUR_TEXT = {"kuhn_poker": "kuhn_poker(rounds=5, rules=textarena)"}
+# Its Leduc hold'em lets a player fold what costs nothing: another game. Neither has a Kuhn poker of one hand.
+PETTING_ZOO = {"tic_tac_toe": "tictactoe_v3", "connect_four": "connect_four_v3"}
+TEXT_ARENA = {"tic_tac_toe": "TicTacToe-v0", "connect_four": "ConnectFour-v0"}
 PEER_GAMES = 300
 
 
@@ -223,7 +218,7 @@ def random_petting_zoo(name: str, lengths: list[int]) -> Callable[[], float]:
 
 def text_ours(name: str, size: int) -> Callable[[], float]:
     """Every row is read, answered in words and parsed; the words are those of drawn actions."""
-    start = games.make(OUR_TEXT.get(name, name), size, seed=6, threads=1, style="plain")
+    start = games.make(name, size, seed=6, threads=1, style="plain")
 
     def run() -> float:
         batch, turns, step = start.copy(), 0, 0
@@ -249,15 +244,11 @@ def text_arena(name: str, lengths: list[int]) -> Callable[[], float]:
     def run() -> float:
         turns = 0
         for seed in range(20):
-            twin = games.make(
-                OUR_TEXT.get(name, name), 1, seed=seed + len(lengths), threads=1, chance="explicit"
-            )
+            twin = games.make(name, 1, threads=1)
             env = textarena.make(TEXT_ARENA[name])
             env.reset(num_players=2, seed=seed)
             over = False
             while not over:
-                while twin.current_player[0] == games.CHANCE:
-                    twin.step([_dealt(env, twin)])
                 env.get_observation()
                 action = int(twin.sample_actions(turns)[0])
                 over, _ = env.step(twin.action_text(0, action))
@@ -268,15 +259,6 @@ def text_arena(name: str, lengths: list[int]) -> Callable[[], float]:
         return float(turns)
 
     return run
-
-
-def _dealt(env: Any, twin: games.Batch) -> int:
-    """The card that TextArena's Kuhn poker dealt, for our batch."""
-    cards = env.state.game_state["player_cards"]
-    dealt = [action for action, _ in twin.chance_outcomes(0)]
-    card = int(cards[0] if len(dealt) == 3 else cards[1])
-    assert card in dealt
-    return card
 
 
 def mean_length(name: str) -> tuple[float, float]:
