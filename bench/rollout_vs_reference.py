@@ -57,10 +57,8 @@ class DrawnMoves:
     def __getattr__(self, name: str) -> Any:
         return getattr(self.batch, name)
 
-    def parse(
-        self, replies: Sequence[str], rows: np.ndarray, mode: str = "lenient"
-    ) -> tuple[np.ndarray, list[None]]:
-        self.batch.parse(replies, rows, mode=mode)
+    def parse(self, replies: Sequence[str], rows: np.ndarray, **how: Any) -> tuple[np.ndarray, list[None]]:
+        self.batch.parse(replies, rows, **how)
         legal = self.batch.legal_actions[rows]
         actions = np.empty(len(rows), np.int64)
         for k, row in enumerate(rows):
