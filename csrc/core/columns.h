@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <atomic>
+#include <cmath>
 #include <cstddef>
 #include <cstdint>
 #include <optional>
@@ -176,7 +177,7 @@ class Columns {
                 std::size_t some = 0;
                 for (std::size_t i = block; i < std::min(block + kBlock, index(last)); ++i) {
                     const std::size_t row = row_of(rows, i);
-                    if (terminated_[row] != 0 && options_.autoreset != Autoreset::kSameStep) {
+                    if (current_player_[row] == kTerminal) {  // also in the same-step mode, after a playout
                         if (options_.autoreset == Autoreset::kNextStep) restart(row, begin);
                         continue;
                     }
@@ -258,9 +259,19 @@ class Columns {
         out.number(terminated_[row]);
         for (std::size_t p = 0; p < players_; ++p) out.number(returns_[row * players_ + p]);
     }
+    // The row is settled: an ended game has the result its history gives. One from before a restart is kept where
+    // restarts show it, and dropped where not.
     void load_result(ByteReader& in, std::size_t row) {
-        terminated_[row] = in.number<std::uint8_t>() != 0;
-        for (std::size_t p = 0; p < players_; ++p) returns_[row * players_ + p] = in.number<float>();
+        const bool over = current_player_[row] == kTerminal, shown = in.number<std::uint8_t>() != 0;
+        if (over && !shown) ByteReader::fail();
+        const bool earlier = shown && !over && options_.autoreset == Autoreset::kSameStep;
+        if (earlier) terminated_[row] = 1;
+        for (std::size_t p = 0; p < players_; ++p) {
+            const float saved = in.number<float>();
+            float& known = returns_[row * players_ + p];
+            if (!std::isfinite(saved) || ((over || !shown) && saved != known)) ByteReader::fail();
+            if (earlier) known = saved;
+        }
     }
     void open_snapshot(ByteWriter& out, std::string_view configuration) const {
         out.text(configuration);

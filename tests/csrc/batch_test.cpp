@@ -2,12 +2,15 @@
 // every state of random play is sound. Run under the sanitizers, it also looks for races and overflows.
 #include "core/batch.h"
 
+#include <cmath>
+#include <string>
 #include <vector>
 
 #include "check.h"
 #include "core/options.h"
 #include "games/all_games.h"
 #include "joint.h"
+#include "sound.h"
 
 namespace {
 
@@ -52,7 +55,7 @@ void random_play_is_sound(const Game& game) {
     CHECK(one.snapshot("x") == eight.snapshot("x"));
     for (std::int64_t row = 0; row < rows; ++row) {
         CHECK(one.terminated()[row]);
-        if (Game::kZeroSum) CHECK(one.returns()[2 * row] + one.returns()[2 * row + 1] == 0.0f);
+        if (sound::is_zero_sum(game)) CHECK(one.returns()[2 * row] + one.returns()[2 * row + 1] == 0.0f);
     }
     eight.reset(std::nullopt, std::nullopt, 10);
     CHECK(eight.random_playouts() > 0);
@@ -110,24 +113,48 @@ void worlds_have_histories(const Game& game) {
     }
 }
 
-// A snapshot whose checksum is right but whose history no game allows.
+// A snapshot whose checksum is right.
+std::string forged(const std::vector<spf::Action>& history, bool over, float first, float second) {
+    spf::ByteWriter out;
+    out.text("x");
+    out.number(std::int64_t{1});
+    out.number(std::uint64_t{0});
+    out.number(std::uint64_t{0});
+    out.number(std::uint32_t{1});
+    out.number(static_cast<std::uint32_t>(history.size()));
+    for (const spf::Action action : history) out.number(action);
+    out.number(static_cast<std::uint8_t>(over));
+    out.number(first);
+    out.number(second);
+    return out.finish();
+}
+
+// Histories no game allows, and results that are not those of the history.
 void forged_snapshots_are_refused() {
     const spf::TicTacToe game;
     spf::Batch<spf::TicTacToe> batch(game, 1, {});
     for (const std::vector<spf::Action>& history : {std::vector<spf::Action>{4, 4}, {9}, {-1}, {0, 3, 1, 4, 2, 5}}) {
-        spf::ByteWriter out;
-        out.text("x");
-        out.number(std::int64_t{1});
-        out.number(std::uint64_t{0});
-        out.number(std::uint64_t{0});
-        out.number(std::uint32_t{1});
-        out.number(static_cast<std::uint32_t>(history.size()));
-        for (const spf::Action action : history) out.number(action);
-        out.number(std::uint8_t{0});
-        out.number(0.0f);
-        out.number(0.0f);
-        const std::string forged = out.finish();
-        CHECK_THROWS(batch.restore(forged, "x"));
+        CHECK_THROWS(batch.restore(forged(history, false, 0.0f, 0.0f), "x"));
+    }
+    const std::vector<spf::Action> won{0, 3, 1, 4, 2}, open{0, 3};
+    CHECK_THROWS(batch.restore(forged(won, false, 1.0f, -1.0f), "x"));
+    CHECK_THROWS(batch.restore(forged(won, true, -1.0f, 1.0f), "x"));
+    CHECK_THROWS(batch.restore(forged(open, false, 1.0f, -1.0f), "x"));
+    CHECK_THROWS(batch.restore(forged(open, true, NAN, 0.0f), "x"));
+    batch.restore(forged(won, true, 1.0f, -1.0f), "x");
+    CHECK(batch.terminated()[0] && batch.returns()[0] == 1.0f);
+}
+
+// Where restarts do not show the last result, one that was saved where they do is dropped.
+void other_modes_restore() {
+    for (const spf::Autoreset mode : {spf::Autoreset::kOff, spf::Autoreset::kSameStep, spf::Autoreset::kNextStep}) {
+        spf::Batch<spf::TicTacToe> batch({}, 1, {.autoreset = mode});
+        batch.restore(forged({4}, true, 1.0f, -1.0f), "x");
+        const bool shown = mode == spf::Autoreset::kSameStep;
+        CHECK((batch.terminated()[0] != 0) == shown && batch.returns()[0] == (shown ? 1.0f : 0.0f));
+        const std::int64_t move = 0;
+        batch.step({&move, 1}, std::nullopt, {});
+        CHECK(batch.ply(0) == 2 && !batch.terminated()[0] && batch.returns()[0] == 0.0f);
     }
 }
 
@@ -152,4 +179,5 @@ int main() {
     SPF_FOR_EACH_GAME(SPF_TEST)
 #undef SPF_TEST
     forged_snapshots_are_refused();
+    other_modes_restore();
 }

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import gc
-import itertools
 import re
 from collections import Counter
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -334,6 +334,27 @@ def test_random_playouts_count_turns() -> None:
     assert batch.random_playouts() == 0
 
 
+@pytest.mark.parametrize("name", ["tic_tac_toe", "snake"])
+@pytest.mark.parametrize("mode", ["off", "same_step", "next_step"])
+def test_steps_after_playouts(mode: str, name: str) -> None:
+    """Oracle: contract. A game that a playout ended takes no move; the next one begins only in mode next_step."""
+    batch = games.make(name, 5, autoreset=mode)  # type: ignore[arg-type]
+    batch.random_playouts()
+    returns, histories = batch.returns.copy(), [batch.history(row) for row in range(5)]
+    for _ in range(3):
+        batch.step(batch.sample_actions(1))
+        if mode == "next_step":
+            assert not batch.terminated.any()
+            assert not batch.history(0)
+            break
+        assert batch.terminated.all()
+        assert (batch.returns == returns).all()
+        assert [batch.history(row) for row in range(5)] == histories
+    if mode == "same_step":
+        with pytest.raises(ValueError, match="its game is over"):
+            batch.step(batch.sample_actions(1)[:1], rows=[0])
+
+
 @pytest.mark.parametrize("threads", [1, 3])
 def test_texts_in_one_buffer(threads: int) -> None:
     """Oracle: observation(). The buffer holds the same texts, also of ended games (empty) and of rows in any order."""
@@ -342,9 +363,8 @@ def test_texts_in_one_buffer(threads: int) -> None:
         batch.step(batch.sample_actions(step))
     for rows in (None, np.arange(699, -1, -2)):
         buffer, offsets = batch.observation_bytes(rows)
-        assert [buffer[a:b].tobytes().decode() for a, b in itertools.pairwise(offsets)] == batch.observation(
-            rows
-        )
+        texts = [buffer[a:b].tobytes().decode() for a, b in pairwise(offsets)]
+        assert texts == batch.observation(rows)
         assert (buffer.dtype, offsets.dtype) == (np.uint8, np.int64)
     assert batch.terminated.any()
     with pytest.raises(ValueError, match="row 700 is outside"):
