@@ -52,7 +52,7 @@ void random_play_is_sound(const Game& game) {
     CHECK(one.snapshot("x") == eight.snapshot("x"));
     for (std::int64_t row = 0; row < rows; ++row) {
         CHECK(one.terminated()[row]);
-        if (Game::kZeroSum) CHECK(one.returns()[2 * row] + one.returns()[2 * row + 1] == 0.0f);
+        if (spf::describe(game).zero_sum) CHECK(one.returns()[2 * row] + one.returns()[2 * row + 1] == 0.0f);
     }
     eight.reset(std::nullopt, std::nullopt, 10);
     CHECK(eight.random_playouts() > 0);
