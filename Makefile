@@ -23,4 +23,4 @@ stubs:
 
 format:
 	ruff check --fix . && ruff format .
-	clang-format -i $$(git ls-files '*.cpp' '*.h')
+	clang-format -i $$(git ls-files '*.cpp' '*.h' '*.cu' '*.cuh')

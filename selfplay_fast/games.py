@@ -18,12 +18,15 @@ import difflib
 import operator
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, get_args
+from typing import TYPE_CHECKING, Any, Literal, get_args, overload
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from selfplay_fast import _native
+
+if TYPE_CHECKING:
+    from selfplay_fast.cuda_batch import CudaBatch
 
 __all__ = [
     "CHANCE",
@@ -87,6 +90,16 @@ def describe(game: str, **options: int | str) -> Description:
     return _description(_native.describe_game(name, given))
 
 
+@overload
+def make(game: str, batch_size: int, *, device: Literal["cpu"] = "cpu", **arguments: Any) -> Batch: ...
+
+
+@overload
+def make(  # type: ignore[overload-overlap]
+    game: str, batch_size: int, *, device: str, **arguments: Any
+) -> CudaBatch: ...
+
+
 def make(
     game: str,
     batch_size: int,
@@ -98,8 +111,9 @@ def make(
     speech_characters: int = 200,
     chance: Literal["sampled", "explicit"] = "sampled",
     autoreset: Literal["off", "same_step", "next_step"] = "off",
+    device: str = "cpu",
     **options: int | str,
-) -> Batch:
+) -> Batch | CudaBatch:
     r"""``batch_size`` new games.
 
     seed: with the row and the episode number it keys all chance; results depend on nothing else.
@@ -113,9 +127,13 @@ def make(
     speech_characters: how much of one utterance the other player sees, in games with speech.
     chance: ``"explicit"`` stops where nature moves and lets ``step`` play one of ``chance_outcomes(row)``.
     autoreset: begin the next game in a row in the same step (its result stays visible until the next) or with the next.
+    device: ``"cuda"`` (torch's current GPU) or ``"cuda:1"`` keeps and steps the games there: the result is a
+        ``cuda_batch.CudaBatch``, which takes and gives torch tensors; threads and texts are those of its ``cpu()``. The
+        same arguments give the same games on every device.
     options: of the game, see ``describe``.
 
-    Raises ValueError for an unknown game or option (suggesting the nearest) and for a value out of range.
+    Raises ValueError for an unknown game or option (suggesting the nearest), for a value out of range and for a game
+    or device that is not there, RuntimeError where the build or the machine has no CUDA, MemoryError on a full GPU.
     """
     name, given = _resolve(game, options)
     batch_size, seed = _whole("batch_size", batch_size), _whole("seed", seed)
@@ -123,19 +141,20 @@ def make(
         raise ValueError(f"threads must be at least 1 or None for all cores, got {threads}")
     if speech_characters < 0:
         raise ValueError(f"speech_characters must be 0 or more, got {speech_characters}")
-    native = _native.GameBatch(
-        name,
-        given,
-        batch_size,
-        seed & _SEED_MASK,
-        threads or 0,
-        style,
-        legal_list,
-        speech_characters,
-        chance,
-        autoreset,
-    )
-    return Batch(native)
+    seed &= _SEED_MASK
+
+    def host(size: int) -> Batch:
+        texts = (style, legal_list, speech_characters)
+        return Batch(_native.GameBatch(name, given, size, seed, threads or 0, *texts, chance, autoreset))
+
+    if device == "cpu":
+        return host(batch_size)
+    from selfplay_fast.cuda_batch import CudaBatch, open_device
+
+    gpu = open_device(device)
+    description = host(1).description  # which refuses what the host refuses
+    native = _native.CudaBatch(name, given, batch_size, seed, chance, autoreset, gpu.index)
+    return CudaBatch(native, gpu, description, lambda: host(batch_size))
 
 
 class Batch:

@@ -157,18 +157,7 @@ std::unique_ptr<AnyBatch> make(const std::string& name, const OptionValues& opti
                                std::optional<bool> legal_list, std::size_t speech_characters, const std::string& chance,
                                const std::string& autoreset) {
     const GameEntry game = entry(name);
-    if (size < 1) throw std::invalid_argument("batch_size must be at least 1, got " + std::to_string(size));
-    BatchOptions batch{seed, threads > 0 ? threads : default_threads(), chance == "explicit", Autoreset::kOff};
-    if (chance != "sampled" && chance != "explicit") {
-        throw std::invalid_argument("chance must be sampled or explicit, got '" + chance + "'");
-    }
-    if (autoreset == "same_step") {
-        batch.autoreset = Autoreset::kSameStep;
-    } else if (autoreset == "next_step") {
-        batch.autoreset = Autoreset::kNextStep;
-    } else if (autoreset != "off") {
-        throw std::invalid_argument("autoreset must be off, same_step or next_step, got '" + autoreset + "'");
-    }
+    const BatchOptions batch = batch_options(size, seed, threads, chance, autoreset);
     Format format = game.format(style_named(style));
     format.legal_list = legal_list.value_or(format.legal_list);
     format.speech_characters = speech_characters;
@@ -367,6 +356,23 @@ void bind_texts(py::class_<AnyBatch>& batch) {
 }
 
 }  // namespace
+
+BatchOptions batch_options(std::int64_t size, std::uint64_t seed, int threads, const std::string& chance,
+                           const std::string& autoreset) {
+    if (size < 1) throw std::invalid_argument("batch_size must be at least 1, got " + std::to_string(size));
+    BatchOptions options{seed, threads > 0 ? threads : default_threads(), chance == "explicit", Autoreset::kOff};
+    if (chance != "sampled" && chance != "explicit") {
+        throw std::invalid_argument("chance must be sampled or explicit, got '" + chance + "'");
+    }
+    if (autoreset == "same_step") {
+        options.autoreset = Autoreset::kSameStep;
+    } else if (autoreset == "next_step") {
+        options.autoreset = Autoreset::kNextStep;
+    } else if (autoreset != "off") {
+        throw std::invalid_argument("autoreset must be off, same_step or next_step, got '" + autoreset + "'");
+    }
+    return options;
+}
 
 void bind_games(py::module_& m) {
     py::class_<OptionInfo>(m, "OptionInfo", "One option of a game, as configured")

@@ -46,11 +46,8 @@ class GameBatch final : public AnyBatch {
         : batch_(game, size, options),
           format_(format),
           info_(spf::describe(game)),
-          preamble_(preamble(game, format.style)) {
-        configuration_ = info_.name;
-        for (const OptionInfo& option : info_.options)
-            configuration_ += " " + option.name + "=" + std::to_string(option.value);
-    }
+          preamble_(preamble(game, format.style)),
+          configuration_(configuration(info_)) {}
     std::unique_ptr<AnyBatch> copy() const override { return std::make_unique<GameBatch>(*this); }
     std::unique_ptr<AnyBatch> resample(Rows rows, std::optional<Player> player, std::uint64_t seed) const override {
         check_rows(rows);

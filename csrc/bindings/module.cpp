@@ -9,6 +9,7 @@ void bind_solvers(pybind11::module_& m);
 PYBIND11_MODULE(_native, m) {
     m.doc() = "C++ engines, solvers and token trees of selfplay_fast";
     spf::bind_games(m);
+    spf::bind_cuda(m);
     bind_rollout(m);
     bind_solvers(m);
 }

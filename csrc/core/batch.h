@@ -18,6 +18,7 @@
 #include "core/game.h"
 #include "core/resample.h"
 #include "core/rng.h"
+#include "core/rows.h"
 
 namespace spf {
 
@@ -29,17 +30,18 @@ class Batch : public Columns {
     Batch(const Game& game, std::int64_t size, const BatchOptions& options)
         : Columns(Game::kName, size, num_players(game), game.num_actions(), options),
           game_(game),
-          start_(game.initial()),
           plies_(index(game.max_plies())),
           states_(index(size)),
           history_(index(size) * plies_),
           said_(kHasSpeech<Game> ? index(size) : 0) {
-        parallel(size, kStepNs, [this](std::size_t row) { begin_episode(row); });
+        const GameRows<Game> all = rows();
+        parallel(size, kStepNs, [&](std::size_t row) { begin(all, row); });
     }
 
     static std::size_t row_bytes(const Game& game) {
         return Columns::row_bytes(num_players(game), game.num_actions()) + sizeof(State) +
-               index(game.max_plies()) * sizeof(Remembered) + (kHasSpeech<Game> ? sizeof(std::vector<std::string>) : 0);
+               index(game.max_plies()) * sizeof(Remembered<Game>) +
+               (kHasSpeech<Game> ? sizeof(std::vector<std::string>) : 0);
     }
 
     const Game& game() const { return game_; }
@@ -76,41 +78,38 @@ class Batch : public Columns {
     // none at all; games without speech ignore them.
     void step(std::span<const std::int64_t> actions, Rows rows, std::span<const std::string> said) {
         check_step(actions, rows, said);
+        const GameRows<Game> all = this->rows();
         const auto move = [&](std::size_t i, std::size_t row) {
             if constexpr (kHasSpeech<Game>) {
                 if (current_player_[row] >= 0) said_[row].push_back(said.empty() ? std::string() : said[i]);
             }
-            put(row, actions[i]);
+            all.put(row, actions[i]);
             return game_.current_player(states_[row]);
         };
-        play(rows, move, [this](std::size_t row) { settle(row); }, [this](std::size_t row) { begin_episode(row); });
+        play(rows, move, [&](std::size_t row) { all.settle(row); }, [&](std::size_t row) { begin(all, row); });
     }
 
     void reset(Rows rows, std::optional<std::span<const std::uint64_t>> seeds, std::int64_t repeat) {
-        begin_rows(rows, seeds, repeat, [this](std::size_t row) { begin_episode(row); });
+        const GameRows<Game> all = this->rows();
+        begin_rows(rows, seeds, repeat, [&](std::size_t row) { begin(all, row); });
     }
 
     // A uniform legal action for every row, or kInvalidAction where the game is over: a function of seed, row and ply.
     // At a chance node (explicit chance) an outcome, by its probability.
     void sample_actions(std::uint64_t seed, std::span<std::int64_t> out) const {
         parallel(size(), kStepNs, [&](std::size_t row) {
-            const std::uint64_t key = mix_seeds(seed, row);
-            const Player player = current_player_[row];
-            if (player == kTerminal) {
-                out[row] = kInvalidAction;
-            } else if (player == kChance) {
-                out[row] = draw_chance(game_, states_[row], Rng(key, ply_[row]));
-            } else {
-                SmallDraws draws(mix_seeds(key, ply_[row]));
-                out[row] = sample_action(game_.legal_actions(states_[row]), draws);
-            }
+            out[row] = sample_move(game_, states_[row], current_player_[row], mix_seeds(seed, row), ply_[row]);
         });
     }
 
     // Plays every game to its end with uniform actions; returns the number of steps taken by players.
     std::int64_t random_playouts() {
-        const std::int64_t steps =
-            parallel_sum(kStepNs * game_.max_turns(), [this](std::size_t row) { return play_out(row); });
+        const GameRows<Game> all = rows();
+        const std::int64_t steps = parallel_sum(kStepNs * game_.max_turns(), [&](std::size_t row) {
+            const std::int64_t here = all.play_out(row);
+            if constexpr (kHasSpeech<Game>) said_[row].resize(said_[row].size() + index(here));
+            return here;
+        });
         mark_stale(size(), std::nullopt);
         return steps;
     }
@@ -132,8 +131,8 @@ class Batch : public Columns {
                 worlds.states_[i] = game_.resample(states_[from], observer, rng);
                 std::vector<Action> told = history(static_cast<std::int64_t>(from));
                 game_.retell(told, worlds.states_[i], observer);
-                std::transform(told.begin(), told.end(), &worlds.history_[i * plies_], remembered);
-                if (current_player_[from] == kTerminal) worlds.settle(i);  // another world, another result
+                std::transform(told.begin(), told.end(), &worlds.history_[i * plies_], remembered<Game>);
+                if (current_player_[from] == kTerminal) worlds.rows().settle(i);  // another world, another result
             }
         });
         return worlds;
@@ -166,89 +165,29 @@ class Batch : public Columns {
     }
 
   private:
-    void begin_episode(std::size_t row) {
-        states_[row] = start_;
-        ply_[row] = 0;
+    GameRows<Game> rows() {
+        return {columns(), game_, game_.initial(), states_.data(), history_.data(), plies_, options_.explicit_chance};
+    }
+    void begin(const GameRows<Game>& all, std::size_t row) {
         if constexpr (kHasSpeech<Game>) said_[row].clear();
-        settle(row);
-    }
-
-    // A byte where all moves fit into one; a game with an is_legal of its own takes actions beyond the enumerable ones.
-    static constexpr bool kRich =
-        requires(const Game& game, const State& state, Action action) { game.is_legal(state, action); };
-    static constexpr bool kSmall = !kRich && Game::kMaxActions <= 256 && Game::kMaxChance <= 256;
-    using Remembered = std::conditional_t<kSmall, std::uint8_t, Action>;
-    static Remembered remembered(Action action) {
-        assert(static_cast<Remembered>(action) == action);
-        return static_cast<Remembered>(action);
-    }
-
-    void put(std::size_t row, Action action) {
-        history_[row * plies_ + ply_[row]++] = remembered(action);
-        game_.apply(states_[row], action);
-    }
-    // Plays nature until a player must act or the game is over, then brings the row's columns up to date.
-    void settle(std::size_t row) {
-        Player player = game_.current_player(states_[row]);
-        while (player == kChance && !options_.explicit_chance) {
-            put(row, draw_chance(game_, states_[row], Rng(keys_[row], ply_[row])));
-            player = game_.current_player(states_[row]);
-        }
-        close(row, player);
-    }
-    void close(std::size_t row, Player player) {
-        close_row(row, player, [&](Player p) { return game_.returns(states_[row], p); });
-    }
-    // The rest of one game with uniform actions; returns the players' steps. A small state is held in registers; a
-    // large one would only be copied to and fro.
-    std::int64_t play_out(std::size_t row) {
-        using Held = std::conditional_t<sizeof(State) <= 2 * sizeof(std::uint64_t), State, State&>;
-        Held state = states_[row];
-        std::uint32_t ply = ply_[row];
-        Remembered* const log = &history_[row * plies_];
-        SmallDraws draws(mix_seeds(keys_[row] ^ kPlayoutSalt, ply));
-        std::int64_t steps = 0;
-        for (Player player; (player = game_.current_player(state)) != kTerminal; ++ply) {
-            Action action;
-            if (player == kChance) {
-                action = draw_chance(game_, state, Rng(keys_[row], ply));
-            } else {
-                action = sample_action(game_.legal_actions(state), draws);
-                ++steps;
-            }
-            log[ply] = remembered(action);
-            game_.apply(state, action);
-        }
-        if constexpr (!std::is_reference_v<Held>) states_[row] = state;
-        ply_[row] = ply;
-        if constexpr (kHasSpeech<Game>) said_[row].resize(said_[row].size() + index(steps));
-        close(row, kTerminal);
-        return steps;
+        all.begin(row);
     }
 
     bool can_step(std::size_t row, Action action, bool named) const {
-        const Player player = current_player_[row];
-        if (player == kTerminal) return may_skip(row, named);
-        if (player == kChance) return is_chance_outcome(game_, states_[row], action);
-        return spf::is_legal(game_, states_[row], action);
+        return may_skip(row, named) || may_play(game_, states_[row], current_player_[row], action);
     }
 
     void check_step(std::span<const std::int64_t> actions, Rows rows, std::span<const std::string> said) {
         check_rows(rows);
         const std::size_t count = index(count_of(rows));
-        if (actions.size() != count) {
-            refuse("actions must hold " + std::to_string(count) + " numbers, got " + std::to_string(actions.size()));
-        }
-        if (!said.empty() && said.size() != count) {
-            refuse("texts must hold " + std::to_string(count) + " strings, got " + std::to_string(said.size()));
-        }
+        refuse_if(wrong_count("actions", "numbers", count_of(rows), actions.size()));
+        if (!said.empty()) refuse_if(wrong_count("texts", "strings", count_of(rows), said.size()));
         const std::size_t bad =
             first_bad(count, [&](std::size_t i) { return can_step(row_of(rows, i), actions[i], rows.has_value()); });
         if (bad == count) return;
         const std::size_t row = row_of(rows, bad);
         const bool over = current_player_[row] == kTerminal;
-        refuse("action " + std::to_string(actions[bad]) + " is illegal in row " + std::to_string(row) +
-               (over ? ": its game is over" : legal_words(row)));
+        refuse(illegal_move(actions[bad], static_cast<std::int64_t>(row), over) + (over ? "" : legal_words(row)));
     }
 
     // "; legal: 0, 2", at most nine of them.
@@ -269,16 +208,12 @@ class Batch : public Columns {
         for (std::uint32_t i = 0; i < plies; ++i) {
             const Action action = in.number<Action>();
             const Player player = game_.current_player(states_[row]);
-            if (player == kTerminal) ByteReader::fail();
-            if (!(player == kChance ? is_chance_outcome(game_, states_[row], action)
-                                    : spf::is_legal(game_, states_[row], action))) {
-                ByteReader::fail();
-            }
+            if (!may_play(game_, states_[row], player, action)) ByteReader::fail();
             turns += player >= 0;
-            put(row, action);
+            rows().put(row, action);
         }
         if (game_.current_player(states_[row]) == kChance && !options_.explicit_chance) ByteReader::fail();
-        settle(row);
+        rows().settle(row);
         if constexpr (kHasSpeech<Game>) {
             said_[row].clear();
             for (std::size_t i = 0; i < turns; ++i) said_[row].push_back(in.text());
@@ -294,10 +229,9 @@ class Batch : public Columns {
     }
 
     Game game_;
-    State start_;  // copied for every new game: built anew, a large one would be written and read again at once
     std::size_t plies_;
     std::vector<State> states_;
-    std::vector<Remembered> history_;
+    std::vector<Remembered<Game>> history_;
     std::vector<std::vector<std::string>> said_;  // by row and turn
 };
 

@@ -17,18 +17,10 @@
 #include "core/bytes.h"
 #include "core/game.h"
 #include "core/rng.h"
+#include "core/rows.h"
 #include "core/workers.h"
 
 namespace spf {
-
-enum class Autoreset : std::uint8_t { kOff, kSameStep, kNextStep };
-
-struct BatchOptions {
-    std::uint64_t seed = 0;
-    int threads = 1;
-    bool explicit_chance = false;  // stop at chance nodes and let the caller play them
-    Autoreset autoreset = Autoreset::kOff;
-};
 
 using Rows = std::optional<std::span<const std::int64_t>>;  // none: all rows, in order
 
@@ -48,7 +40,6 @@ class Columns {
 
   protected:
     static constexpr std::int64_t kStepNs = 40;
-    static constexpr std::uint64_t kSeedSalt = 0xA5EED, kPlayoutSalt = 0x91A7, kResampleSalt = 0x4E5A;
 
     // legal_width: bytes of one row of the legal actions.
     Columns(std::string_view name, std::int64_t size, int players, int legal_width, const BatchOptions& options)
@@ -68,6 +59,10 @@ class Columns {
         for (std::int64_t row = 0; row < size; ++row) keys_[index(row)] = next_key(row);
     }
 
+    RowColumns columns() {
+        return {keys_.data(),    episodes_.data(), ply_.data(),   current_player_.data(), terminated_.data(),
+                returns_.data(), players_,         options_.seed, options_.autoreset};
+    }
     template <class I>
     static std::size_t index(I i) {
         return static_cast<std::size_t>(i);
@@ -96,21 +91,20 @@ class Columns {
 
     // ---- checks, all before anything changes ----
     [[noreturn]] void refuse(const std::string& what) const { throw std::invalid_argument(name_ + ": " + what); }
+    void refuse_if(const std::string& what) const {
+        if (!what.empty()) refuse(what);
+    }
 
     void check_rows(Rows rows) {
         if (!rows) return;
         ++mark_;
         for (const std::int64_t row : *rows) {
-            if (row < 0 || row >= size()) {
-                refuse("row " + std::to_string(row) + " is outside 0.." + std::to_string(size() - 1));
-            }
-            if (marks_[index(row)] == mark_) refuse("row " + std::to_string(row) + " is named twice");
+            if (row < 0 || row >= size() || marks_[index(row)] == mark_) refuse(wrong_row(row, size()));
             marks_[index(row)] = mark_;
         }
     }
-    // An ended game takes no move: its entry is ignored where all rows are stepped, and an error where it is named.
     bool may_skip(std::size_t row, bool named) const {
-        return current_player_[row] == kTerminal && (!named || options_.autoreset == Autoreset::kNextStep);
+        return spf::may_skip(current_player_[row], named, options_.autoreset);
     }
     // The lowest i below count for which good(i) is false, or count.
     template <class Good>
@@ -130,22 +124,14 @@ class Columns {
     }
 
     // ---- episodes ----
-    std::uint64_t next_key(std::int64_t row) {
-        return mix_seeds(mix_seeds(options_.seed, static_cast<std::uint64_t>(row)), episodes_[index(row)]++);
-    }
+    std::uint64_t next_key(std::int64_t row) { return columns().next_key(index(row)); }
 
     // Keys for new games. Row i of the list belongs to group i / repeat, and one group shares one deal. Without seeds a
     // group takes the next stream of its first row; with seeds (one per group) it is a function of its seed alone.
     void assign_keys(Rows rows, std::optional<std::span<const std::uint64_t>> seeds, std::int64_t repeat) {
         const std::int64_t count = count_of(rows);
         check_rows(rows);
-        if (repeat < 1 || count % repeat != 0) {
-            refuse("repeat must divide the " + std::to_string(count) + " rows, got " + std::to_string(repeat));
-        }
-        if (seeds && static_cast<std::int64_t>(seeds->size()) != count / repeat) {
-            refuse("seeds must hold one number per group, " + std::to_string(count / repeat) + ", got " +
-                   std::to_string(seeds->size()));
-        }
+        refuse_if(wrong_groups(count, repeat, seeds ? std::optional(seeds->size()) : std::nullopt));
         std::uint64_t key = 0;
         for (std::int64_t i = 0; i < count; ++i) {
             const std::size_t row = row_of(rows, index(i));
@@ -171,6 +157,7 @@ class Columns {
     void play(Rows rows, const Move& move, const Settle& settle, const Begin& begin) {
         constexpr std::size_t kBlock = 256;
         const std::int64_t count = count_of(rows);
+        const RowColumns all = columns();
         parallel_rows(count, options_.threads, kStepNs, [&](std::int64_t first, std::int64_t last) {
             std::size_t unsettled[kBlock];
             for (std::size_t block = index(first); block < index(last); block += kBlock) {
@@ -178,19 +165,20 @@ class Columns {
                 for (std::size_t i = block; i < std::min(block + kBlock, index(last)); ++i) {
                     const std::size_t row = row_of(rows, i);
                     if (current_player_[row] == kTerminal) {  // also in the same-step mode, after a playout
-                        if (options_.autoreset == Autoreset::kNextStep) restart(row, begin);
+                        if (options_.autoreset == Autoreset::kNextStep) all.restart(row, [&] { begin(row); });
                         continue;
                     }
                     const Player player = move(i, row);
                     current_player_[row] = player;
-                    if (options_.autoreset == Autoreset::kSameStep) forget_result(row);
+                    if (options_.autoreset == Autoreset::kSameStep) all.forget_result(row);
                     unsettled[some] = row;
                     some += index(player == kChance || player == kTerminal);
                 }
                 for (std::size_t i = 0; i < some; ++i) {
-                    settle(unsettled[i]);
-                    if (terminated_[unsettled[i]] != 0 && options_.autoreset == Autoreset::kSameStep) {
-                        restart(unsettled[i], begin);
+                    const std::size_t row = unsettled[i];
+                    settle(row);
+                    if (terminated_[row] != 0 && options_.autoreset == Autoreset::kSameStep) {
+                        all.restart(row, [&] { begin(row); });
                     }
                 }
             }
@@ -200,13 +188,7 @@ class Columns {
 
     template <class ReturnOf>
     void close_row(std::size_t row, Player player, const ReturnOf& return_of) {
-        current_player_[row] = player;
-        if (player != kTerminal) {
-            if (terminated_[row] != 0) forget_result(row);
-            return;
-        }
-        terminated_[row] = 1;
-        for (std::size_t p = 0; p < players_; ++p) returns_[row * players_ + p] = return_of(static_cast<Player>(p));
+        columns().close(row, player, return_of);
     }
 
     // ---- legal actions as bytes, written when they are looked at ----
@@ -240,12 +222,8 @@ class Columns {
     }
 
     // ---- snapshots ----
-    // Where a row stands in its streams; a row is loaded from its beginning, and its plies are returned.
-    void save_place(ByteWriter& out, std::size_t row) const {
-        out.number(keys_[row]);
-        out.number(episodes_[row]);
-        out.number(ply_[row]);
-    }
+    void save_place(ByteWriter& out, std::size_t row) const { write_place(out, keys_[row], episodes_[row], ply_[row]); }
+    // A row is loaded from its beginning, and its plies are returned.
     std::uint32_t load_place(ByteReader& in, std::size_t row, std::size_t most_plies) {
         keys_[row] = in.number<std::uint64_t>();
         episodes_[row] = in.number<std::uint32_t>();
@@ -254,10 +232,8 @@ class Columns {
         if (plies > most_plies) ByteReader::fail();
         return plies;
     }
-    // What the history of a row does not tell: the result of an ended game may still be shown by its successor.
     void save_result(ByteWriter& out, std::size_t row) const {
-        out.number(terminated_[row]);
-        for (std::size_t p = 0; p < players_; ++p) out.number(returns_[row * players_ + p]);
+        write_result(out, terminated_[row], {&returns_[row * players_], players_});
     }
     // The row is settled: an ended game has the result its history gives. One from before a restart is kept where
     // restarts show it, and dropped where not.
@@ -274,9 +250,7 @@ class Columns {
         }
     }
     void open_snapshot(ByteWriter& out, std::string_view configuration) const {
-        out.text(configuration);
-        out.number(size());
-        out.number(options_.seed);
+        write_opening(out, configuration, size(), options_.seed);
     }
     // The seed of a snapshot of an equal batch.
     std::uint64_t read_opening(ByteReader& in, std::string_view configuration) const {
@@ -316,20 +290,6 @@ class Columns {
     std::vector<float> returns_;
 
   private:
-    void forget_result(std::size_t row) {
-        terminated_[row] = 0;
-        for (std::size_t p = 0; p < players_; ++p) returns_[row * players_ + p] = 0.0f;
-    }
-
-    template <class Begin>
-    void restart(std::size_t row, const Begin& begin) {
-        keys_[row] = next_key(static_cast<std::int64_t>(row));
-        if (options_.autoreset != Autoreset::kSameStep) return begin(row);
-        terminated_[row] = 0;  // what is not over is not forgotten: the ended game's result stays visible
-        begin(row);
-        terminated_[row] = 1;
-    }
-
     std::vector<std::uint8_t> legal_, stale_;
     std::vector<std::uint64_t> bits_;
     std::vector<std::size_t> stale_rows_;

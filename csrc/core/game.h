@@ -155,7 +155,10 @@ struct ActionSet {
     // The words that hold the actions below count.
     static constexpr int words_for(int count) { return (count + 63) / 64; }
     // One byte of 0 or 1 for every action below count.
-    void expand(int count, std::uint8_t* out) const {
+    SPF_HD void expand(int count, std::uint8_t* out) const {
+#if defined(__CUDA_ARCH__)  // the table is the host's
+        for (int a = 0; a < count; ++a) out[a] = static_cast<std::uint8_t>((words[a >> 6] >> (a & 63)) & 1u);
+#else
         for (int first = 0; first < count; first += 8) {
             const auto& bytes = kBytesOfBits[(words[first >> 6] >> (first & 63)) & 0xFFu];
             if (first + 8 <= count) {
@@ -164,6 +167,7 @@ struct ActionSet {
                 for (int a = first; a < count; ++a) out[a] = bytes[static_cast<std::size_t>(a - first)];
             }
         }
+#endif
     }
 
     struct Iterator {

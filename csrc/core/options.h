@@ -69,6 +69,13 @@ GameInfo describe(const Game& game) {
     return info;
 }
 
+// Game and options in one line: a snapshot fits batches of an equal one.
+inline std::string configuration(const GameInfo& info) {
+    std::string line = info.name;
+    for (const OptionInfo& option : info.options) line += " " + option.name + "=" + std::to_string(option.value);
+    return line;
+}
+
 // Throws std::invalid_argument naming the game, the option and what is allowed.
 template <AnyGame Game>
 Game configure(const OptionValues& values) {

@@ -178,7 +178,7 @@ struct Negotiation {
             if (r > 0) key += ',';
             key += std::to_string(s.held[player].amount[r]) + "x" + std::to_string(s.value[player][r]);
         }
-        for (int t = 0; t < s.turn; ++t) key += ";" + std::to_string(s.log[t]);
+        for (int t = 0; t < s.turn; ++t) (key += ';') += std::to_string(s.log[t]);
         return key;
     }
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 CSRC = Path(__file__).parents[2] / "csrc"
-EVERYTHING = {"core", "games", "text", "search", "solvers", "rollout", "bindings"}
+EVERYTHING = {"core", "games", "text", "search", "solvers", "rollout", "cuda", "bindings"}
 ALLOWED = {
     "core": {"core"},
     "games": {"core", "games"},
@@ -14,6 +14,7 @@ ALLOWED = {
     "search": {"core", "search"},
     "solvers": {"core", "solvers"},
     "rollout": {"rollout"},
+    "cuda": {"core", "games", "cuda"},
     "bindings": EVERYTHING,
 }
 
@@ -25,7 +26,9 @@ def forbidden_includes(folder: str, source: str) -> list[str]:
 
 
 @pytest.mark.parametrize(
-    "path", sorted([*CSRC.rglob("*.cpp"), *CSRC.rglob("*.h")]), ids=lambda path: str(path.relative_to(CSRC))
+    "path",
+    sorted(path for kind in ("cpp", "h", "cu", "cuh") for path in CSRC.rglob(f"*.{kind}")),
+    ids=lambda path: str(path.relative_to(CSRC)),
 )
 def test_arrows(path: Path) -> None:
     """Oracle: `ALLOWED`. Headers are named from csrc/, so the first part of a name is its folder."""
