@@ -1,6 +1,6 @@
 """Oracle: peer. The Hanabi Learning Environment plays the same cards and actions; everything it tells agrees.
 
-It has no wheels and builds with cmake, so it is in no extra: pip install hanabi-learning-environment runs this test.
+It has no wheels and builds with cmake, so it is in no extra; CMAKE_POLICY_VERSION_MINIMUM=3.5 lets cmake 4 build it.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from selfplay_fast import games
 pyhanabi = pytest.importorskip(
     "hanabi_learning_environment.pyhanabi",
     exc_type=ImportError,
-    reason="in no extra: pip install hanabi-learning-environment",
+    reason="in no extra: CMAKE_POLICY_VERSION_MINIMUM=3.5 pip install hanabi-learning-environment",
 )
 
 # colors, ranks, players, cards in a hand, information tokens, life tokens
