@@ -6,7 +6,8 @@ import collections.abc
 import numpy
 import numpy.typing
 import typing
-__all__: list[str] = ['Cfr', 'GameBatch', 'GameInfo', 'GameTooLargeError', 'GameTree', 'InformationState', 'OptionInfo', 'Positions', 'TokenTree', 'describe_game', 'game_names', 'solver_form', 'tree_mask']
+import typing_extensions
+__all__: list[str] = ['Cfr', 'CudaBatch', 'GameBatch', 'GameInfo', 'GameTooLargeError', 'GameTree', 'InformationState', 'OptionInfo', 'Positions', 'TokenTree', 'cuda_devices', 'describe_game', 'game_names', 'solver_form', 'tree_mask']
 class OptionInfo:
     """
     One option of a game, as configured
@@ -130,6 +131,40 @@ class GameBatch:
         """
         bool[B]; a read-only view
         """
+class CudaBatch:
+    """
+    Games in the memory of a GPU; calls are queued on a stream
+    """
+    def __init__(self, name: str, options: collections.abc.Sequence[tuple[str, typing.SupportsInt | typing.SupportsIndex | str]], batch_size: typing.SupportsInt | typing.SupportsIndex, seed: typing.SupportsInt | typing.SupportsIndex, chance: str, autoreset: str, device: typing.SupportsInt | typing.SupportsIndex) -> None:
+        ...
+    def __len__(self) -> int:
+        ...
+    def copy(self, stream: typing.SupportsInt | typing.SupportsIndex) -> CudaBatch:
+        ...
+    def current_player(self, stream: typing.SupportsInt | typing.SupportsIndex) -> typing_extensions.CapsuleType:
+        ...
+    def history(self, row: typing.SupportsInt | typing.SupportsIndex, stream: typing.SupportsInt | typing.SupportsIndex) -> list[int]:
+        ...
+    def legal_actions(self, stream: typing.SupportsInt | typing.SupportsIndex) -> typing_extensions.CapsuleType:
+        ...
+    def random_playouts(self, stream: typing.SupportsInt | typing.SupportsIndex) -> int:
+        ...
+    def reset(self, rows: tuple[typing.SupportsInt | typing.SupportsIndex, typing.SupportsInt | typing.SupportsIndex, bool] | None, seeds: tuple[typing.SupportsInt | typing.SupportsIndex, typing.SupportsInt | typing.SupportsIndex, bool] | None, repeat: typing.SupportsInt | typing.SupportsIndex, stream: typing.SupportsInt | typing.SupportsIndex) -> None:
+        ...
+    def returns(self, stream: typing.SupportsInt | typing.SupportsIndex) -> typing_extensions.CapsuleType:
+        ...
+    def sample_actions(self, seed: typing.SupportsInt | typing.SupportsIndex, out: typing.SupportsInt | typing.SupportsIndex, stream: typing.SupportsInt | typing.SupportsIndex) -> None:
+        """
+        Writes int64[B] to the address out.
+        """
+    def state(self, stream: typing.SupportsInt | typing.SupportsIndex) -> bytes:
+        """
+        What GameBatch.set_state reads.
+        """
+    def step(self, actions: tuple[typing.SupportsInt | typing.SupportsIndex, typing.SupportsInt | typing.SupportsIndex, bool], rows: tuple[typing.SupportsInt | typing.SupportsIndex, typing.SupportsInt | typing.SupportsIndex, bool] | None, check: bool, stream: typing.SupportsInt | typing.SupportsIndex) -> None:
+        ...
+    def terminated(self, stream: typing.SupportsInt | typing.SupportsIndex) -> typing_extensions.CapsuleType:
+        ...
 class TokenTree:
     """
     Token sequences packed into prefix trees.
@@ -314,6 +349,10 @@ class Cfr:
         """
     def run(self, iterations: typing.SupportsInt | typing.SupportsIndex) -> None:
         ...
+def cuda_devices() -> int:
+    """
+    The number of GPUs; RuntimeError where there are none or the build is without CUDA
+    """
 def describe_game(name: str, options: collections.abc.Sequence[tuple[str, typing.SupportsInt | typing.SupportsIndex | str]]) -> GameInfo:
     ...
 def game_names() -> list[str]:

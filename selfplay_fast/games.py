@@ -94,9 +94,7 @@ def make(game: str, batch_size: int, *, device: Literal["cpu"] = "cpu", **argume
 
 
 @overload
-def make(  # type: ignore[overload-overlap]
-    game: str, batch_size: int, *, device: str, **arguments: Any
-) -> CudaBatch: ...
+def make(game: str, batch_size: int, *, device: str, **arguments: Any) -> CudaBatch: ...
 
 
 def make(
