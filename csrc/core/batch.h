@@ -186,19 +186,7 @@ class Batch : public Columns {
             first_bad(count, [&](std::size_t i) { return can_step(row_of(rows, i), actions[i], rows.has_value()); });
         if (bad == count) return;
         const std::size_t row = row_of(rows, bad);
-        const bool over = current_player_[row] == kTerminal;
-        refuse(illegal_move(actions[bad], static_cast<std::int64_t>(row), over) + (over ? "" : legal_words(row)));
-    }
-
-    // "; legal: 0, 2", at most nine of them.
-    std::string legal_words(std::size_t row) const {
-        std::string words;
-        int shown = 0;
-        for (const Action action : game_.legal_actions(states_[row])) {
-            if (shown++ == 9) return words + ", ...";
-            words += (shown == 1 ? "; legal: " : ", ") + std::to_string(action);
-        }
-        return words;
+        refuse(illegal_move(game_, states_[row], current_player_[row], actions[bad], static_cast<std::int64_t>(row)));
     }
 
     void restore_row(ByteReader& in, std::size_t row) {

@@ -187,9 +187,18 @@ struct GameRows : RowColumns {
 };
 
 // ---- what callers are told; empty where all is well ----
-inline std::string illegal_move(Action action, std::int64_t row, bool over) {
-    return "action " + std::to_string(action) + " is illegal in row " + std::to_string(row) +
-           (over ? ": its game is over" : "");
+// With what would be legal, nine actions at most.
+template <TurnGame Game>
+std::string illegal_move(const Game& game, const typename Game::State& state, Player player, Action action,
+                         std::int64_t row) {
+    std::string what = "action " + std::to_string(action) + " is illegal in row " + std::to_string(row);
+    if (player == kTerminal) return what + ": its game is over";
+    int shown = 0;
+    for (const Action legal : game.legal_actions(state)) {
+        if (shown++ == 9) return what + ", ...";
+        what += (shown == 1 ? "; legal: " : ", ") + std::to_string(legal);
+    }
+    return what;
 }
 inline std::string wrong_row(std::int64_t row, std::int64_t size) {
     if (row >= 0 && row < size) return "row " + std::to_string(row) + " is named twice";

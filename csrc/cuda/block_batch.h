@@ -363,7 +363,8 @@ class BlockBatch final : public DeviceBatch {
         machine_.fill(block_.report, 0xFF, sizeof found);
         if (found.row != block::kNone) refuse(wrong_row(read(list.rows, found.row), size_));
         const std::int64_t row = list.named ? read(list.rows, found.action) : std::int64_t{found.action};
-        refuse(illegal_move(read(actions, found.action), row, read(block_.rows.current_player + row) == kTerminal));
+        refuse(illegal_move(block_.rows.game, read(block_.rows.states + row), read(block_.rows.current_player + row),
+                            read(actions, found.action), row));
     }
 
     template <class T>
