@@ -60,7 +60,7 @@ class Config(RecipeConfig):
     """turns per iteration, about: whole games are played, as many of each as give an equal share under random play"""
     learning_rate: float | None = None
     """AdamW, betas 0.9 and 0.95, no weight decay; None: for nano 6e-6 on small games (up to 1,000 information states),
-    1e-4 on others, 3e-4 with the magnet; for other models 1e-6"""
+    5e-5 on others, 3e-4 with the magnet; for other models 1e-6"""
     learning_rate_decay: Literal["constant", "linear"] = "linear"
     """`linear` falls to a tenth of the rate"""
     advantage: Literal["role_conditioned", "return"] = "role_conditioned"
@@ -164,7 +164,7 @@ class Config(RecipeConfig):
             return self.learning_rate
         if self.model != "nano":
             return 1e-6
-        return 6e-6 if self._small else 3e-4 if self.magnet else 1e-4
+        return 6e-6 if self._small else 3e-4 if self.magnet else 5e-5
 
     @property
     def _small(self) -> bool:

@@ -223,7 +223,7 @@ def test_two_thirds_is_the_least_of_a_player_that_ignores_its_card() -> None:
 @pytest.mark.parametrize(
     ("options", "steps", "learning_rate"),
     [
-        ({}, 150, 1e-4),
+        ({}, 150, 5e-5),
         ({"games": ("kuhn_poker",)}, 600, 6e-6),
         ({"games": ("kuhn_poker",), "magnet": True}, 600, 6e-6),
         ({"games": ("tic_tac_toe",), "magnet": True}, 450, 3e-4),
