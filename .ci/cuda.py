@@ -1,4 +1,4 @@
-"""Compiles the games for GPUs (sm_90) in the folder given; prints registers per kernel and fails if one spills."""
+"""Compiles the games for GPUs (sm_90) in the folder given; prints registers per kernel and fails if one spills much."""
 
 import re
 import subprocess
@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 ROOT, FOLDER = Path(__file__).parents[1], sys.argv[1]
+TRADED = 64  # bytes that the assembler may spill to have one more block of threads at a time
 FLAGS = ["-DSPF_CUDA=ON", "-DCMAKE_CUDA_ARCHITECTURES=90", "-DCMAKE_CUDA_FLAGS=-Xptxas -v"]
 
 
@@ -35,5 +36,5 @@ for game, does, registers, stack, spilled in sorted(rows):
     print(f"{game:14}{does:14}{registers:4} registers{stack:5} B stack{spilled:5} B spilled")
 if not rows:
     sys.exit("no kernel was compiled")
-if any(row[-1] for row in rows):
-    sys.exit("kernels spill registers")
+if any(row[-1] > TRADED for row in rows):
+    sys.exit(f"kernels spill more than {TRADED} bytes")

@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any
 
 RESULTS = Path(__file__).parent / "results"
-ABSENT = "not installed"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -72,7 +71,7 @@ def _version(package: str) -> str:
     try:
         return version(package)
     except PackageNotFoundError:
-        return ABSENT
+        return "not installed"
 
 
 def print_table(facts: dict[str, Any], rows: Sequence[dict[str, Any]], unit: str) -> None:

@@ -10,8 +10,6 @@ import re
 from pathlib import Path
 from typing import Any
 
-from _measure import ABSENT
-
 README = Path(__file__).parents[1] / "README.md"
 RESULTS = Path(__file__).parent / "results"
 PACKAGES = ("python", "torch", "transformers", "open_spiel", "pettingzoo", "textarena", "pgx")
@@ -28,7 +26,9 @@ def table(name: str) -> str:
     """The rows as Markdown: a table for each machine and its versions; ours and peer with the spread of repeats."""
     text, last = "", ""
     for row in newest(name):
-        versions = ", ".join(f"{key} {row[key]}" for key in PACKAGES if row.get(key, ABSENT) != ABSENT)
+        versions = ", ".join(
+            f"{key} {row[key]}" for key in PACKAGES if row.get(key, "not installed") != "not installed"
+        )
         title = f"{row['cpu']}, {row['device']}, {versions}"
         if title != last:
             text += f"\n{title}:\n\n| case | unit | ours | peer | ratio |\n|---|---|---|---|---|\n"
