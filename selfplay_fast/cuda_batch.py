@@ -36,7 +36,16 @@ class CudaBatch:
     not write to them.
     """
 
-    __slots__ = ("_host", "_native", "description", "device")
+    __slots__ = (
+        "_current_player",
+        "_host",
+        "_legal_actions",
+        "_native",
+        "_returns",
+        "_terminated",
+        "description",
+        "device",
+    )
 
     def __init__(
         self,
@@ -50,6 +59,10 @@ class CudaBatch:
         self._host = host
         self.device = device
         self.description = description
+        self._current_player = torch.from_dlpack(native.current_player())
+        self._legal_actions = torch.from_dlpack(native.legal_actions())
+        self._terminated = torch.from_dlpack(native.terminated())
+        self._returns = torch.from_dlpack(native.returns())
 
     def __len__(self) -> int:
         return len(self._native)
@@ -69,22 +82,26 @@ class CudaBatch:
     @property
     def current_player(self) -> Tensor:
         """int32[B]: the player to move, ``CHANCE`` or ``TERMINAL``; a view that follows."""
-        return torch.from_dlpack(self._native.current_player(self._stream()))
+        self._native.join(self._stream())
+        return self._current_player
 
     @property
     def legal_actions(self) -> Tensor:
         """bool[B, A], all False at chance nodes and after the end; a view, updated by this access."""
-        return torch.from_dlpack(self._native.legal_actions(self._stream()))
+        self._native.update_legal_actions(self._stream())
+        return self._legal_actions
 
     @property
     def terminated(self) -> Tensor:
         """bool[B]; a view that follows."""
-        return torch.from_dlpack(self._native.terminated(self._stream()))
+        self._native.join(self._stream())
+        return self._terminated
 
     @property
     def returns(self) -> Tensor:
         """float32[B, P], 0 until a game is over; a view that follows."""
-        return torch.from_dlpack(self._native.returns(self._stream()))
+        self._native.join(self._stream())
+        return self._returns
 
     def step(self, actions: Tensor, rows: Tensor | None = None, *, check: bool = True) -> None:
         """Play ``actions`` int64[K] or int32[K] in ``rows``, or in all rows, where entries of ended games are ignored.

@@ -76,11 +76,11 @@ DeviceRows numbers(const std::optional<Address>& address) {
 // A DLPack capsule of a column; width 0: one number per game.
 template <class Column>
 auto column(Column get, dlpack::DataType dtype, int GameInfo::* width) {
-    return [=](const py::object& self, Stream stream) {
+    return [=](const py::object& self) {
         auto& b = self.cast<DeviceBatch&>();
         std::vector<std::int64_t> shape{b.size()};
         if (width != nullptr) shape.push_back(b.info().*width);
-        return dlpack::capsule(self, (b.*get)(stream), std::move(shape), dtype, {dlpack::kCuda, b.device()});
+        return dlpack::capsule(self, (b.*get)(), std::move(shape), dtype, {dlpack::kCuda, b.device()});
     };
 }
 
@@ -102,11 +102,12 @@ void bind_cuda(py::module_& m) {
         .def(py::init(&make), py::arg("name"), py::arg("options"), py::arg("batch_size"), py::arg("seed"),
              py::arg("chance"), py::arg("autoreset"), py::arg("device"))
         .def("__len__", &DeviceBatch::size)
-        .def("current_player", column(&DeviceBatch::current_player, dlpack::kInt32, nullptr), py::arg("stream"))
-        .def("terminated", column(&DeviceBatch::terminated, dlpack::kBool, nullptr), py::arg("stream"))
-        .def("returns", column(&DeviceBatch::returns, dlpack::kFloat32, &GameInfo::num_players), py::arg("stream"))
-        .def("legal_actions", column(&DeviceBatch::legal_actions, dlpack::kBool, &GameInfo::num_actions),
-             py::arg("stream"))
+        .def("current_player", column(&DeviceBatch::current_player, dlpack::kInt32, nullptr))
+        .def("terminated", column(&DeviceBatch::terminated, dlpack::kBool, nullptr))
+        .def("returns", column(&DeviceBatch::returns, dlpack::kFloat32, &GameInfo::num_players))
+        .def("legal_actions", column(&DeviceBatch::legal_actions, dlpack::kBool, &GameInfo::num_actions))
+        .def("join", &DeviceBatch::join, py::arg("stream"))
+        .def("update_legal_actions", &DeviceBatch::update_legal_actions, py::arg("stream"))
         .def(
             "step",
             [](DeviceBatch& b, const Address& actions, const std::optional<Address>& rows, bool check, Stream stream) {

@@ -6,7 +6,10 @@
 //         std::byte* block() const;
 //         int device() const;
 //         Visit enter(Stream);                        // while it lives, work goes to this stream, after all before it
+//         void join(Stream);                          // what is queued there later waits for all work before it
 //         void each(std::size_t count, const F& f);   // f(i) for i in 0 .. count-1
+//         void each_bytes(std::size_t count, std::size_t width, const F& f, std::uint8_t* out);
+//                                                     // f(i, where) writes row i of out[count][width]
 //         std::int64_t sum(std::size_t count, const F& f);
 //         void fill(void* to, int byte, std::size_t bytes);
 //         void copy(void* to, const void* from, std::size_t bytes);
@@ -161,10 +164,8 @@ struct PlayOut {
 template <TurnGame Game>
 struct Expand {
     Rows<Game> rows;
-    std::uint8_t* legal;
-    SPF_HD void operator()(std::size_t row) const {
-        const int actions = rows.game.num_actions();
-        rows.game.legal_actions(rows.states[row]).expand(actions, legal + row * static_cast<std::size_t>(actions));
+    SPF_HD void operator()(std::size_t row, std::uint8_t* out) const {
+        rows.game.legal_actions(rows.states[row]).expand(rows.game.num_actions(), out);
     }
 };
 
@@ -239,23 +240,17 @@ class BlockBatch final : public DeviceBatch {
     std::int64_t size() const override { return size_; }
     int device() const override { return machine_.device(); }
 
-    const std::int32_t* current_player(Stream stream) const override {
+    const std::int32_t* current_player() const override { return block_.rows.current_player; }
+    const std::uint8_t* terminated() const override { return block_.rows.terminated; }
+    const float* returns() const override { return block_.rows.returns; }
+    const std::uint8_t* legal_actions() const override { return block_.legal; }
+    void join(Stream stream) const override { machine_.join(stream); }
+    void update_legal_actions(Stream stream) override {
+        if (!stale_) return machine_.join(stream);
         const auto visit = machine_.enter(stream);
-        return block_.rows.current_player;
-    }
-    const std::uint8_t* terminated(Stream stream) const override {
-        const auto visit = machine_.enter(stream);
-        return block_.rows.terminated;
-    }
-    const float* returns(Stream stream) const override {
-        const auto visit = machine_.enter(stream);
-        return block_.rows.returns;
-    }
-    const std::uint8_t* legal_actions(Stream stream) override {
-        const auto visit = machine_.enter(stream);
-        if (stale_) machine_.each(count(), block::Expand<Game>{block_.rows, block_.legal});
+        machine_.each_bytes(count(), static_cast<std::size_t>(info_.num_actions), block::Expand<Game>{block_.rows},
+                            block_.legal);
         stale_ = false;
-        return block_.legal;
     }
 
     void step(const Numbers& actions, const DeviceRows& rows, bool check, Stream stream) override {

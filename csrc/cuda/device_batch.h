@@ -43,11 +43,14 @@ class DeviceBatch {
     virtual std::int64_t size() const = 0;
     virtual int device() const = 0;
 
-    // Columns of the batch: the addresses stay the same, the contents follow the games.
-    virtual const std::int32_t* current_player(Stream stream) const = 0;  // [B]
-    virtual const std::uint8_t* terminated(Stream stream) const = 0;      // [B]
-    virtual const float* returns(Stream stream) const = 0;                // [B, P]
-    virtual const std::uint8_t* legal_actions(Stream stream) = 0;         // [B, A], brought up to date by this call
+    // Columns of the batch: the addresses stay the same, the contents follow the games. A stream that reads one joins
+    // first; the legal actions are brought up to date by their own call.
+    virtual const std::int32_t* current_player() const = 0;  // [B]
+    virtual const std::uint8_t* terminated() const = 0;      // [B]
+    virtual const float* returns() const = 0;                // [B, P]
+    virtual const std::uint8_t* legal_actions() const = 0;   // [B, A]
+    virtual void join(Stream stream) const = 0;              // its later work waits for all earlier work on the batch
+    virtual void update_legal_actions(Stream stream) = 0;
 
     // check: refuse an illegal action with std::invalid_argument before anything changes. Without, the caller answers
     // for rows and actions, and nothing is waited for.

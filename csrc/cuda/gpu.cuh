@@ -25,6 +25,21 @@ __global__ void __launch_bounds__(kBlock) each_kernel(std::size_t count, F f) {
     if (i < count) f(i);
 }
 
+// Rows of bytes are written by threads side by side into shared memory, and go from there to memory 16 at a time.
+template <class F>
+__global__ void __launch_bounds__(kBlock)
+    each_bytes_kernel(std::size_t count, std::size_t width, F f, std::uint8_t* out) {
+    extern __shared__ uint4 staged[];
+    auto* const bytes = reinterpret_cast<std::uint8_t*>(staged);
+    const std::size_t first = std::size_t{blockIdx.x} * kBlock, i = first + threadIdx.x;
+    if (i < count) f(i, bytes + threadIdx.x * width);
+    __syncthreads();
+    const std::size_t all = (count - first < kBlock ? count - first : kBlock) * width, whole = all / sizeof(uint4);
+    auto* const to = reinterpret_cast<uint4*>(out + first * width);  // kBlock rows are a multiple of 16 bytes
+    for (std::size_t k = threadIdx.x; k < whole; k += kBlock) to[k] = staged[k];
+    for (std::size_t k = whole * sizeof(uint4) + threadIdx.x; k < all; k += kBlock) out[first * width + k] = bytes[k];
+}
+
 template <class F>
 __global__ void __launch_bounds__(kBlock) sum_kernel(std::size_t count, F f, unsigned long long* total) {
     __shared__ unsigned long long here;
@@ -99,12 +114,24 @@ class Gpu {
 
     std::byte* block() const { return block_; }
     int device() const { return device_; }
+    void join(Stream stream) const {
+        const auto reader = reinterpret_cast<cudaStream_t>(stream);
+        if (reader == stream_) return;
+        const Current current(device_);
+        check(cudaStreamWaitEvent(reader, done_));
+    }
     Visit enter(Stream stream) { return Visit(*this, reinterpret_cast<cudaStream_t>(stream)); }
 
     template <class F>
     void each(std::size_t count, const F& f) {
         if (count == 0) return;
         each_kernel<<<blocks(count), kBlock, 0, stream_>>>(count, f);
+        check(cudaGetLastError());
+    }
+    template <class F>
+    void each_bytes(std::size_t count, std::size_t width, const F& f, std::uint8_t* out) {
+        if (count == 0) return;
+        each_bytes_kernel<<<blocks(count), kBlock, kBlock * width, stream_>>>(count, width, f, out);
         check(cudaGetLastError());
     }
     template <class F>

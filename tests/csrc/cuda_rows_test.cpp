@@ -24,9 +24,14 @@ class Host {
     std::byte* block() { return block_.data(); }
     int device() const { return 0; }
     Visit enter(spf::Stream) { return {}; }
+    void join(spf::Stream) const {}
     template <class F>
     void each(std::size_t count, const F& f) {
         for (std::size_t i = count; i-- > 0;) f(i);
+    }
+    template <class F>
+    void each_bytes(std::size_t count, std::size_t width, const F& f, std::uint8_t* out) {
+        each(count, [&](std::size_t i) { f(i, out + i * width); });
     }
     template <class F>
     std::int64_t sum(std::size_t count, const F& f) {
@@ -52,11 +57,12 @@ spf::Numbers numbers(const std::vector<std::int32_t>& values) { return {values.d
 template <class Game>
 void same(spf::Batch<Game>& batch, spf::DeviceBatch& block) {
     const std::int64_t rows = batch.size(), actions = batch.game().num_actions();
-    CHECK(std::equal(batch.current_player(), batch.current_player() + rows, block.current_player(0)));
-    CHECK(std::equal(batch.terminated(), batch.terminated() + rows, block.terminated(0)));
-    CHECK(std::equal(batch.returns(), batch.returns() + rows * spf::num_players(batch.game()), block.returns(0)));
+    CHECK(std::equal(batch.current_player(), batch.current_player() + rows, block.current_player()));
+    CHECK(std::equal(batch.terminated(), batch.terminated() + rows, block.terminated()));
+    CHECK(std::equal(batch.returns(), batch.returns() + rows * spf::num_players(batch.game()), block.returns()));
     const std::uint8_t* legal = batch.legal_actions();
-    CHECK(std::equal(legal, legal + rows * actions, block.legal_actions(0)));
+    block.update_legal_actions(0);
+    CHECK(std::equal(legal, legal + rows * actions, block.legal_actions()));
 }
 
 // Keys, episodes, histories and results; and that the host can take over.
