@@ -157,7 +157,7 @@ def main() -> None:
         raise SystemExit(str(error)) from None
     os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")  # both sides share the card
     rows = [row for name in options.games for row in rows_of(name, options.size, options.repeats)]
-    facts = {"gpu": torch.cuda.get_device_name(device), **machine(["torch", "pgx", "jax"])}
+    facts = {**machine(["torch", "pgx", "jax"]), "device": torch.cuda.get_device_name(device)}
     print_table(facts, rows, "steps/s")
     save("games_gpu", facts, rows)
 

@@ -4,7 +4,7 @@ The choice of an action counts on both sides or on neither:
 
 - *given*: recorded actions are stepped; after every step legal actions and returns are looked at. OpenSpiel replays the
   games our batch played, and its legal sets and returns are asserted equal to ours; so does pgx, where nature plays no
-  part and it is installed.
+  part and it is installed, and EnvPool, the same.
 - *random*: uniform legal actions. OpenSpiel and PettingZoo play as their users would; that they play the same game is
   checked by its mean length, within five standard errors of ours.
 - *text*: everything an agent that reads and writes text needs: an observation, a reply, its parsing, the step.
@@ -23,7 +23,9 @@ import importlib.util
 import math
 import random
 import statistics
+import sys
 import time
+import types
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
@@ -37,6 +39,7 @@ SIZES = (1, 256, 4096)
 # Its Leduc hold'em lets a player fold what costs nothing: another game. Neither has a Kuhn poker of one hand.
 PETTING_ZOO = {"tic_tac_toe": "tictactoe_v3", "connect_four": "connect_four_v3"}
 TEXT_ARENA = {"tic_tac_toe": "TicTacToe-v0", "connect_four": "ConnectFour-v0"}
+ENV_POOL = {"tic_tac_toe": "TicTacToe-v1", "connect_four": "ConnectFour-v1"}
 PEER_GAMES = 300
 
 
@@ -139,6 +142,39 @@ def pgx_given(name: str, size: int) -> Callable[[], float]:
     def run() -> float:
         play()
         return turns
+
+    return run
+
+
+def envpool_given(name: str, size: int, steps: int) -> Callable[[], float]:
+    """EnvPool on one thread; its masks, ends and rewards are asserted ours at every step, once and not timed."""
+    # Its __init__ wants the files of all its simulators; of them only the board games are needed.
+    sys.modules.setdefault("envpool.entry", types.ModuleType("envpool.entry"))
+    import envpool
+    import envpool.pgx.registration
+
+    env = envpool.make(ENV_POOL[name], env_type="gymnasium", num_envs=size, num_threads=1, seed=1)
+    _, info = env.reset()
+    ours = games.make(name, size, seed=2, autoreset="next_step")
+    rows, actions, turns = np.arange(size), [], 0
+    for step in range(steps):
+        going, fresh = ~ours.terminated, ours.terminated.copy()
+        assert np.array_equal(info["legal_action_mask"][going], ours.legal_actions[going])
+        mover, seat = ours.current_player.copy(), info["current_player"]
+        actions.append(np.where(going, ours.sample_actions(step), 0).astype(np.int32))
+        _, rewards, ended, _, info = env.step(actions[-1])
+        ours.step(actions[-1])
+        assert np.array_equal(ended, ours.terminated)
+        ends = ended & ~fresh
+        paid = rewards.reshape(size, 2)[rows, seat]  # to who moved last; it draws who begins
+        assert np.array_equal(paid[ends], ours.returns[rows[ends], mover[ends]])
+        turns += int(going.sum())
+
+    def run() -> float:
+        env.reset()  # takes about as long as a step
+        for chosen in actions:
+            env.step(chosen)
+        return float(turns)
 
     return run
 
@@ -281,7 +317,9 @@ def assert_same_length(name: str, peer: str, lengths: Sequence[int]) -> None:
 
 
 def cases(names: Sequence[str], lengths: dict[tuple[str, str], list[int]]) -> Iterator[Case]:
-    has = {package: importlib.util.find_spec(package) is not None for package in ("pgx", "pettingzoo")}
+    has = {
+        package: importlib.util.find_spec(package) is not None for package in ("pgx", "pettingzoo", "envpool")
+    }
     for name in names:
         spiel = Side("OpenSpiel", openspiel_given(name))
         for size in SIZES:
@@ -290,6 +328,9 @@ def cases(names: Sequence[str], lengths: dict[tuple[str, str], list[int]]) -> It
         if has["pgx"] and name in ("tic_tac_toe", "connect_four"):
             ours = Side("N=4096", given(name, 4096, 64))
             yield Case(f"{name}, actions given, N=4096", ours, Side("pgx", pgx_given(name, 4096)))
+        if has["envpool"] and name in ENV_POOL:
+            ours = Side("N=4096", given(name, 4096, 64))
+            yield Case(f"{name}, actions given, N=4096", ours, Side("EnvPool", envpool_given(name, 4096, 64)))
         played = lengths[name, "OpenSpiel"] = []
         peer = Side("OpenSpiel", random_openspiel(name, played))
         yield Case(f"{name}, random, N=4096", Side("step", random_stepped(name, 4096, 64)), peer)
@@ -414,7 +455,7 @@ def main() -> None:
         )
     for (name, peer_name), played in lengths.items():
         assert_same_length(name, peer_name, played)
-    packages = ("open_spiel", "pettingzoo", "textarena", "pgx")
+    packages = ("open_spiel", "pettingzoo", "textarena", "pgx", "envpool")
     facts = {**machine(packages), "device": "cpu, one thread"}
     print()
     print_table(facts, rows, "1/s")

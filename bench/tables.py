@@ -1,4 +1,4 @@
-"""Writes the README's tables of ratios from bench/results/: between `<!-- bench NAME -->` and `<!-- end -->`.
+"""Writes the tables of ratios in README and docs from bench/results/: between `<!-- bench NAME -->` and `<!-- end -->`.
 
 python bench/tables.py
 """
@@ -10,9 +10,20 @@ import re
 from pathlib import Path
 from typing import Any
 
-README = Path(__file__).parents[1] / "README.md"
+ROOT = Path(__file__).parents[1]
+PAGES = (ROOT / "README.md", ROOT / "docs" / "games.md")
 RESULTS = Path(__file__).parent / "results"
-PACKAGES = ("python", "torch", "transformers", "open_spiel", "pettingzoo", "textarena", "pgx")
+PACKAGES = (
+    "python",
+    "torch",
+    "transformers",
+    "open_spiel",
+    "pettingzoo",
+    "textarena",
+    "pgx",
+    "envpool",
+    "jax",
+)
 BLOCK = re.compile(r"(<!-- bench (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
 
 
@@ -49,4 +60,5 @@ def filled(text: str) -> str:
 
 
 if __name__ == "__main__":
-    README.write_text(filled(README.read_text()))
+    for page in PAGES:
+        page.write_text(filled(page.read_text()))

@@ -45,9 +45,14 @@ struct RowColumns {
 
     template <class ReturnOf>
     SPF_HD void close(std::size_t row, Player player, const ReturnOf& return_of) const {
+        close(row, player, terminated[row] != 0, return_of);
+    }
+    // shown: the row still shows the result of an ended game.
+    template <class ReturnOf>
+    SPF_HD void close(std::size_t row, Player player, bool shown, const ReturnOf& return_of) const {
         current_player[row] = player;
         if (player != kTerminal) {
-            if (terminated[row] != 0) forget_result(row);  // else the returns are 0 as they are
+            if (shown) forget_result(row);  // else the returns are 0 as they are
             return;
         }
         terminated[row] = 1;
@@ -58,16 +63,6 @@ struct RowColumns {
         for (std::size_t p = 0; p < players; ++p) returns[row * players + p] = 0.0f;
     }
 
-    // Calls move() if the game goes on, and begin() where autoreset says so.
-    template <class Move, class Begin>
-    SPF_HD void step(std::size_t row, const Move& move, const Begin& begin) const {
-        if (current_player[row] == kTerminal) {  // also in the same-step mode, after a playout
-            if (autoreset == Autoreset::kNextStep) restart(row, begin);
-            return;
-        }
-        move();
-        if (terminated[row] != 0 && autoreset == Autoreset::kSameStep) restart(row, begin);
-    }
     template <class Begin>
     SPF_HD void restart(std::size_t row, const Begin& begin) const {
         keys[row] = next_key(row);
@@ -117,6 +112,9 @@ SPF_HD Action sample_move(const Game& game, const typename Game::State& state, P
 template <TurnGame Game, bool kByPly = false>
 struct GameRows : RowColumns {
     using State = typename Game::State;
+    // A small state is worked on in registers; a large one would only be copied to and fro.
+    static constexpr bool kSmall = sizeof(State) <= 2 * sizeof(std::uint64_t);
+    using Held = std::conditional_t<kSmall, State, State&>;
 
     Game game;
     State start;  // copied for every new game: built anew, a large one would be written and read again at once
@@ -134,36 +132,34 @@ struct GameRows : RowColumns {
         ply[row] = 0;
         settle(row);
     }
-    SPF_HD void put(std::size_t row, Action action) const {
-        move_at(row, ply[row]++) = remembered<Game>(action);
-        game.apply(states[row], action);
-    }
+    SPF_HD void put(std::size_t row, Action action) const { put(row, states[row], ply[row], action); }
     // Plays nature until a player must act or the game is over, then brings the row's columns up to date.
     SPF_HD void settle(std::size_t row) const {
-        Player player = game.current_player(states[row]);
-        while (player == kChance && !explicit_chance) {
-            put(row, draw_chance(game, states[row], Rng(keys[row], ply[row])));
-            player = game.current_player(states[row]);
-        }
-        close(row, player);
+        close(row, play_nature(row, states[row], ply[row]), terminated[row] != 0);
     }
-    SPF_HD void close(std::size_t row, Player player) const {
-        RowColumns::close(row, player, [&](Player p) { return game.returns(states[row], p); });
+    SPF_HD void close(std::size_t row, Player player, bool shown) const {
+        RowColumns::close(row, player, shown, [&](Player p) { return game.returns(states[row], p); });
     }
+    // What a kernel does; Columns::play does it for many rows of a host. All that is read is asked for before the
+    // first write, which might change it for all the compiler knows.
     SPF_HD void step(std::size_t row, Action action) const {
-        RowColumns::step(
-            row,
-            [&] {
-                put(row, action);
-                settle(row);
-            },
-            [&] { begin(row); });
+        const bool over = current_player[row] == kTerminal, shown = terminated[row] != 0;
+        std::uint32_t at = ply[row];
+        Held state = states[row];
+        if (over) {  // also in the same-step mode, after a playout
+            if (autoreset == Autoreset::kNextStep) restart(row, [&] { begin(row); });
+            return;
+        }
+        put(row, state, at, action);
+        const Player player = play_nature(row, state, at);
+        if constexpr (kSmall) states[row] = state;
+        ply[row] = at;
+        close(row, player, shown);
+        if (player == kTerminal && autoreset == Autoreset::kSameStep) restart(row, [&] { begin(row); });
     }
 
-    // The rest of one game with uniform actions; returns the players' steps. A small state is held in registers; a
-    // large one would only be copied to and fro.
+    // The rest of one game with uniform actions; returns the players' steps.
     SPF_HD std::int64_t play_out(std::size_t row) const {
-        using Held = std::conditional_t<sizeof(State) <= 2 * sizeof(std::uint64_t), State, State&>;
         Held state = states[row];
         std::uint32_t at = ply[row];
         SmallDraws draws(mix_seeds(keys[row] ^ kPlayoutSalt, at));
@@ -179,10 +175,25 @@ struct GameRows : RowColumns {
             move_at(row, at) = remembered<Game>(action);
             game.apply(state, action);
         }
-        if constexpr (!std::is_reference_v<Held>) states[row] = state;
+        if constexpr (kSmall) states[row] = state;
         ply[row] = at;
-        close(row, kTerminal);
+        close(row, kTerminal, false);
         return steps;
+    }
+
+  private:
+    SPF_HD void put(std::size_t row, State& state, std::uint32_t& at, Action action) const {
+        move_at(row, at++) = remembered<Game>(action);
+        game.apply(state, action);
+    }
+    // Until a player must act or the game is over; says which.
+    SPF_HD Player play_nature(std::size_t row, State& state, std::uint32_t& at) const {
+        Player player = game.current_player(state);
+        while (player == kChance && !explicit_chance) {
+            put(row, state, at, draw_chance(game, state, Rng(keys[row], at)));
+            player = game.current_player(state);
+        }
+        return player;
     }
 };
 

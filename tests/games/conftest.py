@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Sequence
+from importlib import metadata
 
 import pytest
 
@@ -88,3 +89,10 @@ def views() -> Callable[[games.Batch], Sequence[int | None]]:
         return range(about.num_players) if about.simultaneous else (None,)
 
     return of
+
+
+@pytest.fixture(scope="session")
+def textarena_release() -> tuple[int, ...]:
+    """The release of the peer that is installed, (0, 6, 4) or (0, 7, 4)."""
+    pytest.importorskip("textarena", exc_type=ImportError, reason="comes with the extra 'test'")
+    return tuple(map(int, metadata.version("textarena").split(".")))

@@ -1,4 +1,4 @@
-"""Truth and deception: rules by hand, what the guesser cannot tell, the deck, and textarena 0.6.4 as a peer."""
+"""Truth and deception: rules by hand, what the guesser cannot tell, the deck, and textarena 0.6.4 or 0.7.4 as a peer."""
 
 from __future__ import annotations
 
@@ -171,13 +171,12 @@ def test_deals_are_uniform() -> None:
 
 
 @pytest.mark.parametrize("rules", ["correct", "textarena"])
-def test_textarena(rules: str, peer_games: Callable[[int], int]) -> None:
+def test_textarena(rules: str, peer_games: Callable[[int], int], textarena_release: tuple[int, ...]) -> None:
     """Oracle: peer textarena. The same deals and messages: turn order, legality and rewards.
 
     Statements are its own there, so only the position of the true one is carried over. Naming both facts is right
     there whichever is true, which is our rules=textarena.
     """
-    pytest.importorskip("textarena", exc_type=ImportError, reason="comes with the extra 'test'")
     from textarena.envs.TruthAndDeception.env import TruthAndDeceptionEnv
 
     rng = random.Random(8)
@@ -201,7 +200,7 @@ def test_textarena(rules: str, peer_games: Callable[[int], int]) -> None:
             if turn == 5 and "[" not in message:
                 assert done
                 assert action[0] == games.INVALID
-                assert env.state.rewards == {1: -1, 0: 0}
+                assert env.state.rewards == {1: -1, 0: int(textarena_release >= (0, 7))}
                 ends.add("invalid")
                 break
             batch.step(action, texts=[message])
