@@ -51,8 +51,8 @@ def test_textarena(
     """Oracle: peer textarena. Whole games with the same deal, moves and new apples, compared after every tick.
 
     It counts single submissions and looks at the limit before it counts, so one more is needed there; and of equally
-    long snakes both win, which is our rules=textarena. Release 0.7.4 calls that a draw, as we do, and lets the longer of
-    two win that die at once.
+    long snakes both win, which is our rules=textarena. Release 0.7.4 calls that a draw, as we do, and lets the longer
+    of two win that die at once.
     """
     from textarena.envs.Snake.env import Snake, SnakeEnv
 

@@ -1,4 +1,4 @@
-"""Truth and deception: rules by hand, what the guesser cannot tell, the deck, and textarena 0.6.4 or 0.7.4 as a peer."""
+"""Truth and deception: rules by hand, what the guesser cannot tell, the deck, and textarena as a peer (both releases)."""
 
 from __future__ import annotations
 
