@@ -1,4 +1,4 @@
-"""Truth and deception: rules by hand, what the guesser cannot tell, the deck, and textarena as a peer (both releases)."""
+"""Truth and deception: rules by hand, what the guesser cannot tell, the deck, and either textarena as a peer."""
 
 from __future__ import annotations
 
