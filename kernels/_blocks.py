@@ -5,7 +5,7 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-LOG2_E = 1.4426950408889634  # kernels count in powers of two: exp2 is what the hardware has
+LOG2_E = tl.constexpr(1.4426950408889634)  # kernels count in powers of two: exp2 is what the hardware has
 
 
 @triton.jit

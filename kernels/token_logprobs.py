@@ -13,6 +13,7 @@ PyTorch does the same block by block. Tokens whose both upstream gradients are z
 from __future__ import annotations
 
 import importlib.util
+import math
 from typing import Any
 
 import torch
@@ -159,7 +160,8 @@ def _forward_triton(
     all_total = (shrink * total).sum(0)
     log_total = all_total.log2()
     log_sum = top + log_total
-    return (chosen.sum(0) - log_sum) / LOG2_E, (log_total - all_weighted / all_total) / LOG2_E, log_sum
+    ln_2 = math.log(2.0)
+    return (chosen.sum(0) - log_sum) * ln_2, (log_total - all_weighted / all_total) * ln_2, log_sum
 
 
 def _backward_triton(
@@ -323,7 +325,14 @@ def _blocks(hidden: Tensor, weight: Tensor) -> list[slice]:
 
 
 def _logits(hidden: Tensor, weight: Tensor, inverse_temperature: Tensor) -> Tensor:
-    return (hidden @ weight.T).float().mul_(inverse_temperature[:, None])
+    """In float32 whatever the inputs are: bfloat16 would round log-probabilities by a hundredth and more."""
+    if hidden.dtype == torch.float32:
+        logits = hidden @ weight.T
+    elif hidden.is_cuda:
+        logits = torch.mm(hidden, weight.T, out_dtype=torch.float32)
+    else:
+        logits = hidden.float() @ weight.float().T
+    return logits.mul_(inverse_temperature[:, None])
 
 
 def token_logprobs(

@@ -144,3 +144,12 @@ def test_on_the_gpu(dtype, tokens, width, vocabulary):
     assert (ent.double() - ent64).abs().max() <= 1e-4
     for x, y in zip(a, b, strict=True):
         assert (x.grad.double() - y.grad).norm() <= 0.01 * y.grad.norm()
+
+
+def test_half_precision_inputs_do_not_round_the_logits():
+    """Oracle: float64 of the same rounded inputs; logits rounded to bfloat16 would be off by 0.03 here."""
+    h, w, t = (x if x.dtype == torch.int64 else x.bfloat16() for x in make(40, 32, 500))
+    lp, ent = token_logprobs(h, w, t, return_entropy=True)
+    lp64, ent64 = token_logprobs_reference(h.double(), w.double(), t)
+    assert (lp.double() - lp64).abs().max() <= 1e-4
+    assert (ent.double() - ent64).abs().max() <= 1e-4
