@@ -10,9 +10,10 @@ from pathlib import Path
 from typing import Any
 
 import triton
-from selfplay_fast.kernels import token_logprobs
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
+
+from selfplay_fast.kernels import token_logprobs
 
 SHARED, SPILLED = 232_448, 32  # bytes that a Hopper GPU gives a block; bytes that may be traded
 PTXAS = Path(triton.__file__).parent / "backends" / "nvidia" / "bin" / "ptxas"
@@ -76,7 +77,9 @@ def main() -> None:
         if spilled > SPILLED or shared > SHARED or products == 0:
             bad.append(name)
     if bad:
-        sys.exit(f"spills more than {SPILLED} B, needs more than {SHARED} B shared or uses no tensor core: {bad}")
+        sys.exit(
+            f"spills more than {SPILLED} B, needs more than {SHARED} B shared or uses no tensor core: {bad}"
+        )
 
 
 if __name__ == "__main__":

@@ -76,7 +76,7 @@ def trl(p: Problem) -> tuple[Tensor, Tensor]:
     from trl.kernels import ChunkedLogProbFunction
 
     outputs = ChunkedLogProbFunction.apply(
-        p.hidden, p.weight, None, p.targets, TEMPERATURE, 4096, 0.0, 1.0, ("entropy",)
+        p.hidden, p.weight, None, p.targets, TEMPERATURE, 4096, None, 1.0, ("entropy",)
     )
     return outputs[0], outputs[1]
 
