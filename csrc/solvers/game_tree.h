@@ -2,16 +2,12 @@
 //
 // A player's sequence is its last own (information state, action); with perfect recall it implies all earlier
 // ones. Sequence p < P is player p's empty one; then come those of each information state, players in order,
-// and a state always after the one that leads to it. Chance is folded into the payoffs: a payoff of a sequence is what
-// its player wins where the others' sequences are such and such, so that all it can win is one sum without scatter.
+// and a state always after the one that leads to it. Chance is folded into the leaves.
 #pragma once
 
-#include <algorithm>
 #include <cstddef>
 #include <cstdint>
-#include <map>
 #include <string>
-#include <tuple>
 #include <unordered_map>
 #include <utility>
 #include <vector>
@@ -21,33 +17,21 @@
 
 namespace spf {
 
-// Every history by itself, for solvers that sample them. Numbered from the leaves up; the start comes last.
-// Legend: P players, N histories, E moves.
-struct Histories {
-    std::vector<std::int32_t> decision;  // [N] the information state to decide in, else kChance or kTerminal
-    std::vector<std::uint32_t> first;    // [N + 1] moves of history n, by action: [n] to [n + 1]
-    std::vector<std::uint32_t> next;     // [E] the history a move leads to
-    std::vector<double> chance;          // [E] probability of nature's moves
-    std::vector<double> returns;         // [N, P] of what is over, 0 elsewhere
-};
-
-// Legend: P players, A actions, I information states, S sequences, L payoffs, C joint sequences.
+// Legend: P players, A actions, I information states, S sequences, L leaves.
 struct GameTree {
     using Sequence = std::uint32_t;
 
     std::size_t players = 0, actions = 0;
-    std::vector<InformationState> states;     // [I]
-    std::vector<std::size_t> first_state;     // [P + 1] information states of player p: [p] to [p + 1]
-    std::vector<Sequence> parent;             // [I] the own sequence that leads there
-    std::vector<Sequence> first;              // [I + 1] sequences of information state i: [i] to [i + 1]
-    std::vector<std::uint32_t> first_payoff;  // [S + 1] payoffs of sequence s: [s] to [s + 1]
-    std::vector<std::uint32_t> others;        // [L] the other player's sequence; with P > 2 a joint one
-    std::vector<double> payoff;               // [L] return times the probability of nature's moves
-    std::vector<Sequence> joint;              // [C, P - 1] the others' sequences; empty with P <= 2
-    Histories histories;
+    std::vector<InformationState> states;              // [I]
+    std::vector<std::size_t> first_state;              // [P + 1] information states of player p: [p] to [p + 1]
+    std::vector<Sequence> parent;                      // [I] the own sequence that leads there
+    std::vector<Sequence> first;                       // [I + 1] sequences of information state i: [i] to [i + 1]
+    std::vector<std::vector<Sequence>> leaf_sequence;  // [P][L]
+    std::vector<std::vector<double>> leaf_value;       // [P][L] return times the probability of nature's moves
 
     std::size_t information_states() const { return states.size(); }
     std::size_t sequences() const { return first.back(); }
+    std::size_t leaves() const { return leaf_value.front().size(); }
     std::size_t begin(std::size_t player) const { return first_state[player]; }
     std::size_t end(std::size_t player) const { return first_state[player + 1]; }
     // The player's sequences, the empty one aside.
@@ -93,13 +77,13 @@ class GameTreeBuilder {
         const auto players = static_cast<std::size_t>(num_players(game_));
         tree_.players = players;
         tree_.actions = static_cast<std::size_t>(game_.num_actions());
-        tree_.histories.first.assign(1, 0);
+        tree_.leaf_sequence.resize(players);
+        tree_.leaf_value.resize(players);
         next_ = static_cast<Sequence>(players);
         std::vector<Sequence> own(players);
         for (std::size_t player = 0; player < players; ++player) own[player] = static_cast<Sequence>(player);
         walk(game_.initial(), 1.0, own);
         number_by_player();
-        add_payoffs();
         return std::move(tree_);
     }
 
@@ -107,61 +91,37 @@ class GameTreeBuilder {
     using State = typename G::State;
     using Sequence = GameTree::Sequence;
 
-    struct Move {
-        std::uint32_t next;
-        double chance;
-    };
-    struct Leaf {
-        double chance;
-        std::uint32_t history;
-    };
-
-    // The number of the history, given once all that follows it has been walked.
-    std::uint32_t walk(const State& state, double chance, std::vector<Sequence>& own) {
+    void walk(const State& state, double chance, std::vector<Sequence>& own) {
         check_size(G::kName, ++nodes_, max_nodes_);
         const Player player = game_.current_player(state);
-        std::vector<Move> moves;
-        std::int32_t decision = player;
-        if (player == kTerminal) {
-            leaves_.push_back({chance, static_cast<std::uint32_t>(tree_.histories.decision.size())});
-            leaf_sequences_.insert(leaf_sequences_.end(), own.begin(), own.end());
-        } else if (player == kChance) {
-            for (const auto& [action, probability] : game_.chance_outcomes(state))
-                moves.push_back({step(state, action, chance * probability, own), probability});
-        } else {
-            const auto mover = static_cast<std::size_t>(player);
-            const Sequence arrived = own[mover];
-            const std::size_t i = find(state, player, arrived);
-            decision = static_cast<std::int32_t>(i);
-            Sequence sequence = first_[i];
-            for (const Action action : game_.legal_actions(state)) {
-                own[mover] = sequence++;
-                moves.push_back({step(state, action, chance, own), 0.0});
-            }
-            own[mover] = arrived;
+        if (player == kTerminal) return add_leaf(state, chance, own);
+        if (player == kChance) {
+            for (const ChanceOutcome& outcome : game_.chance_outcomes(state))
+                step(state, outcome.action, chance * outcome.probability, own);
+            return;
         }
-        return add_history(state, decision, moves);
+        const auto mover = static_cast<std::size_t>(player);
+        const Sequence arrived = own[mover];
+        Sequence sequence = first_[find(state, player, arrived)];
+        for (const Action action : game_.legal_actions(state)) {
+            own[mover] = sequence++;
+            step(state, action, chance, own);
+        }
+        own[mover] = arrived;
     }
 
-    std::uint32_t step(State state, Action action, double chance, std::vector<Sequence>& own) {
+    void step(State state, Action action, double chance, std::vector<Sequence>& own) {
         game_.apply(state, action);
         history_.push_back(action);
-        const std::uint32_t number = walk(state, chance, own);
+        walk(state, chance, own);
         history_.pop_back();
-        return number;
     }
 
-    std::uint32_t add_history(const State& state, std::int32_t decision, const std::vector<Move>& moves) {
-        Histories& all = tree_.histories;
-        for (const Move& move : moves) {
-            all.next.push_back(move.next);
-            all.chance.push_back(move.chance);
+    void add_leaf(const State& state, double chance, const std::vector<Sequence>& own) {
+        for (std::size_t player = 0; player < own.size(); ++player) {
+            tree_.leaf_sequence[player].push_back(own[player]);
+            tree_.leaf_value[player].push_back(chance * double{game_.returns(state, static_cast<Player>(player))});
         }
-        all.first.push_back(static_cast<std::uint32_t>(all.next.size()));
-        for (std::size_t player = 0; player < tree_.players; ++player)
-            all.returns.push_back(decision == kTerminal ? double{game_.returns(state, static_cast<Player>(player))} : 0);
-        all.decision.push_back(decision);
-        return static_cast<std::uint32_t>(all.decision.size() - 1);
     }
 
     // The information state of the player to move; new ones are numbered as they come.
@@ -188,9 +148,8 @@ class GameTreeBuilder {
     // From the order of discovery to players in order; inside a player the order of discovery stays.
     void number_by_player() {
         std::vector<Sequence> renamed(next_);
-        std::vector<std::int32_t> renumbered(tree_.states.size());
         GameTree& tree = tree_;
-        auto states = std::exchange(tree.states, {});
+        const auto states = std::exchange(tree.states, {});
         const auto parent = std::exchange(tree.parent, {});
         Sequence next = 0;
         for (; next < tree.players; ++next) renamed[next] = next;
@@ -198,58 +157,16 @@ class GameTreeBuilder {
             tree.first_state.push_back(tree.states.size());
             for (std::size_t i = 0; i < states.size(); ++i) {
                 if (states[i].player != static_cast<Player>(player)) continue;
-                renumbered[i] = static_cast<std::int32_t>(tree.states.size());
+                tree.states.push_back(states[i]);
                 tree.parent.push_back(renamed[parent[i]]);
                 tree.first.push_back(next);
                 for (std::size_t a = 0; a < states[i].legal.size(); ++a) renamed[first_[i] + a] = next++;
-                tree.states.push_back(std::move(states[i]));
             }
         }
         tree.first_state.push_back(tree.states.size());
         tree.first.push_back(next);
-        for (Sequence& sequence : leaf_sequences_) sequence = renamed[sequence];
-        for (std::int32_t& decision : tree.histories.decision)
-            if (decision >= 0) decision = renumbered[static_cast<std::size_t>(decision)];
-    }
-
-    // Leaves with the same sequences of all players are one payoff.
-    void add_payoffs() {
-        struct Entry {
-            Sequence own;
-            std::uint32_t others;
-            double payoff;
-        };
-        const std::size_t players = tree_.players;
-        std::vector<Entry> entries;
-        for (std::size_t l = 0; l < leaves_.size(); ++l) {
-            const Sequence* sequences = leaf_sequences_.data() + l * players;
-            const double* returns = tree_.histories.returns.data() + leaves_[l].history * players;
-            for (std::size_t player = 0; player < players; ++player)
-                entries.push_back({sequences[player], others_of(player, sequences), leaves_[l].chance * returns[player]});
-        }
-        std::ranges::stable_sort(entries, {}, [](const Entry& e) { return std::tuple(e.own, e.others); });
-        tree_.first_payoff.assign(tree_.sequences() + 1, 0);
-        for (std::size_t e = 0; e < entries.size(); ++e) {
-            const Entry& entry = entries[e];
-            if (e > 0 && entries[e - 1].own == entry.own && entries[e - 1].others == entry.others) {
-                tree_.payoff.back() += entry.payoff;
-                continue;
-            }
-            tree_.others.push_back(entry.others);
-            tree_.payoff.push_back(entry.payoff);
-            ++tree_.first_payoff[entry.own + 1];
-        }
-        for (std::size_t s = 0; s < tree_.sequences(); ++s) tree_.first_payoff[s + 1] += tree_.first_payoff[s];
-    }
-
-    std::uint32_t others_of(std::size_t player, const Sequence* sequences) {
-        if (tree_.players == 1) return 0;
-        if (tree_.players == 2) return sequences[1 - player];
-        std::vector<Sequence> others(sequences, sequences + tree_.players);
-        others.erase(others.begin() + static_cast<std::ptrdiff_t>(player));
-        const auto [entry, is_new] = joint_.try_emplace(others, static_cast<std::uint32_t>(joint_.size()));
-        if (is_new) tree_.joint.insert(tree_.joint.end(), others.begin(), others.end());
-        return entry->second;
+        for (auto& sequences : tree.leaf_sequence)
+            for (Sequence& sequence : sequences) sequence = renamed[sequence];
     }
 
     const G& game_;
@@ -258,9 +175,6 @@ class GameTreeBuilder {
     std::vector<Action> history_;
     std::unordered_map<std::string, std::size_t> index_[G::kPlayers];
     std::vector<Sequence> first_;  // [I] in order of discovery
-    std::vector<Leaf> leaves_;
-    std::vector<Sequence> leaf_sequences_;  // [leaves, P]
-    std::map<std::vector<Sequence>, std::uint32_t> joint_;
     Sequence next_ = 0;
     GameTree tree_;
 };
