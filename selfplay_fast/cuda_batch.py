@@ -33,7 +33,8 @@ class CudaBatch:
     """``B`` games of one kind on one GPU. What needs words or a look inside is asked of ``cpu()``.
 
     The tensors are views of the batch's memory: they share it without a copy, keep it alive, and follow the games. Do
-    not write to them.
+    not write to them. A stream that reads them waits for the batch's work; before a step on another stream, let that
+    one wait for the reader (``stream.wait_stream``), as with any tensor that is written in place.
     """
 
     __slots__ = (
@@ -130,14 +131,14 @@ class CudaBatch:
         self._native.reset(_optional(which), _optional(given), repeat, self._stream())
 
     def sample_actions(self, seed: int) -> Tensor:
-        """int64[B]: uniform legal actions by (seed, row, ply); ``INVALID`` where the game is over."""
+        """int64[B]: uniform legal actions by (seed, row, episode, ply); ``INVALID`` where the game is over."""
         actions = torch.empty(len(self), dtype=torch.int64, device=self.device)
         self._native.sample_actions(seed & _SEED_MASK, actions.data_ptr(), self._stream())
         return actions
 
-    def random_playouts(self) -> int:
-        """Play every game to its end with uniform actions; return the number of turns."""
-        return self._native.random_playouts(self._stream())
+    def random_playouts(self, seed: int | None = None) -> int:
+        """As ``games.Batch.random_playouts``."""
+        return self._native.random_playouts(None if seed is None else seed & _SEED_MASK, self._stream())
 
     def history(self, row: int) -> list[int]:
         """All actions of the row's game so far, nature's included."""

@@ -2,7 +2,7 @@
 
     g = games.make("kuhn_poker", batch_size=128, seed=0)
     while not g.terminated.all():
-        g.step(g.sample_actions(seed=7))  # one draw per (seed, row, ply)
+        g.step(g.sample_actions(seed=7))  # one draw per (seed, row, episode, ply)
     g.returns
 
 Shapes: ``B`` games, ``P`` players, ``A`` enumerable actions, ``K`` rows of a call. Players are numbered from 0; -1 is
@@ -233,12 +233,17 @@ class Batch:
         self._native.reset(rows, keys, repeat)
 
     def sample_actions(self, seed: int) -> NDArray[np.int64]:
-        """int64[B] or int64[B, P]: uniform legal actions by (seed, row, ply); ``INVALID`` where the game is over."""
+        """int64[B] or int64[B, P]: uniform legal actions by (seed, row, episode, ply); ``INVALID`` where the game is over."""
         return self._native.sample_actions(seed & _SEED_MASK)
 
-    def random_playouts(self) -> int:
-        """Play every game to its end with uniform actions; return the number of turns (of a joint game: steps)."""
-        return self._native.random_playouts()
+    def random_playouts(self, seed: int | None = None) -> int:
+        """Play every game to its end with uniform actions; return the number of turns (of a joint game: steps).
+
+        Without a seed a row goes on by its own random stream, so copies of a batch end alike, and an ended game of an
+        autoreset batch stays as it is until it is reset. With one, moves and chance are those of (seed, row); of a
+        joint game the moves alone.
+        """
+        return self._native.random_playouts(None if seed is None else seed & _SEED_MASK)
 
     def observation(self, rows: ArrayLike | None = None, player: int | None = None) -> list[str]:
         """The complete message for the player to move of each row, or for ``player``; empty where nobody is to move."""

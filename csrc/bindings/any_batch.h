@@ -5,6 +5,7 @@
 #include <cstdint>
 #include <memory>
 #include <optional>
+#include <shared_mutex>
 #include <span>
 #include <string>
 #include <string_view>
@@ -25,7 +26,10 @@ struct TextBlock {
 
 class AnyBatch {
   public:
+    AnyBatch() = default;
+    AnyBatch(const AnyBatch&) {}  // a copy is used by nobody yet
     virtual ~AnyBatch() = default;
+    std::shared_mutex& in_use() const { return in_use_; }
     virtual std::unique_ptr<AnyBatch> copy() const = 0;
     virtual std::unique_ptr<AnyBatch> resample(Rows rows, std::optional<Player> player, std::uint64_t seed) const = 0;
 
@@ -42,7 +46,7 @@ class AnyBatch {
     virtual void step(std::span<const std::int64_t> actions, Rows rows, std::span<const std::string_view> texts) = 0;
     virtual void reset(Rows rows, std::optional<std::span<const std::uint64_t>> seeds, std::int64_t repeat) = 0;
     virtual void sample_actions(std::uint64_t seed, std::span<std::int64_t> out) const = 0;
-    virtual std::int64_t random_playouts() = 0;
+    virtual std::int64_t random_playouts(std::optional<std::uint64_t> seed) = 0;
 
     // player: whose view; none for whoever is to move, which a joint game does not know (its tensors: all players').
     virtual TextBlock observation(Rows rows, std::optional<Player> player) const = 0;
@@ -59,6 +63,9 @@ class AnyBatch {
 
     virtual std::string snapshot() const = 0;
     virtual void restore(std::string_view bytes) = 0;
+
+  private:
+    mutable std::shared_mutex in_use_;  // held by the bindings for the time of a call
 };
 
 struct GameEntry {

@@ -125,7 +125,7 @@ void bind_cuda(py::module_& m) {
                 b.sample_actions(seed, reinterpret_cast<std::int64_t*>(out), stream);
             },
             py::arg("seed"), py::arg("out"), py::arg("stream"), Unlocked(), "Writes int64[B] to the address out.")
-        .def("random_playouts", &DeviceBatch::random_playouts, py::arg("stream"), Unlocked())
+        .def("random_playouts", &DeviceBatch::random_playouts, py::arg("seed"), py::arg("stream"), Unlocked())
         .def("history", &DeviceBatch::history, py::arg("row"), py::arg("stream"))
         .def("copy", &DeviceBatch::copy, py::arg("stream"), Unlocked())
         .def(

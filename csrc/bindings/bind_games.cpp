@@ -7,7 +7,9 @@
 
 #include <map>
 #include <memory>
+#include <mutex>
 #include <optional>
+#include <shared_mutex>
 #include <string>
 #include <vector>
 
@@ -152,6 +154,18 @@ py::list strings(const TextBlock& texts) {
     return out;
 }
 
+// A batch is changed by one thread at a time, and by none while others look at it; calls wait for each other. What a
+// view shows belongs to whoever keeps it.
+using Changes = std::unique_lock<std::shared_mutex>;
+using Looks = std::shared_lock<std::shared_mutex>;
+template <class Result, class... Arguments>
+auto looking(Result (AnyBatch::*call)(Arguments...) const) {
+    return [call](const AnyBatch& batch, Arguments... arguments) {
+        const Looks shared(batch.in_use());
+        return (batch.*call)(arguments...);
+    };
+}
+
 std::unique_ptr<AnyBatch> make(const std::string& name, const OptionValues& options, std::int64_t size,
                                std::uint64_t seed, int threads, const std::string& style,
                                std::optional<bool> legal_list, std::size_t speech_characters, const std::string& chance,
@@ -181,6 +195,7 @@ py::tuple parse(const AnyBatch& batch, const py::sequence& replies, const py::ob
     std::vector<Reading> readings;
     {
         const py::gil_scoped_release unlocked;
+        const Looks shared(batch.in_use());
         readings = batch.parse(texts.views, which, player, mode == "strict");
     }
     Ints actions(static_cast<py::ssize_t>(readings.size()));
@@ -209,6 +224,7 @@ void bind_views(py::class_<AnyBatch>& batch) {
             "legal_actions",
             [](const py::object& self) {
                 auto& b = self.cast<AnyBatch&>();
+                const Changes alone(b.in_use());
                 std::vector<py::ssize_t> shape{b.size()};
                 if (b.info().simultaneous) shape.push_back(b.info().num_players);
                 shape.push_back(b.info().num_actions);
@@ -220,6 +236,7 @@ void bind_views(py::class_<AnyBatch>& batch) {
             "legal_bits",
             [](const py::object& self) {
                 auto& b = self.cast<AnyBatch&>();
+                const Changes alone(b.in_use());
                 std::vector<py::ssize_t> shape{b.size()};
                 if (b.info().simultaneous) shape.push_back(b.info().num_players);
                 shape.push_back((b.info().num_actions + 63) / 64);
@@ -256,6 +273,7 @@ void bind_moves(py::class_<AnyBatch>& batch) {
                 const Rows which = span_of(numbers);
                 const Texts said(texts ? *texts : py::sequence(py::tuple()), "texts");
                 const py::gil_scoped_release unlocked;
+                const Changes alone(b.in_use());
                 b.step(played, which, said.views);
             },
             py::arg("actions"), py::arg("rows") = py::none(), py::arg("texts") = py::none())
@@ -267,6 +285,7 @@ void bind_moves(py::class_<AnyBatch>& batch) {
                 std::optional<std::span<const std::uint64_t>> keys;
                 if (seeds) keys = span_of(*seeds, "seeds");
                 const py::gil_scoped_release unlocked;
+                const Changes alone(b.in_use());
                 b.reset(which, keys, repeat);
             },
             py::arg("rows") = py::none(), py::arg("seeds") = py::none(), py::arg("repeat") = 1)
@@ -278,20 +297,29 @@ void bind_moves(py::class_<AnyBatch>& batch) {
                 Ints out(shape);
                 std::span<std::int64_t> place(out.mutable_data(), static_cast<std::size_t>(out.size()));
                 const py::gil_scoped_release unlocked;
+                const Looks shared(b.in_use());
                 b.sample_actions(seed, place);
                 return out;
             },
             py::arg("seed"))
-        .def("random_playouts", &AnyBatch::random_playouts, py::call_guard<py::gil_scoped_release>())
+        .def(
+            "random_playouts",
+            [](AnyBatch& b, std::optional<std::uint64_t> seed) {
+                const py::gil_scoped_release unlocked;
+                const Changes alone(b.in_use());
+                return b.random_playouts(seed);
+            },
+            py::arg("seed") = py::none())
         .def(
             "chance_outcomes",
             [](const AnyBatch& b, std::int64_t row) {
+                const Looks shared(b.in_use());
                 std::vector<std::pair<std::int64_t, double>> out;
                 for (const ChanceOutcome& o : b.chance_outcomes(row)) out.emplace_back(o.action, o.probability);
                 return out;
             },
             py::arg("row"))
-        .def("history", &AnyBatch::history, py::arg("row"));
+        .def("history", looking(&AnyBatch::history), py::arg("row"));
 }
 
 void bind_texts(py::class_<AnyBatch>& batch) {
@@ -304,6 +332,7 @@ void bind_texts(py::class_<AnyBatch>& batch) {
                 TextBlock texts;
                 {
                     const py::gil_scoped_release unlocked;
+                    const Looks shared(b.in_use());
                     texts = b.observation(which, player);
                 }
                 return strings(texts);
@@ -317,6 +346,7 @@ void bind_texts(py::class_<AnyBatch>& batch) {
                 auto texts = std::make_unique<TextBlock>();
                 {
                     const py::gil_scoped_release unlocked;
+                    const Looks shared(b.in_use());
                     *texts = b.observation(which, player);
                 }
                 TextBlock* const block = texts.get();
@@ -340,17 +370,23 @@ void bind_texts(py::class_<AnyBatch>& batch) {
                 py::array_t<float> out(shape);
                 float* place = out.mutable_data();
                 const py::gil_scoped_release unlocked;
+                const Looks shared(b.in_use());
                 b.observation_tensor(which, player, place);
                 return out;
             },
             py::arg("rows") = py::none(), py::arg("player") = py::none())
         .def(
             "messages_since",
-            [](const AnyBatch& b, std::int64_t row, Player p) { return strings(b.messages_since(row, p)); },
+            [](const AnyBatch& b, std::int64_t row, Player p) {
+                const Looks shared(b.in_use());
+                return strings(b.messages_since(row, p));
+            },
             py::arg("row"), py::arg("player"))
-        .def("information_state", &AnyBatch::information_state, py::arg("row"), py::arg("player"))
-        .def("action_text", &AnyBatch::action_text, py::arg("row"), py::arg("action"), py::arg("player") = py::none())
-        .def("reply_text", &AnyBatch::reply_text, py::arg("row"), py::arg("action"), py::arg("player") = py::none())
+        .def("information_state", looking(&AnyBatch::information_state), py::arg("row"), py::arg("player"))
+        .def("action_text", looking(&AnyBatch::action_text), py::arg("row"), py::arg("action"),
+             py::arg("player") = py::none())
+        .def("reply_text", looking(&AnyBatch::reply_text), py::arg("row"), py::arg("action"),
+             py::arg("player") = py::none())
         .def("parse", &parse, py::arg("replies"), py::arg("rows") = py::none(), py::arg("mode") = "lenient",
              py::arg("player") = py::none());
 }
@@ -412,19 +448,28 @@ void bind_games(py::module_& m) {
     bind_views(batch);
     bind_moves(batch);
     bind_texts(batch);
-    batch.def("copy", &AnyBatch::copy)
+    batch.def("copy", looking(&AnyBatch::copy))
         .def(
             "resample",
             [](const AnyBatch& b, const py::object& rows, std::optional<Player> player, std::uint64_t seed) {
                 const std::optional<Ints> numbers = rows_of(rows);
                 const Rows which = span_of(numbers);
                 const py::gil_scoped_release unlocked;
+                const Looks shared(b.in_use());
                 return b.resample(which, player, seed);
             },
             py::arg("rows"), py::arg("player"), py::arg("seed"))
-        .def("state", [](const AnyBatch& b) { return py::bytes(b.snapshot()); })
+        .def("state",
+             [](const AnyBatch& b) {
+                 const Looks shared(b.in_use());
+                 return py::bytes(b.snapshot());
+             })
         .def(
-            "set_state", [](AnyBatch& b, const py::bytes& bytes) { b.restore(std::string_view(bytes)); },
+            "set_state",
+            [](AnyBatch& b, const py::bytes& bytes) {
+                const Changes alone(b.in_use());
+                b.restore(std::string_view(bytes));
+            },
             py::arg("state"));
 }
 

@@ -102,7 +102,7 @@ class GameBatch final : public AnyBatch {
     void sample_actions(std::uint64_t seed, std::span<std::int64_t> out) const override {
         batch_.sample_actions(seed, out);
     }
-    std::int64_t random_playouts() override { return batch_.random_playouts(); }
+    std::int64_t random_playouts(std::optional<std::uint64_t> seed) override { return batch_.random_playouts(seed); }
 
     TextBlock observation(Rows rows, std::optional<Player> player) const override {
         check_reader(player);
@@ -133,7 +133,7 @@ class GameBatch final : public AnyBatch {
                 float* place = out + static_cast<std::int64_t>(i) * views * width;
                 std::fill(place, place + views * width, 0.0f);
                 for (Player view = 0; view < views; ++view, place += width) {
-                    const Player reader = reader_of(row, all ? view : player);
+                    const Player reader = viewer_of(row, all ? std::optional(view) : player);
                     if (reader >= 0) batch_.game().observation_tensor(batch_.state(row), reader, place);
                 }
             });
@@ -146,7 +146,12 @@ class GameBatch final : public AnyBatch {
         check_row(row);
         check_player(player);
         std::string key = batch_.game().information_state(batch_.state(row), player);
-        for (const std::string& text : batch_.said(row)) key += "|" + text;
+        for (const std::string& text : batch_.said(row)) {
+            key += '|';
+            key += std::to_string(text.size());
+            key += ':';
+            key += text;
+        }
         return key;
     }
     std::string action_text(std::int64_t row, Action action, std::optional<Player> player) const override {
@@ -203,7 +208,18 @@ class GameBatch final : public AnyBatch {
     }
 
     std::string snapshot() const override { return batch_.snapshot(configuration_); }
-    void restore(std::string_view bytes) override { batch_.restore(bytes, configuration_); }
+    void restore(std::string_view bytes) override {
+        auto loaded = batch_;
+        loaded.restore(bytes, configuration_);
+        for (std::int64_t row = 0; row < size(); ++row) {
+            for (const std::string& text : loaded.said(row)) {
+                if (sanitize_speech(text, format_.speech_characters) == text) continue;
+                throw std::invalid_argument(info_.name +
+                                            ": the snapshot holds speech that could not have been said here");
+            }
+        }
+        batch_ = std::move(loaded);
+    }
 
   private:
     static constexpr bool kJoint = JointGame<Game>;
@@ -244,6 +260,10 @@ class GameBatch final : public AnyBatch {
     Player reader_of(std::int64_t row, std::optional<Player> player) const {
         const Player current = batch_.current_player()[row];
         return current == kTerminal || current == kChance ? current : player.value_or(current);
+    }
+    // Whose view a tensor is: that of a player who is named is there after the end too.
+    Player viewer_of(std::int64_t row, std::optional<Player> player) const {
+        return batch_.current_player()[row] == kChance ? kChance : player.value_or(batch_.current_player()[row]);
     }
     // Whose move it is; negative if the player named is not to move.
     Player mover_of(std::int64_t row, std::optional<Player> player) const {
@@ -354,14 +374,17 @@ std::vector<std::string> GameBatch<Game>::messages_since(std::int64_t row, Playe
             if (format_.style == Style::kMars) {
                 line += "Turn " +
                         std::to_string((kJoint ? turn / static_cast<std::size_t>(info_.num_players) : turn) + 1) + ". ";
-                if (!kJoint && info_.perfect_information) {  // what the other saw, too
-                    GameText<Game>::situation(batch_.game(), state, player, format_, said, line);
-                    line += '\n';
+                if constexpr (!kJoint) {
+                    if (info_.perfect_information) {  // what the other saw and could do
+                        GameText<Game>::situation(batch_.game(), state, player, format_, said, line);
+                        append_legal_list(batch_.game(), state, format_, line);
+                        line += '\n';
+                    }
                 }
             }
             line += "Player " + std::to_string(actor) + ": ";
             append_action(seat, state, action, format_.style, line);
-            if (turn < said.size() && !said[turn].empty()) line += " " + said[turn];
+            if (turn < said.size() && !said[turn].empty()) line.append(" \"").append(said[turn]).append("\"");
             news.push_back(std::move(line));
         }
         turn += actor >= 0;

@@ -94,19 +94,21 @@ class Batch : public Columns {
         begin_rows(rows, seeds, repeat, [&](std::size_t row) { begin(all, row); });
     }
 
-    // A uniform legal action for every row, or kInvalidAction where the game is over: a function of seed, row and ply.
+    // A uniform legal action for every row, or kInvalidAction where the game is over: by (seed, row, episode, ply).
     // At a chance node (explicit chance) an outcome, by its probability.
     void sample_actions(std::uint64_t seed, std::span<std::int64_t> out) const {
         parallel(size(), kStepNs, [&](std::size_t row) {
-            out[row] = sample_move(game_, states_[row], current_player_[row], mix_seeds(seed, row), ply_[row]);
+            out[row] = sample_move(game_, states_[row], current_player_[row], sample_key(seed, row, episodes_[row]),
+                                   ply_[row]);
         });
     }
 
-    // Plays every game to its end with uniform actions; returns the number of steps taken by players.
-    std::int64_t random_playouts() {
+    // Plays every game to its end with uniform actions; returns the number of steps taken by players. By default a row
+    // goes on as it must, nature's moves included; with a seed, in a way of that (seed, row).
+    std::int64_t random_playouts(std::optional<std::uint64_t> seed = std::nullopt) {
         const GameRows<Game> all = rows();
         const std::int64_t steps = parallel_sum(kStepNs * game_.max_turns(), [&](std::size_t row) {
-            const std::int64_t here = all.play_out(row);
+            const std::int64_t here = all.play_out(row, all.playout_key(seed.has_value(), seed.value_or(0), row));
             if constexpr (kHasSpeech<Game>) said_[row].resize(said_[row].size() + index(here));
             return here;
         });
@@ -200,7 +202,9 @@ class Batch : public Columns {
             turns += player >= 0;
             rows().put(row, action);
         }
-        if (game_.current_player(states_[row]) == kChance && !options_.explicit_chance) ByteReader::fail();
+        if (game_.current_player(states_[row]) == kChance && !options_.explicit_chance) {
+            refuse("the snapshot stands where nature is to move; only a batch with chance=\"explicit\" can");
+        }
         rows().settle(row);
         if constexpr (kHasSpeech<Game>) {
             said_[row].clear();

@@ -294,8 +294,8 @@ class Columns {
     std::vector<std::uint64_t> bits_;
     std::vector<std::size_t> stale_rows_;
     bool all_stale_ = true;
-    std::vector<std::uint32_t> marks_;
-    std::uint32_t mark_ = 0;
+    std::vector<std::uint64_t> marks_;
+    std::uint64_t mark_ = 0;
 };
 
 }  // namespace spf

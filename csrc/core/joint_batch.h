@@ -108,10 +108,10 @@ class JointBatch : public Columns {
     }
 
     // A uniform move of every player, kWidth numbers per row, kInvalidAction (or 0) where the game is over: a function
-    // of seed, row and tick.
+    // of seed, row, episode and tick.
     void sample_actions(std::uint64_t seed, std::span<Number> out) const {
         parallel(size(), kStepNs, [&](std::size_t row) {
-            SmallDraws draws(mix_seeds(mix_seeds(seed, row), ply_[row]));
+            SmallDraws draws(mix_seeds(sample_key(seed, row, episodes_[row]), ply_[row]));
             Number* const moves = &out[row * kWidth];
             if (current_player_[row] == kTerminal) {
                 std::fill_n(moves, kWidth, kMotion ? Number{0} : static_cast<Number>(kInvalidAction));
@@ -121,10 +121,13 @@ class JointBatch : public Columns {
         });
     }
 
-    // Plays every game to its end with uniform moves; returns the number of ticks.
-    std::int64_t random_playouts() {
-        const std::int64_t ticks =
-            parallel_sum(kStepNs * game_.max_ticks(), [this](std::size_t row) { return play_out(row); });
+    // Plays every game to its end with uniform moves; returns the number of ticks. With a seed the moves are those of
+    // (seed, row); what happens by chance is the game's own.
+    std::int64_t random_playouts(std::optional<std::uint64_t> seed = std::nullopt) {
+        const RowColumns all = columns();
+        const std::int64_t ticks = parallel_sum(kStepNs * game_.max_ticks(), [&](std::size_t row) {
+            return play_out(row, all.playout_key(seed.has_value(), seed.value_or(0), row));
+        });
         mark_stale(size(), std::nullopt);
         return ticks;
     }
@@ -204,10 +207,10 @@ class JointBatch : public Columns {
         }
     }
     // The rest of one game with uniform moves, in registers; returns its ticks.
-    std::int64_t play_out(std::size_t row) {
+    std::int64_t play_out(std::size_t row, std::uint64_t key) {
         State state = states_[row];
         std::uint32_t tick = ply_[row];
-        SmallDraws draws(mix_seeds(keys_[row] ^ kPlayoutSalt, tick));
+        SmallDraws draws(mix_seeds(key ^ kPlayoutSalt, tick));
         while (!game_.is_over(state)) {
             Number moves[kWidth];
             draw(state, draws, moves);

@@ -29,6 +29,11 @@ struct BatchOptions {
 
 inline constexpr std::uint64_t kSeedSalt = 0xA5EED, kPlayoutSalt = 0x91A7, kResampleSalt = 0x4E5A;
 
+// Of the actions that a caller has drawn.
+SPF_HD inline std::uint64_t sample_key(std::uint64_t seed, std::size_t row, std::uint32_t episode) {
+    return mix_seeds(seed + episode * 0x9E3779B97F4A7C15u, row);
+}
+
 // The columns that games of every kind have.
 struct RowColumns {
     std::uint64_t* keys;      // of the episode
@@ -42,6 +47,11 @@ struct RowColumns {
     Autoreset autoreset;
 
     SPF_HD std::uint64_t next_key(std::size_t row) const { return mix_seeds(mix_seeds(seed, row), episodes[row]++); }
+
+    // Of how a playout goes on.
+    SPF_HD std::uint64_t playout_key(bool seeded, std::uint64_t given, std::size_t row) const {
+        return seeded ? mix_seeds(mix_seeds(given, kPlayoutSalt), row) : keys[row];
+    }
 
     template <class ReturnOf>
     SPF_HD void close(std::size_t row, Player player, const ReturnOf& return_of) const {
@@ -158,16 +168,16 @@ struct GameRows : RowColumns {
         if (player == kTerminal && autoreset == Autoreset::kSameStep) restart(row, [&] { begin(row); });
     }
 
-    // The rest of one game with uniform actions; returns the players' steps.
-    SPF_HD std::int64_t play_out(std::size_t row) const {
+    // The rest of one game with uniform actions, by playout_key; returns the players' steps.
+    SPF_HD std::int64_t play_out(std::size_t row, std::uint64_t key) const {
         Held state = states[row];
         std::uint32_t at = ply[row];
-        SmallDraws draws(mix_seeds(keys[row] ^ kPlayoutSalt, at));
+        SmallDraws draws(mix_seeds(key ^ kPlayoutSalt, at));
         std::int64_t steps = 0;
         for (Player player; (player = game.current_player(state)) != kTerminal; ++at) {
             Action action;
             if (player == kChance) {
-                action = draw_chance(game, state, Rng(keys[row], at));
+                action = draw_chance(game, state, Rng(key, at));
             } else {
                 action = sample_action(game.legal_actions(state), draws);
                 ++steps;

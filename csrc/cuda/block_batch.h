@@ -150,15 +150,19 @@ struct Sample {
     std::uint64_t seed;
     std::int64_t* out;
     SPF_HD void operator()(std::size_t row) const {
-        out[row] =
-            sample_move(rows.game, rows.states[row], rows.current_player[row], mix_seeds(seed, row), rows.ply[row]);
+        out[row] = sample_move(rows.game, rows.states[row], rows.current_player[row],
+                               sample_key(seed, row, rows.episodes[row]), rows.ply[row]);
     }
 };
 
 template <TurnGame Game>
 struct PlayOut {
     Rows<Game> rows;
-    SPF_HD std::int64_t operator()(std::size_t row) const { return rows.play_out(row); }
+    bool seeded;
+    std::uint64_t seed;
+    SPF_HD std::int64_t operator()(std::size_t row) const {
+        return rows.play_out(row, rows.playout_key(seeded, seed, row));
+    }
 };
 
 template <TurnGame Game>
@@ -285,10 +289,10 @@ class BlockBatch final : public DeviceBatch {
         machine_.each(count(), block::Sample<Game>{block_.rows, seed, out});
     }
 
-    std::int64_t random_playouts(Stream stream) override {
+    std::int64_t random_playouts(std::optional<std::uint64_t> seed, Stream stream) override {
         const auto visit = machine_.enter(stream);
         stale_ = true;
-        return machine_.sum(count(), block::PlayOut<Game>{block_.rows});
+        return machine_.sum(count(), block::PlayOut<Game>{block_.rows, seed.has_value(), seed.value_or(0)});
     }
 
     std::vector<Action> history(std::int64_t row, Stream stream) const override {

@@ -57,7 +57,7 @@ class DeviceBatch {
     virtual void step(const Numbers& actions, const DeviceRows& rows, bool check, Stream stream) = 0;
     virtual void reset(const DeviceRows& rows, const DeviceRows& seeds, std::int64_t repeat, Stream stream) = 0;
     virtual void sample_actions(std::uint64_t seed, std::int64_t* out, Stream stream) const = 0;  // out: [B]
-    virtual std::int64_t random_playouts(Stream stream) = 0;
+    virtual std::int64_t random_playouts(std::optional<std::uint64_t> seed, Stream stream) = 0;
 
     virtual std::vector<Action> history(std::int64_t row, Stream stream) const = 0;
     // What Batch::restore reads.

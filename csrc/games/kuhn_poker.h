@@ -111,15 +111,19 @@ struct KuhnPoker {
         return key;
     }
 
-    // OpenSpiel's observation of one hand: player, own card, chips put in by each.
-    std::array<int, 1> tensor_shape() const { return {4 + cards}; }
+    // OpenSpiel's observation of one hand: player, own card, chips put in by each. Of several: also which round it is
+    // and by how many chips the player leads.
+    std::array<int, 1> tensor_shape() const { return {4 + cards + (rounds > 1 ? rounds + 1 : 0)}; }
     void observation_tensor(const State& s, Player player, float* out) const {
-        for (int i = 0; i < 4 + cards; ++i) out[i] = 0.0f;
+        for (int i = 0; i < tensor_shape()[0]; ++i) out[i] = 0.0f;
         const int r = s.round < rounds ? s.round : rounds - 1;
         const Hand& hand = s.hands[r];
         out[player] = 1.0f;
         if (hand.card[player] >= 0) out[2 + hand.card[player]] = 1.0f;
         for (Player p = 0; p < 2; ++p) out[2 + cards + p] = static_cast<float>(contribution(r, hand, p));
+        if (rounds == 1) return;
+        out[4 + cards + r] = 1.0f;
+        out[4 + cards + rounds] = static_cast<float>(chips(s, player));
     }
 
     // Folded hands of earlier rounds stay unseen too.

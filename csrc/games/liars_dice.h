@@ -140,11 +140,12 @@ struct LiarsDice {
         }
         place = out + 2 + num_dice() * faces;
         std::uint64_t rest = now.bids;
-        for (int i = 0; i < 2 && rest != 0; ++i) {
+        const bool called = now.loser >= 0;
+        for (int i = 0; i < (called ? 1 : 2) && rest != 0; ++i) {  // the last two moves
             place[highest_bit(rest)] = 1.0f;
             rest ^= std::uint64_t{1} << highest_bit(rest);
         }
-        if (now.loser >= 0) place[call()] = 1.0f;
+        if (called) place[call()] = 1.0f;
         if (rules != kTextArena) return;
         for (Player p = 0; p < 2; ++p) out[width - 2 + p] = now.count[p == 0 ? player : 1 - player];
     }

@@ -77,6 +77,7 @@ struct Nim {
         for (int i = 0; i < tensor_shape()[0]; ++i) out[i] = 0.0f;
         out[next(s)] = 1.0f;
         out += 2;
+        if (s.takes == 0) out[0] = 1.0f;  // as it marks the end
         out[num_piles()] = 1.0f;
         out += num_piles() + 1;
         for (int pile = 0; pile < num_piles(); ++pile, out += largest() + 1) out[objects(s, pile)] = 1.0f;

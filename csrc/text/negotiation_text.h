@@ -89,12 +89,12 @@ struct GameText<Negotiation> {
         move_words(game, game.unpack(action), out);
     }
 
-    // Tokens are read in the box, or without one in all that follows the thinking; the last of each kind counts. Words
+    // Tokens are read in the box, or without one in the whole reply; the last of each kind counts. Words
     // without brackets do if they are the whole box or the last line.
     static Reading read_lenient(const Negotiation& game, const State& s, std::string_view reply) {
         const Box box = last_box(reply, true);
         if (box.found && !box.closed) return refuse(game, s, "the last \\boxed{ is not closed");
-        const std::string_view message = box.closed ? box.content : after_thinking(reply);
+        const std::string_view message = box.closed ? box.content : reply;
         if (trim(message).empty()) return refuse(game, s, box.closed ? "the box is empty" : "the reply is empty");
         const Found found = find_tokens(game, message, true);
         if (found.any()) return judge(game, s, found);
@@ -120,17 +120,17 @@ struct GameText<Negotiation> {
         return judge(game, s, find_tokens(game, message, false));
     }
 
-    // What the other player hears: the message without its tokens, on one line and without quotes.
+    // What the other player hears: the message without its tokens, on one line.
     static std::string spoken(std::string_view reply, std::size_t max_characters) {
         const std::string_view message = message_of(reply);
         std::string words;
         for (std::size_t i = 0; i < message.size();) {
             const std::size_t end = token_end(message, i);
-            if (end == 0) words += message[i] == '"' ? '\'' : message[i];
+            if (end == 0) words += message[i];
             i = end == 0 ? i + 1 : end;
         }
         if (bare_words(Negotiation{.resources = 8}, trim(words))) return {};
-        return sanitize(words, max_characters);
+        return sanitize_speech(words, max_characters);
     }
 
   private:

@@ -1,8 +1,8 @@
 // Reads an action out of a model's reply. Replies are untrusted bytes; every reader is linear in their length and
 // never throws on what they say.
 //
-// Lenient: the last \boxed{...} if there is one, else the last [...] that names an action, else the last line, whole or
-// after its last colon; case, inner blanks and common decoration do not matter.
+// Lenient: of what follows the thinking, the last \boxed{...} if there is one, else the last [...] that names an
+// action, else the last line, whole or after its last colon; case, inner blanks and common decoration do not matter.
 // Strict: what SPIRAL's published parser accepts, quirks included.
 //
 // In style mars a lenient reader takes the last <answer>...</answer> for the reply, if there is one, and the strict one
@@ -58,18 +58,26 @@ inline Box last_box(std::string_view reply, bool lenient) {
     return box;
 }
 
+// What follows the thinking: nothing where it is never closed, as in a reply that was cut.
 inline std::string_view after_thinking(std::string_view reply) {
-    constexpr std::string_view kEnd = "</think>";
-    const std::size_t at = reply.rfind(kEnd);
-    return at == std::string_view::npos ? reply : reply.substr(at + kEnd.size());
+    constexpr std::string_view kBegin = "<think>", kEnd = "</think>";
+    for (std::string_view rest = reply;;) {
+        const std::size_t at = last_of(rest, '<');
+        if (at == std::string_view::npos) return reply;
+        const std::string_view tag = reply.substr(at);
+        if (tag.starts_with(kEnd)) return tag.substr(kEnd.size());
+        if (tag.starts_with(kBegin)) return {};
+        rest = rest.substr(0, at);
+    }
 }
 
-// What a reply says to others: what is in its last box, or without one all that follows the thinking; nothing if the
-// box is not closed.
+// What a reply says to others: of what follows the thinking, what is in the last box, or all without one; nothing if
+// the box is not closed.
 inline std::string_view message_of(std::string_view reply) {
-    const Box box = last_box(reply, true);
+    const std::string_view open = after_thinking(reply);
+    const Box box = last_box(open, true);
     if (box.found) return box.closed ? box.content : std::string_view{};
-    return after_thinking(reply);
+    return open;
 }
 
 inline constexpr std::string_view kAnswer = "<answer>", kEndOfAnswer = "</answer>";
@@ -198,7 +206,9 @@ Reading read_last_action(const Game& game, const typename Game::State& state, st
 template <Seated Game>
 Reading read_lenient(const Game& game, const typename Game::State& state, std::string_view reply,
                      Style style = Style::kSpiral) {
-    if (style == Style::kMars) reply = answer_of(reply);
+    const std::string_view open = after_thinking(reply);
+    if (open.empty() && !reply.empty()) return refuse(game, state, "nothing follows the thinking");
+    reply = style == Style::kMars ? answer_of(open) : open;
     if constexpr (requires { GameText<Game>::read_lenient(game, state, reply); }) {
         return GameText<Game>::read_lenient(game, state, reply);
     } else {

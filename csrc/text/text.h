@@ -157,6 +157,15 @@ std::string preamble(const Game& game, Style style) {
     return out;
 }
 
+// What whoever is to move may do, where the format asks for it.
+template <Seated Game>
+void append_legal_list(const Game& game, const typename Game::State& state, const Format& format, std::string& out) {
+    if (!format.legal_list) return;
+    out += GameText<Game>::kLegalList ? ' ' : '\n';  // texts without a list by default may end in a board
+    out += format.style == Style::kBrief ? "legal " : "Legal: ";
+    out += legal_list(game, state, format.style);
+}
+
 // What a player may read in a state; player is normally the one to move.
 template <Seated Game>
 void append_situation(const Game& game, const typename Game::State& state, Player player, const Format& format,
@@ -167,19 +176,7 @@ void append_situation(const Game& game, const typename Game::State& state, Playe
     } else {
         GameText<Game>::situation(game, state, player, format, said, out);
     }
-    if (format.legal_list && game.current_player(state) == player) {
-        out += GameText<Game>::kLegalList ? ' ' : '\n';  // texts without a list by default may end in a board
-        out += brief ? "legal " : "Legal: ";
-        out += legal_list(game, state, format.style);
-    }
-}
-
-template <TurnGame Game>
-std::string observation(const Game& game, const typename Game::State& state, Player player, const Format& format,
-                        Said said = {}) {
-    std::string out = preamble(game, format.style);
-    append_situation(game, state, player, format, said, out);
-    return out;
+    if (game.current_player(state) == player) append_legal_list(game, state, format, out);
 }
 
 }  // namespace spf

@@ -104,7 +104,7 @@ struct GameText<TruthAndDeception> {
         return refuse(game, s, "both facts are named");
     }
 
-    // What the other player hears: the message on one line and without quotes; "[talk]" alone says nothing.
+    // What the other player hears: the message on one line; "[talk]" alone says nothing.
     static std::string spoken(std::string_view reply, std::size_t max_characters) {
         constexpr std::string_view kSilence = "[talk]";
         const std::string_view message = message_of(reply);
@@ -112,10 +112,10 @@ struct GameText<TruthAndDeception> {
         std::string words;
         for (std::size_t i = 0; i < message.size();) {
             const bool silence = message.substr(i, kSilence.size()) == kSilence;
-            if (!silence) words += message[i] == '"' ? '\'' : message[i];
+            if (!silence) words += message[i];
             i += silence ? kSilence.size() : 1;
         }
-        return sanitize(words, max_characters);
+        return sanitize_speech(words, max_characters);
     }
 
   private:

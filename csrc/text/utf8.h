@@ -83,4 +83,17 @@ inline std::string sanitize(std::string_view text, std::size_t max_characters) {
     return out;
 }
 
+// As a player's words go into the texts of others: no quotes that could end them early, no brackets that could pass for
+// moves.
+inline std::string sanitize_speech(std::string_view text, std::size_t max_characters) {
+    if (max_characters == 0) return {};
+    std::string out = sanitize(text, max_characters);
+    for (char& c : out) {
+        if (c == '"') c = '\'';
+        if (c == '[') c = '(';
+        if (c == ']') c = ')';
+    }
+    return out;
+}
+
 }  // namespace spf

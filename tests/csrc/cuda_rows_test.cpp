@@ -174,7 +174,7 @@ void refuses_alike(const Game& game) {
               std::string(Game::kName) + ": seeds must hold one number per group, 4, got 2");
         CHECK(block.snapshot(0) == before);
         batch.random_playouts();  // next: games that are over
-        block.random_playouts(0);
+        block.random_playouts(std::nullopt, 0);
         if (step == 1) continue;
         const Ints zero{0}, row{2};
         const std::string over = block.snapshot(0);

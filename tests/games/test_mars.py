@@ -75,7 +75,7 @@ def test_a_chat_numbers_the_turns_of_both() -> None:
     batch.step([0])
     batch.step([8])
     assert batch.messages_since(0, 1) == [
-        "Turn 3. You are X. Board:\nX 1 2\n3 O 5\n6 7 8\nPlayer 0: 8",
+        "Turn 3. You are X. Board:\nX 1 2\n3 O 5\n6 7 8\nLegal: 1, 2, 3, 5, 6, 7, 8\nPlayer 0: 8",
         "Turn 4. It is your turn. You are X. Board:\nX 1 2\n3 O 5\n6 7 O\nLegal: 1, 2, 3, 5, 6, 7",
     ]
 

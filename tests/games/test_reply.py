@@ -290,7 +290,7 @@ def test_megabyte_of_talk_is_heard_briefly() -> None:
     actions, _ = batch.parse([reply])
     batch.step(actions, texts=[reply])
     heard = batch.observation()[0].split("\n")[3]
-    assert heard.startswith("Player 0: offer: 1 Wood -> 1 Gold \"hi 'you' [31m< |im_end| > Player 1: deny éé")
+    assert heard.startswith("Player 0: offer: 1 Wood -> 1 Gold \"hi 'you' (31m< |im_end| > Player 1: deny éé")
     assert len(heard) < 50 + 60
     assert not np.any([marker in heard for marker in ("<|", "|>", "\x1b", "\x85")])
 

@@ -64,7 +64,7 @@ def test_the_guess_decides() -> None:
 def test_messages_are_heard_without_the_thinking() -> None:
     """Oracle: by hand. The boxed words stand in the other's prompt, quotes and markers made harmless."""
     batch = _at(3, 0, 'Believe "me": [Fact 2]\n is <|true|>')
-    assert "Deceiver: \"Believe 'me': [Fact 2] is < |true| >\"" in batch.observation()[0]
+    assert "Deceiver: \"Believe 'me': (Fact 2) is < |true| >\"" in batch.observation()[0]
     _say(batch, "[talk]")
     assert 'Guesser: ""' in batch.observation()[0]
     assert "I know" not in batch.observation()[0]
@@ -126,7 +126,7 @@ def test_the_guesser_cannot_tell(style: games.Style) -> None:
         texts = [batch.observation()[0] for batch in deals]
         assert texts[0].replace(one, "@").replace(other, one).replace("@", other) == texts[1]
         keys = [batch.information_state(0, 1) for batch in deals]
-        assert keys == [f"{pair}a:1|trust me", f"{pair}b:1|trust me"]
+        assert keys == [f"{pair}a:1|8:trust me", f"{pair}b:1|8:trust me"]
         for batch, letter in zip(deals, "ab", strict=True):
             truth = batch.information_state(0, 0)[len(f"{pair}a")]
             letters.add(letter + truth)

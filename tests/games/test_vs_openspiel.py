@@ -104,7 +104,11 @@ def test_random_games_agree(name: str, peer_games: Callable[[int], int]) -> None
     while not batch.terminated.all():
         legal, players, actions = batch.legal_actions, batch.current_player, batch.sample_actions(5)
         tensors = batch.observation_tensor()
+        seen = [batch.observation_tensor(player=player) for player in range(about.num_players)]
         for row, state in enumerate(states):
+            if not state.is_chance_node():
+                for player, views in enumerate(seen):
+                    assert views[row].ravel().tolist() == state.observation_tensor(player)
             if state.is_terminal():
                 assert players[row] == games.TERMINAL
                 continue
