@@ -233,7 +233,7 @@ class Batch:
         self._native.reset(rows, keys, repeat)
 
     def sample_actions(self, seed: int) -> NDArray[np.int64]:
-        """int64[B] or int64[B, P]: uniform legal actions by (seed, row, episode, ply); ``INVALID`` where the game is over."""
+        """int64[B] or int64[B, P]: uniform legal actions by (seed, row, episode, ply); ``INVALID`` after the end."""
         return self._native.sample_actions(seed & _SEED_MASK)
 
     def random_playouts(self, seed: int | None = None) -> int:
