@@ -20,6 +20,7 @@ from gymnasium.vector import AutoresetMode, VectorEnv
 from gymnasium.vector.utils import batch_space
 from numpy.typing import ArrayLike, NDArray
 
+from selfplay_fast import arguments as check
 from selfplay_fast import games
 from selfplay_fast.integrations._batches import make_batch
 from selfplay_fast.integrations._spaces import Observations, choose_observations, observation_space
@@ -70,7 +71,7 @@ class GameVectorEnv(VectorEnv[Any, IntArray, NDArray[Any]]):
         about = self._batch.description
         if self._batch.legal_actions.ndim != 2:
             raise ValueError(f"{game}: all players move at once; a single seat needs a game of turns")
-        if not 0 <= seat < about.num_players:
+        if not 0 <= check.whole("seat", seat) < about.num_players:
             raise ValueError(f"seat: {about.name} has seats 0 to {about.num_players - 1}, got {seat}")
         if isinstance(opponent, RandomPolicy):
             opponent = "random"
@@ -96,6 +97,7 @@ class GameVectorEnv(VectorEnv[Any, IntArray, NDArray[Any]]):
 
         Equal seeds give equal games, those included that are begun later without a seed.
         """
+        seed = check.optional("seed", seed, low=0)
         super().reset(seed=seed)
         self._calls += 1
         rows = np.arange(self.num_envs)
@@ -239,13 +241,14 @@ class GameEnv(gymnasium.Env[Any, Any]):
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
     ) -> tuple[Any, dict[str, Any]]:
         """Begin a new game; without a seed the next one."""
+        seed = check.optional("seed", seed, low=0)
         super().reset(seed=seed)
         observations, infos = self._games.reset(seed=seed)
         return observations[0], {"action_mask": infos["action_mask"][0]}
 
     def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
         """Play an action; ValueError if it is illegal or the game is over."""
-        observations, rewards, terminations, _, infos = self._games.step([int(action)])
+        observations, rewards, terminations, _, infos = self._games.step([check.whole("action", action)])
         info = {"action_mask": infos["action_mask"][0]}
         return observations[0], float(rewards[0]), bool(terminations[0]), False, info
 

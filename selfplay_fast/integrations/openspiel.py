@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 import pyspiel
 
-from selfplay_fast import games, solvers
+from selfplay_fast import arguments, games, solvers
 
 _LARGEST_WALK = 20_000  # nodes or positions of a game whose returns are looked up one by one
 _PROBES = 64  # random games that show whether nature ever moves
@@ -225,11 +225,11 @@ class State:
 
     def apply_action(self, action: int) -> None:
         """Play an action of whoever is to move; ValueError if it is illegal."""
-        self._batch.step([int(action)])
+        self._batch.step([arguments.whole("action", action)])
 
     def apply_actions(self, actions: Sequence[int]) -> None:
         """Play one action per player, where all move at once."""
-        self._batch.step(np.array([actions], np.int64))
+        self._batch.step([[arguments.whole("actions", action) for action in actions]])
 
     def returns(self) -> list[float]:
         """By player, 0 until the game is over."""
@@ -263,17 +263,18 @@ class State:
 
     def action_to_string(self, player: int, action: int | None = None) -> str:
         """A legal action in words; the player may be left out where one is to move."""
-        number = player if action is None else action
+        number = arguments.whole("action", player if action is None else action)
         if self.is_chance_node():
             return f"outcome {number}"
-        return self._batch.action_text(0, int(number), player if self.is_simultaneous_node() else None)
+        return self._batch.action_text(0, number, player if self.is_simultaneous_node() else None)
 
     def string_to_action(self, player: int | str, text: str | None = None) -> int:
         """The action of a reply in words; the player may be left out where one is to move.
 
         ValueError with the reason if it is none.
         """
-        mover = int(player) if self.is_simultaneous_node() and text is not None else None
+        together = self.is_simultaneous_node() and text is not None
+        mover = arguments.whole("player", player) if together else None
         (action,), (refusal,) = self._batch.parse([str(player) if text is None else text], player=mover)
         if refusal is not None:
             raise ValueError(f"{self._game!r}: {refusal}")
@@ -299,7 +300,7 @@ class State:
         return "\n".join(",".join(line) for line in dealt + lines)
 
     def _observer(self, player: int | None) -> int:
-        observer = self.current_player() if player is None else int(player)
+        observer = self.current_player() if player is None else arguments.whole("player", player)
         if not 0 <= observer < self.num_players():
             raise ValueError(
                 f"{self._game!r}: no player {observer} to ask; there are 0 to {self.num_players() - 1}"

@@ -21,6 +21,7 @@ from gymnasium import spaces
 from numpy.typing import NDArray
 from pettingzoo import AECEnv, ParallelEnv
 
+from selfplay_fast import arguments as check
 from selfplay_fast import games
 from selfplay_fast.integrations._batches import make_batch
 from selfplay_fast.integrations._spaces import Observations, choose_observations, observation_space
@@ -123,7 +124,7 @@ class _Game:
     def _action(self, action: Action, player: int | None = None) -> int:
         """An action by number or in words; ValueError with the reason for words that are none."""
         if not isinstance(action, str):
-            return int(action)
+            return check.whole("action", action)
         (number,), (refusal,) = self._batch.parse([action], player=player)
         if refusal is not None:
             raise ValueError(f"{self.metadata['name']}: {refusal}")

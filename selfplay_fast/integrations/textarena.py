@@ -21,6 +21,7 @@ from typing import Any, Literal
 
 import numpy as np
 
+from selfplay_fast import arguments as check
 from selfplay_fast import games
 from selfplay_fast.config import nearest
 from selfplay_fast.integrations import _spiral_replies
@@ -308,7 +309,7 @@ class TextArenaGame:
         players = self._batch.description.num_players
         if num_players not in (None, players):
             raise ValueError(f"num_players: {self._batch.name} has {players} players, got {num_players}")
-        self._batch.reset(seeds=None if seed is None else [seed])
+        self._batch.reset(seeds=None if seed is None else [check.seed_bits("seed", seed)])
         self._begun, self._errors, self._notice, self._blamed, self._reason = True, 0, None, None, ""
         self._moves = []
 

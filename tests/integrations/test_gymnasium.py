@@ -266,6 +266,26 @@ def test_gymnasiums_checker_is_content(game: str, observations: Any) -> None:
         env.step(0)
 
 
+def test_numbers_are_whole() -> None:
+    """Oracle: operator.index. A float is a TypeError of one line that changes nothing, numpy's integers are numbers."""
+    env = GameEnv("tic_tac_toe", opponent=in_batch)
+    env.reset(seed=np.int64(1))  # type: ignore[arg-type]
+    for wrong in (3.9, np.float64(3), "3"):
+        with pytest.raises(TypeError, match=r"^action must be a whole number, got "):
+            env.step(wrong)
+    assert env.step(np.int8(3))[4]["action_mask"][3] == 0
+    with pytest.raises(TypeError, match=r"^seed must be a whole number, got 1.7$"):
+        env.reset(seed=1.7)  # type: ignore[arg-type]
+    envs = GameVectorEnv("tic_tac_toe", 2, opponent=in_batch)
+    with pytest.raises(TypeError, match=r"^seed must be a whole number, got 1.7$"):
+        envs.reset(seed=1.7)  # type: ignore[arg-type]
+    envs.reset(seed=1)
+    with pytest.raises(TypeError, match="actions must be whole numbers, int64 or int32, got float64"):
+        envs.step([3.9, 3.9])
+    with pytest.raises(TypeError, match=r"^seat must be a whole number, got '0'$"):
+        GameVectorEnv("tic_tac_toe", 2, seat="0")  # type: ignore[arg-type]
+
+
 def test_wrong_arguments() -> None:
     """Oracle: one line that names what is wrong; a refused step changes nothing."""
     with pytest.raises(ValueError, match="seats 0 to 1, got 2"):

@@ -298,6 +298,24 @@ def test_snake() -> None:
         assert str(state) == str(twin) == str(game.deserialize_state(state.serialize()))
 
 
+def test_numbers_are_whole() -> None:
+    """Oracle: operator.index. A float is a TypeError of one line that changes nothing, numpy's integers are numbers."""
+    state = load_game("tic_tac_toe").new_initial_state()
+    with pytest.raises(TypeError, match=r"^action must be a whole number, got 3.9$"):
+        state.apply_action(3.9)  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match=r"^action must be a whole number, got 3.9$"):
+        state.action_to_string(0, 3.9)  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match=r"^player must be a whole number, got '0'$"):
+        state.information_state_string("0")  # type: ignore[arg-type]
+    assert state.history() == []
+    state.apply_action(np.int32(3))
+    assert state.history() == [3]
+    together = load_game("snake").new_initial_state()
+    with pytest.raises(TypeError, match=r"^actions must be a whole number, got 1.5$"):
+        together.apply_actions([0, 1.5])  # type: ignore[list-item]
+    assert together.is_initial_state()
+
+
 def test_wrong_questions() -> None:
     """Oracle: a ValueError of one line that names what is wrong."""
     state = load_game("kuhn_poker").new_initial_state()

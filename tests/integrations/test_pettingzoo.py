@@ -134,6 +134,24 @@ def test_illegal_actions() -> None:
     assert rewards == {"player_0": 0.0, "player_1": -1.0}
 
 
+def test_numbers_are_whole() -> None:
+    """Oracle: operator.index. A float is a TypeError of one line that changes nothing, numpy's integers are numbers."""
+    env = pettingzoo.env("tic_tac_toe")
+    env.reset(seed=np.int64(1))
+    for wrong in (3.9, np.float32(3), [3], None):
+        with pytest.raises((TypeError, ValueError), match=r"action must be a whole number|must act"):
+            env.step(wrong)
+    assert env.observe("player_0")["action_mask"].all()
+    env.step(np.int32(3))
+    assert not env.observe("player_1")["action_mask"][3]
+    with pytest.raises(TypeError, match=r"^seed must be a whole number, got 1.5$"):
+        env.reset(seed=1.5)  # type: ignore[arg-type]
+    together = pettingzoo.parallel_env("snake")
+    together.reset(seed=1)
+    with pytest.raises(TypeError, match=r"^action must be a whole number, got 1.5$"):
+        together.step({"player_0": 0, "player_1": 1.5})  # type: ignore[dict-item]
+
+
 def test_wrong_arguments() -> None:
     """Oracle: one line that names what is wrong and what would be right."""
     with pytest.raises(ValueError, match="use parallel_env"):

@@ -405,5 +405,7 @@ def test_wrong_arguments_of_a_game() -> None:
         env.get_observation()
     with pytest.raises(ValueError, match="has 2 players, got 3"):
         env.reset(num_players=3)
+    with pytest.raises(TypeError, match=r"^seed must be a whole number, got 1.7$"):
+        env.reset(seed=1.7)  # type: ignore[arg-type]
     env.reset(num_players=2)
     assert (env.close() if OLD else env.close()[0]) is None
