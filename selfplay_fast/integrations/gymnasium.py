@@ -79,6 +79,9 @@ class GameVectorEnv(VectorEnv[Any, IntArray, NDArray[Any]]):
             opponent = opponent.table
         if not (opponent == "random" or isinstance(opponent, Mapping) or callable(opponent)):
             raise ValueError(f"opponent must be 'random', a table or a function, got {opponent!r}")
+        if isinstance(opponent, Mapping):
+            for key in opponent:
+                _cumulative(opponent, key)
         self.seat = seat
         self._opponent = opponent
         self._observations = choose_observations(self._batch, observations)
@@ -119,7 +122,8 @@ class GameVectorEnv(VectorEnv[Any, IntArray, NDArray[Any]]):
         """Play one action per sub-environment; in mode NextStep those of ended games are ignored.
 
         Raises ValueError, and nothing has changed, if an action is illegal (naming row and action) or a game that
-        must be reset is not.
+        must be reset is not; RuntimeError, until all games are reset in which that is so, if the opponent failed in an
+        earlier call and the seat is not to move.
         """
         moves = np.asarray(actions)
         if moves.shape != (self.num_envs,):
@@ -127,6 +131,12 @@ class GameVectorEnv(VectorEnv[Any, IntArray, NDArray[Any]]):
         if self._seed is None or (self._over.any() and self.autoreset_mode != AutoresetMode.NEXT_STEP):
             raise ValueError(f"game {int(np.argmax(self._over))} is over or was never begun; call reset")
         rows, renewed = np.flatnonzero(~self._over), np.flatnonzero(self._over)
+        stuck = rows[self._batch.current_player[rows] != self.seat]
+        if len(stuck) > 0:
+            raise RuntimeError(
+                f"game {stuck[0]}: seat {self.seat} is not to move, since the opponent failed in an earlier call; "
+                "call reset"
+            )
         self._batch.step(moves[rows], rows=rows)
         self._calls += 1
         self._move_opponents(rows, _MOVED)
@@ -274,6 +284,16 @@ def _draw_from_table(
         key = batch.information_state(row, player)
         if key not in table:
             raise ValueError(f"opponent: the table has no information state {key!r} of player {player}")
-        cumulative = np.cumsum(np.asarray(table[key], np.float64))
+        cumulative = _cumulative(table, key)
         actions[k] = np.searchsorted(cumulative, chances[k] * cumulative[-1], side="right")
     return actions
+
+
+def _cumulative(table: Mapping[str, ArrayLike], key: str) -> NDArray[np.float64]:
+    """The sums of the probabilities, which need not add up to 1; ValueError if they are none."""
+    row = np.asarray(table[key], np.float64)
+    if row.ndim != 1 or row.size == 0 or not (row.min() >= 0 and 0 < row.sum() < np.inf):
+        raise ValueError(
+            f"opponent: the table needs numbers of 0 or more, not all 0, for {key!r}, got {check.shown(row.tolist())}"
+        )
+    return np.cumsum(row)
