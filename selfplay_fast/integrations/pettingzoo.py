@@ -18,7 +18,6 @@ from typing import Any
 
 import numpy as np
 from gymnasium import spaces
-from numpy.typing import NDArray
 from pettingzoo import AECEnv, ParallelEnv
 
 from selfplay_fast import arguments as check
@@ -134,9 +133,9 @@ class _Game:
 class GameAEC(_Game, AECEnv[str, Observation, Action]):
     """One player moves at a time.
 
-    An agent that is not to move has no legal actions; it sees the tensor of its last turn, or reads what is new
-    since then. An illegal action is a ValueError and changes nothing; PettingZoo's TerminateIllegalWrapper makes it
-    a loss.
+    An agent that is not to move has no legal actions; it sees the game as it is now, too. In words, it reads after the
+    end what is new since its last turn. An illegal action is a ValueError and changes nothing; PettingZoo's
+    TerminateIllegalWrapper makes it a loss.
     """
 
     def __init__(
@@ -148,7 +147,6 @@ class GameAEC(_Game, AECEnv[str, Observation, Action]):
         **arguments: Any,
     ) -> None:
         super().__init__(game, observations, render_mode, False, arguments)
-        self._seen: dict[str, NDArray[np.float32]] = {}
         self.agent_selection: str
 
     def reset(self, seed: int | None = None, options: dict[str, Any] | None = None) -> None:
@@ -159,7 +157,6 @@ class GameAEC(_Game, AECEnv[str, Observation, Action]):
         self.terminations = dict.fromkeys(self.agents, False)
         self.truncations = dict.fromkeys(self.agents, False)
         self.infos: dict[str, dict[str, Any]] = {agent: {} for agent in self.agents}
-        self._seen = {}
         self._turn()
 
     def observe(self, agent: str) -> Observation:
@@ -168,12 +165,11 @@ class GameAEC(_Game, AECEnv[str, Observation, Action]):
         moving = self._batch.current_player[0] == player
         legal = self._batch.legal_actions[0].astype(np.int8)
         mask = legal if moving else np.zeros_like(legal)
-        if self._observations == "text":
-            return {"text": self._words(player), "action_mask": mask}
-        seen = self._seen.get(agent)
-        if seen is None:
-            seen = np.zeros_like(self._batch.observation_tensor()[0])
-        return {"observation": seen.copy(), "action_mask": mask}
+        if self._observations == "tensor":
+            return {"observation": self._batch.observation_tensor(player=player)[0], "action_mask": mask}
+        if self._batch.terminated[0]:
+            return {"text": "\n".join(self._batch.messages_since(0, player)), "action_mask": mask}
+        return {"text": self._batch.observation(player=player)[0], "action_mask": mask}
 
     def step(self, action: Action | None) -> None:
         """Play an action of the agent to move, or None for an agent whose game is over."""
@@ -197,8 +193,6 @@ class GameAEC(_Game, AECEnv[str, Observation, Action]):
 
     def _turn(self) -> None:
         self.agent_selection = self.possible_agents[int(self._batch.current_player[0])]
-        if self._observations == "tensor":
-            self._seen[self.agent_selection] = self._batch.observation_tensor()[0]
 
 
 class GameParallel(_Game, ParallelEnv[str, Observation, Action]):
