@@ -100,6 +100,10 @@ class _Game:
         self._dealt = True
         self.agents = self.possible_agents[:]
 
+    def _must_run(self) -> None:
+        if not self.agents:
+            raise ValueError(f"{self.metadata['name']}: no game is running; call reset")
+
     def _player(self, agent: str) -> int:
         if agent not in self.possible_agents:
             raise ValueError(f"{self.metadata['name']}: no agent {agent!r}; there are {self.possible_agents}")
@@ -159,9 +163,15 @@ class GameAEC(_Game, AECEnv[str, Observation, Action]):
         self.infos: dict[str, dict[str, Any]] = {agent: {} for agent in self.agents}
         self._turn()
 
+    def last(self, observe: bool = True) -> tuple[Observation | None, float, bool, bool, dict[str, Any]]:
+        """(observation, reward, terminated, truncated, info) of the agent to move."""
+        self._must_run()
+        return super().last(observe)
+
     def observe(self, agent: str) -> Observation:
         """What an agent sees now, see the class."""
         player = self._player(agent)
+        self._must_run()
         moving = self._batch.current_player[0] == player
         legal = self._batch.legal_actions[0].astype(np.int8)
         mask = legal if moving else np.zeros_like(legal)
@@ -173,6 +183,7 @@ class GameAEC(_Game, AECEnv[str, Observation, Action]):
 
     def step(self, action: Action | None) -> None:
         """Play an action of the agent to move, or None for an agent whose game is over."""
+        self._must_run()
         agent = self.agent_selection
         if self.terminations[agent] or self.truncations[agent]:
             self._was_dead_step(action)
@@ -221,6 +232,7 @@ class GameParallel(_Game, ParallelEnv[str, Observation, Action]):
         dict[str, Observation], dict[str, float], dict[str, bool], dict[str, bool], dict[str, dict[str, Any]]
     ]:
         """Play one action per agent."""
+        self._must_run()
         if set(actions) != set(self.agents):
             raise ValueError(
                 f"{self.metadata['name']}: actions must be those of {self.agents}, got {sorted(actions)}"

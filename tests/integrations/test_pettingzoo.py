@@ -162,6 +162,28 @@ def test_numbers_are_whole() -> None:
         together.step({"player_0": 0, "player_1": 1.5})  # type: ignore[dict-item]
 
 
+def test_no_game_is_running() -> None:
+    """Oracle: a ValueError of one line before the first reset and after the last agent has left."""
+
+    def refused(env: Any, *moves: Any) -> None:
+        for call in moves:
+            with pytest.raises(ValueError, match=r"_v0: no game is running; call reset$"):
+                call(env)
+
+    calls = (lambda e: e.step(0), lambda e: e.last(), lambda e: e.observe("player_0"))
+    env = pettingzoo.env("kuhn_poker")
+    refused(env, *calls)
+    env.reset(seed=1)
+    for action in (1, 0, None, None):
+        env.step(action)
+    assert env.agents == []
+    refused(env, *calls, lambda e: e.step(None))
+    env.reset()
+    assert env.last()[0]["action_mask"].all()
+    together = pettingzoo.parallel_env("snake")
+    refused(together, lambda e: e.step({"player_0": 0, "player_1": 0}))
+
+
 def test_wrong_arguments() -> None:
     """Oracle: one line that names what is wrong and what would be right."""
     with pytest.raises(ValueError, match="use parallel_env"):
