@@ -45,7 +45,8 @@ class TextArenaTable:
         (observation, reply) gives what the environment is told, or None for a refused reply.
     invalid: the returns when ``parse`` refuses a reply, which ends the game; what the environment itself refuses is
         left to its own rewards and its ``error_allowance`` (SPIRAL: 0; None: the environment's own).
-    max_turns: a game that reaches it ends with 0 for all; None leaves it to the environment.
+    max_turns: a game that reaches it ends with 0 for all; None leaves it to the environment. So does a game whose
+        environment fails to say what is to be read.
     repeat: this many episodes in a row have equal random streams and form a group.
 
     TextArena draws from the global random streams. Here every environment has its own, so that an episode is a
@@ -96,9 +97,14 @@ class TextArenaTable:
 
     def asks(self) -> Sequence[Ask]:
         """One ask per running environment, for the player to move."""
-        for index, seated in self._running.items():
-            if index not in self._pending:
-                self._pending[index] = self._ask(index, seated)
+        for index, seated in list(self._running.items()):
+            if index in self._pending:
+                continue
+            seen = seated.observe()
+            if seen is None:
+                self._finish(index, seated, dict.fromkeys(seated.roles(), 0.0))
+            else:
+                self._pending[index] = self._ask(index, *seen)
         return [self._pending[index][0] for index in self._running]
 
     def answer(self, replies: Sequence[Reply]) -> None:
@@ -129,8 +135,7 @@ class TextArenaTable:
         finished, self._finished = self._finished, []
         return finished
 
-    def _ask(self, index: int, seated: _Seated) -> tuple[Ask, str]:
-        player, texts = seated.observe()
+    def _ask(self, index: int, player: int, texts: list[str]) -> tuple[Ask, str]:
         observation = "\n\n".join(texts)
         if self.prompt is not None:
             texts = [self.prompt(observation)]
@@ -188,10 +193,17 @@ class _Seated:
     def roles(self) -> list[str]:
         return [f"player_{player}" for player in range(self.num_players)]
 
-    def observe(self) -> tuple[int, list[str]]:
-        """Who is to move, and what it reads: one text, or all raw messages so far."""
+    def observe(self) -> tuple[int, list[str]] | None:
+        """Who is to move, and what it reads: one text, or all raw messages so far; None if the environment fails."""
         with self._own_streams():
-            player, observation = self.env.get_observation()
+            try:
+                return self._read()
+            except Exception as error:  # must not end the other environments
+                self._fail(error)
+                return None
+
+    def _read(self) -> tuple[int, list[str]]:
+        player, observation = self.env.get_observation()
         if isinstance(observation, str):
             return player, [observation]
         messages = self._raw.setdefault(player, [])
@@ -205,8 +217,8 @@ class _Seated:
         with self._own_streams():
             try:
                 self.done, info = self.env.step(action=said)
-            except Exception as error:  # an environment that stumbles over a reply must not end the others
-                self.failed, self.reason = True, f"{type(error).__name__}: {error}"
+            except Exception as error:  # must not end the other environments
+                self._fail(error)
                 return f"the environment failed on it: {self.reason}"
         if not self.done:
             return "refused, may be tried again" if self._errors() > before else None
@@ -221,6 +233,9 @@ class _Seated:
         """The rewards by role; whoever is not named gets 0."""
         rewards = self._closed()[0] or {}
         return {f"player_{p}": float(rewards.get(p, 0.0)) for p in range(self.num_players)}
+
+    def _fail(self, error: Exception) -> None:
+        self.failed, self.reason = True, f"{type(error).__name__}: {error}"
 
     def _closed(self) -> tuple[dict[int, float] | None, dict[int, dict[str, Any]]]:
         """Rewards and, from 0.7 on, what the game says about every player."""

@@ -187,6 +187,8 @@ class Newer(textarena.Env):
         self.heard: list[str] = [f"welcome {random.randrange(10**9)}"]
 
     def get_observation(self) -> Any:
+        if self.heard == ["blind"]:
+            raise KeyError("no text")
         return self.state.current_player_id, [(-1, text, "kind") for text in self.heard]
 
     def step(self, action: str) -> Any:
@@ -237,6 +239,22 @@ def test_the_newer_interface(newer: str) -> None:
     assert failed.turns[1].refusal == "the environment failed on it: KeyError: 'boom'"
     beaten = run("a", "wrong", "wrong")
     assert beaten.turns[2].refusal == "r"
+
+
+def test_an_environment_that_cannot_be_read(newer: str) -> None:
+    """Oracle: contract. An exception in get_observation ends its own game with 0 for all and the reason; the others are
+    played to their end, and so it is when all fail at once."""
+    table = TextArenaTable(newer, episodes=4, seed=1, num_players=3)
+    talk = ScriptedPolicy(lambda ask, sample: "blind" if ask.key.episode in (1, 3) else "a")
+    episodes = play(self_play(talk), [table])
+    assert [len(e.turns) for e in episodes] == [3, 1, 3, 1]
+    for episode in (episodes[1], episodes[3]):
+        assert dict(episode.returns) == {"player_0": 0.0, "player_1": 0.0, "player_2": 0.0}
+        assert episode.kept == {"reason": "KeyError: 'no text'"}
+    assert dict(episodes[2].returns) == {"player_0": 0.5, "player_1": 0.0, "player_2": -0.5}
+    table = TextArenaTable(newer, episodes=2, seed=1, num_players=3)
+    both = play(self_play(ScriptedPolicy(lambda *_: "blind")), [table])
+    assert [len(e.turns) for e in both] == [1, 1]
 
 
 def test_forfeits_and_limits() -> None:
