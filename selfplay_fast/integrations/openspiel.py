@@ -14,6 +14,7 @@ OpenSpiel's where both have the game.
 from __future__ import annotations
 
 import math
+import secrets
 from collections.abc import Iterable, Sequence
 from functools import lru_cache
 from typing import Any
@@ -22,21 +23,26 @@ import numpy as np
 import pyspiel
 
 from selfplay_fast import arguments, games, solvers
+from selfplay_fast.policies.streams import derive_seed
 
 _LARGEST_WALK = 20_000  # nodes or positions of a game whose returns are looked up one by one
 _PROBES = 64  # random games that show whether nature ever moves
 
 
-def load_game(game: str, **options: int | str) -> Game:
-    """A game by its name, with options as in `selfplay_fast.games.make`."""
-    return Game(game, **options)
+def load_game(game: str, *, seed: int | None = None, **options: int | str) -> Game:
+    """A game by its name, with options as in `selfplay_fast.games.make`.
+
+    seed: of the deals where nature is sampled, that is, where all players move at once; None: others every time.
+    """
+    return Game(game, seed=seed, **options)
 
 
 class Game:
     """What ``pyspiel.Game`` answers."""
 
-    def __init__(self, game: str, **options: Any) -> None:
+    def __init__(self, game: str, *, seed: int | None = None, **options: Any) -> None:
         self._about = games.describe(game, **options)
+        self._seed = secrets.randbits(63) if seed is None else arguments.seed_bits("seed", seed)
         self._deals = 0  # dealt so far, where nature is sampled
 
     def __repr__(self) -> str:
@@ -53,7 +59,7 @@ class Game:
         if not self._about.simultaneous:
             return State(self, games.make(repr(self), 1, chance="explicit", style="plain"))
         self._deals += 1
-        return self._dealt(self._deals)
+        return self._dealt(derive_seed(self._seed, self._deals))
 
     def _dealt(self, deal: int) -> State:
         return State(self, games.make(repr(self), 1, seed=deal, style="plain"), deal)

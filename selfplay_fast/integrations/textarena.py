@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import contextlib
 import random
+import secrets
 from collections.abc import Callable, Iterator, Sequence
 from importlib import metadata
 from typing import Any, Literal
@@ -292,6 +293,7 @@ class TextArenaGame:
     error_allowance: how many refused replies in a row a player may correct before it loses.
     observations: ``"text"``: the complete observation as a string, as scripts with a wrapped environment expect;
         ``"messages"``: what is new for the player as TextArena's raw messages, for TextArena's wrappers.
+    seed: of the games that are reset without a seed of their own; None: another one for every environment.
     arguments: the game's options and those of `games.make`, such as ``style``.
     """
 
@@ -299,6 +301,7 @@ class TextArenaGame:
         self,
         game: str,
         *,
+        seed: int | None = None,
         api: Literal["0.6", "0.7"] | None = None,
         error_allowance: int = 1,
         observations: Literal["text", "messages"] = "text",
@@ -311,8 +314,8 @@ class TextArenaGame:
         self.api = api or _installed_api()
         self.error_allowance = error_allowance
         self.observations = observations
-        self._batch = make_batch(game, 1, arguments.pop("seed", 0), arguments)
-        self._begun = False
+        self._batch = make_batch(game, 1, secrets.randbits(63) if seed is None else seed, arguments)
+        self._begun = False  # until then the first game of the batch is not in use
         self._errors = 0
         self._notice: str | None = None
         self._blamed: int | None = None
@@ -320,11 +323,14 @@ class TextArenaGame:
         self._moves: list[int] = []  # of those who have chosen already, where all move at once
 
     def reset(self, num_players: int | None = None, seed: int | None = None) -> None:
-        """Begin a new game: the one of the seed, or the next."""
+        """Begin a new game: the one of the seed, or the environment's next."""
         players = self._batch.description.num_players
         if num_players not in (None, players):
             raise ValueError(f"num_players: {self._batch.name} has {players} players, got {num_players}")
-        self._batch.reset(seeds=None if seed is None else [check.seed_bits("seed", seed)])
+        if seed is not None:
+            self._batch.reset(seeds=[check.seed_bits("seed", seed)])
+        elif self._begun:
+            self._batch.reset()
         self._begun, self._errors, self._notice, self._blamed, self._reason = True, 0, None, None, ""
         self._moves = []
 

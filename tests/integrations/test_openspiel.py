@@ -265,7 +265,8 @@ def test_every_game_plays_to_its_end() -> None:
         again = game.deserialize_state(state.serialize())
         assert str(again) == str(state)
         at_once = games.describe(name).simultaneous
-        batch = games.make(name, 1, seed=1) if at_once else games.make(name, 1, chance="explicit")
+        deal = int(state.serialize().split()[0].removeprefix("deal=")) if at_once else 0
+        batch = games.make(name, 1, seed=deal, chance="sampled" if at_once else "explicit")
         moves = np.array(state.history()).reshape(-1, game.num_players() if at_once else 1)
         for move in moves:
             batch.step(move[None] if at_once else move)
@@ -296,6 +297,21 @@ def test_snake() -> None:
             while not s.is_terminal():
                 s.apply_actions([s.move_number() % 4, 3])
         assert str(state) == str(twin) == str(game.deserialize_state(state.serialize()))
+
+
+def test_deals_of_snake() -> None:
+    """Oracle: contract. Games loaded without a seed deal differently, those of one seed alike, one game anew each
+    time."""
+
+    def deals(seed: int | None = None) -> list[str]:
+        game = load_game("snake", seed=seed)
+        return [str(game.new_initial_state()) for _ in range(6)]
+
+    assert len({state for _ in range(6) for state in deals()}) > 20
+    assert deals(3) == deals(3) != deals(4)
+    assert load_game("snake", seed=3) == load_game("snake"), "the seed is no rule of the game"
+    with pytest.raises(TypeError, match=r"^seed must be a whole number, got 1.5$"):
+        load_game("snake", seed=1.5)  # type: ignore[arg-type]
 
 
 def test_numbers_are_whole() -> None:

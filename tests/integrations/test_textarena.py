@@ -373,7 +373,7 @@ def test_errors_count_as_in_textarena() -> None:
 
 def test_seeds_deal() -> None:
     """Oracle: the engine. A seed is its deal; without one the next game begins."""
-    env = TextArenaGame("kuhn_poker")
+    env = TextArenaGame("kuhn_poker", seed=1)
     batch = games.make("kuhn_poker", 1)
     seen = []
     for seed in (3, 4, 3):
@@ -387,6 +387,23 @@ def test_seeds_deal() -> None:
         env.reset()
         cards.add(env.get_observation()[1])
     assert len(cards) == 3
+
+
+def test_games_without_a_seed_differ() -> None:
+    """Oracle: the engine, and chance. One environment per episode, as TextArena's scripts make them, deals anew each
+    time; with a seed the first game is the engine's first, the second its second."""
+    seen = set()
+    for _ in range(60):
+        fresh = TextArenaGame("kuhn_poker")
+        fresh.reset(num_players=2)
+        seen.add(fresh.get_observation()[1])
+    assert len(seen) == 3, "all equal once in 3**59 runs, one card missing once in 10**10"
+    for seed in range(20):
+        env, batch = TextArenaGame("liars_dice", seed=seed), games.make("liars_dice", 1, seed=seed)
+        for _ in range(3):
+            env.reset(2)
+            assert env.get_observation()[1] == batch.observation()[0]
+            batch.reset()
 
 
 def test_textarenas_wrappers_take_raw_messages() -> None:
