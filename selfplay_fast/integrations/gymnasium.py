@@ -43,8 +43,8 @@ class GameVectorEnv(VectorEnv[Any, IntArray, NDArray[Any]]):
         such as `solvers.TabularPolicy`, or a `policies.TabularPlayer`; or a function of the batch and of the rows
         int64[K] in which another player is to move that gives their actions int64[K].
     autoreset_mode: when an ended game is followed by the next: Gymnasium's "NextStep", "SameStep" or "Disabled".
-    observations: "tensor" or "text", None for the tensor of a game that has one. After the end: zeros, or the words
-        that are new since the seat's last turn.
+    observations: "tensor" or "text", None for the tensor of a game that has one. After the end: the seat's tensor, or
+        the words that are new since its last turn.
     arguments: the game's options and those of `games.make`, such as ``style`` and ``threads``.
 
     ``infos["action_mask"]`` int8[num_envs, A] is all 0 where a game is over. Deals and the opponent's draws are
@@ -189,7 +189,11 @@ class GameVectorEnv(VectorEnv[Any, IntArray, NDArray[Any]]):
         return self._batch.sample_actions(draw)[rows]
 
     def _observe(self) -> Any:
-        return self._words() if self._observations == "text" else self._batch.observation_tensor()
+        return (
+            self._words()
+            if self._observations == "text"
+            else self._batch.observation_tensor(player=self.seat)
+        )
 
     def _words(self) -> tuple[str, ...]:
         texts = self._batch.observation()
