@@ -15,18 +15,15 @@ import re
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
-from selfplay_fast import _native
+from selfplay_fast import _native, arguments
 
 if TYPE_CHECKING:
     from selfplay_fast.games import Batch, Description
 
 __all__ = ["CudaBatch", "open_device"]
-
-_SEED_MASK = 2**64 - 1
 
 
 class CudaBatch:
@@ -125,15 +122,16 @@ class CudaBatch:
         """
         which = None if rows is None else as_numbers(rows, "rows", self.device)
         if seeds is not None and not isinstance(seeds, Tensor):
-            keys = np.array([int(seed) & _SEED_MASK for seed in seeds], np.uint64)
-            seeds = torch.from_numpy(keys.view(np.int64)).to(self.device)
+            seeds = torch.from_numpy(arguments.seeds_bits(seeds).view("int64")).to(self.device)
         given = None if seeds is None else as_numbers(seeds, "seeds", self.device)
-        self._native.reset(_optional(which), _optional(given), repeat, self._stream())
+        groups = arguments.whole("repeat", repeat)
+        self._native.reset(_optional(which), _optional(given), groups, self._stream())
 
     def sample_actions(self, seed: int) -> Tensor:
         """int64[B]: uniform legal actions by (seed, row, episode, ply); ``INVALID`` where the game is over."""
         actions = torch.empty(len(self), dtype=torch.int64, device=self.device)
-        self._native.sample_actions(seed & _SEED_MASK, actions.data_ptr(), self._stream())
+        key = arguments.seed_bits("seed", seed)
+        self._native.sample_actions(key, actions.data_ptr(), self._stream())
         return actions
 
     def random_playouts(self, seed: int | None = None) -> int:
@@ -142,7 +140,7 @@ class CudaBatch:
 
     def history(self, row: int) -> list[int]:
         """All actions of the row's game so far, nature's included."""
-        return self._native.history(row, self._stream())
+        return self._native.history(arguments.whole("row", row), self._stream())
 
     def copy(self) -> CudaBatch:
         """An independent batch on the same GPU in the same state."""

@@ -15,7 +15,6 @@ taken.
 from __future__ import annotations
 
 import difflib
-import operator
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, get_args, overload
@@ -23,7 +22,7 @@ from typing import TYPE_CHECKING, Any, Literal, get_args, overload
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from selfplay_fast import _native
+from selfplay_fast import _native, arguments
 
 if TYPE_CHECKING:
     from selfplay_fast.cuda_batch import CudaBatch
@@ -50,7 +49,7 @@ INVALID = -1
 Style = Literal["spiral", "plain", "brief", "mars"]
 ParseMode = Literal["lenient", "strict"]
 STYLES: tuple[Style, ...] = get_args(Style)
-_SEED_MASK = 2**64 - 1
+_INT32 = 2**31 - 1
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -84,7 +83,8 @@ def names() -> list[str]:
 def describe(game: str, **options: int | str) -> Description:
     """Describe ``game``, which may carry options: ``describe("kuhn_poker(rounds=5)")``.
 
-    Raises ValueError for an unknown game or option (suggesting the nearest) and for a value out of range.
+    Raises ValueError for an unknown game or option (suggesting the nearest), for an option given twice and for a value
+    out of range.
     """
     name, given = _resolve(game, options)
     return _description(_native.describe_game(name, given))
@@ -130,20 +130,23 @@ def make(
         same arguments give the same games on every device.
     options: of the game, see ``describe``.
 
-    Raises ValueError for an unknown game or option (suggesting the nearest), for a value out of range and for a game
-    or device that is not there, RuntimeError where the build or the machine has no CUDA, MemoryError on a full GPU.
+    Raises ValueError for an unknown game or option (suggesting the nearest), for an option given twice, for a value out
+    of range and for a device that is not there, TypeError for a value of another kind, RuntimeError where the build or
+    the machine has no CUDA, MemoryError where the games do not fit.
     """
     name, given = _resolve(game, options)
-    batch_size, seed = _whole("batch_size", batch_size), _whole("seed", seed)
-    if threads is not None and threads < 1:
-        raise ValueError(f"threads must be at least 1 or None for all cores, got {threads}")
-    if speech_characters < 0:
-        raise ValueError(f"speech_characters must be 0 or more, got {speech_characters}")
-    seed &= _SEED_MASK
+    batch_size = arguments.whole("batch_size", batch_size, low=1)
+    seed = arguments.seed_bits("seed", seed)
+    cores = arguments.optional("threads", threads, low=1, high=_INT32) or 0  # 0: all of them
+    words = [("style", style), ("chance", chance), ("autoreset", autoreset), ("device", device)]
+    for what, value in words:
+        arguments.word(what, value)
+    legal_list = arguments.flag("legal_list", legal_list)
+    speech_characters = arguments.whole("speech_characters", speech_characters, low=0)
 
     def host(size: int) -> Batch:
         texts = (style, legal_list, speech_characters)
-        return Batch(_native.GameBatch(name, given, size, seed, threads or 0, *texts, chance, autoreset))
+        return Batch(_native.GameBatch(name, given, size, seed, cores, *texts, chance, autoreset))
 
     if device == "cpu":
         return host(batch_size)
@@ -219,7 +222,10 @@ class Batch:
         texts: the whole reply per action; what it says aloud is heard in games with speech and ignored in others.
         Raises ValueError naming game, row and action, and TypeError for a wrong dtype, before anything changes.
         """
-        self._native.step(actions, rows, texts)
+        moves = arguments.int64_array("actions", actions)
+        if texts is not None and len(arguments.texts_list("texts", texts)) == 0 < moves.size:
+            raise ValueError(f"{self.name}: texts must hold {len(np.atleast_1d(moves))} strings, got 0")
+        self._native.step(moves, _numbers(rows), texts)
 
     def reset(
         self, rows: ArrayLike | None = None, seeds: Iterable[int] | None = None, repeat: int = 1
@@ -229,12 +235,12 @@ class Batch:
         repeat: consecutive groups of this many rows get the same deal. seeds: one per group; the deal is then a
         function of the seed alone, whatever the row.
         """
-        keys = None if seeds is None else np.array([int(seed) & _SEED_MASK for seed in seeds], np.uint64)
-        self._native.reset(rows, keys, repeat)
+        keys = None if seeds is None else arguments.seeds_bits(seeds)
+        self._native.reset(_numbers(rows), keys, arguments.whole("repeat", repeat))
 
     def sample_actions(self, seed: int) -> NDArray[np.int64]:
         """int64[B] or int64[B, P]: uniform legal actions by (seed, row, episode, ply); ``INVALID`` after the end."""
-        return self._native.sample_actions(seed & _SEED_MASK)
+        return self._native.sample_actions(arguments.seed_bits("seed", seed))
 
     def random_playouts(self, seed: int | None = None) -> int:
         """Play every game to its end with uniform actions; return the number of turns (of a joint game: steps).
@@ -243,11 +249,11 @@ class Batch:
         autoreset batch stays as it is until it is reset. With one, moves and chance are those of (seed, row); of a
         joint game the moves alone.
         """
-        return self._native.random_playouts(None if seed is None else seed & _SEED_MASK)
+        return self._native.random_playouts(None if seed is None else arguments.seed_bits("seed", seed))
 
     def observation(self, rows: ArrayLike | None = None, player: int | None = None) -> list[str]:
         """The complete message for the player to move of each row, or for ``player``; empty where nobody is to move."""
-        return self._native.observation(rows, player)
+        return self._native.observation(_numbers(rows), arguments.player_number(player))
 
     def observation_bytes(
         self, rows: ArrayLike | None = None, player: int | None = None
@@ -257,7 +263,7 @@ class Batch:
         Text ``i`` is ``buffer[offsets[i]:offsets[i + 1]]``. No string is made: for tokenisers that read bytes, and for
         more texts than a Python list should hold.
         """
-        return self._native.observation_bytes(rows, player)
+        return self._native.observation_bytes(_numbers(rows), arguments.player_number(player))
 
     def observation_tensor(
         self, rows: ArrayLike | None = None, player: int | None = None
@@ -267,26 +273,26 @@ class Batch:
         A joint game gives float32[K, P, ...] unless a player is named. Zeros where nobody is to move.
         OpenSpiel's encoding where it has the game, else what the game's header says.
         """
-        return self._native.observation_tensor(rows, player)
+        return self._native.observation_tensor(_numbers(rows), arguments.player_number(player))
 
     def messages_since(self, row: int, player: int) -> list[str]:
         """What is new for ``player`` since its last turn: the others' moves, then what it sees if it is to move.
 
         Before its first turn: the complete observation.
         """
-        return self._native.messages_since(row, player)
+        return self._native.messages_since(*_place(row, player))
 
     def information_state(self, row: int, player: int) -> str:
         """The canonical key of all that ``player`` knows; in hanabi of all that it sees on the table."""
-        return self._native.information_state(row, player)
+        return self._native.information_state(*_place(row, player))
 
     def action_text(self, row: int, action: int, player: int | None = None) -> str:
         """A legal action as legal lists show it: ``[bet]``, in styles plain and mars ``bet``."""
-        return self._native.action_text(row, action, player)
+        return self._native.action_text(*_move(row, action), arguments.player_number(player))
 
     def reply_text(self, row: int, action: int, player: int | None = None) -> str:
         r"""The canonical reply that plays a legal action: ``\boxed{bet}``, ``bet`` or ``<answer>bet</answer>``."""
-        return self._native.reply_text(row, action, player)
+        return self._native.reply_text(*_move(row, action), arguments.player_number(player))
 
     def parse(
         self,
@@ -301,15 +307,17 @@ class Batch:
         mars of the last ``<answer>`` if there is one. Strict reads what SPIRAL's published parser reads, in style mars
         what MARS's does. Replies may hold anything; their content never raises.
         """
-        return self._native.parse(replies, rows, mode, player)
+        arguments.word("mode", mode)
+        texts = arguments.texts_list("replies", replies)
+        return self._native.parse(texts, _numbers(rows), mode, arguments.player_number(player))
 
     def chance_outcomes(self, row: int) -> list[tuple[int, float]]:
         """(action, probability) of what nature may do next; empty unless it is to move (chance="explicit")."""
-        return self._native.chance_outcomes(row)
+        return self._native.chance_outcomes(arguments.whole("row", row))
 
     def history(self, row: int) -> list[int]:
         """All actions of the row's game so far, nature's included; in a joint game step by step, player by player."""
-        return self._native.history(row)
+        return self._native.history(arguments.whole("row", row))
 
     def copy(self) -> Batch:
         """An independent batch in the same state."""
@@ -322,7 +330,8 @@ class Batch:
         that, and what nature does later is drawn anew too. A row may be named many times. Rows where nobody is to move
         are copied, unless a player is given.
         """
-        return Batch(self._native.resample(rows, player, seed & _SEED_MASK))
+        key = arguments.seed_bits("seed", seed)
+        return Batch(self._native.resample(_numbers(rows), arguments.player_number(player), key))
 
     def state(self) -> bytes:
         """A snapshot of all games, for ``set_state`` of a batch made with the same game, options and size."""
@@ -330,6 +339,8 @@ class Batch:
 
     def set_state(self, state: bytes) -> None:
         """Load a snapshot. ValueError, and nothing changes, if it is damaged or of another kind of batch."""
+        if not isinstance(state, bytes):
+            raise TypeError(f"state must be bytes, got {type(state).__name__}")
         self._native.set_state(state)
 
 
@@ -337,42 +348,30 @@ def _resolve(game: str, options: dict[str, int | str]) -> tuple[str, list[tuple[
     """Split "name(option=value, ...)", merge the options and check their names; C++ checks the values."""
     if not isinstance(game, str):
         raise TypeError(f"game must be a name, one of {', '.join(names())}; got {type(game).__name__}")
-    name, written = _parse(game)
+    name, written = arguments.name_and_options(game)
     known = names()
     if name not in known:
         raise ValueError(f"unknown game {name!r}{_nearest(name, known)}")
-    merged = {**written, **options}
-    allowed = [option.name for option in _native.describe_game(name, []).options]
-    for option in merged:
+    allowed = {option.name: option for option in _native.describe_game(name, []).options}
+    for option in [*written, *options]:
         if option not in allowed:
-            raise ValueError(f"{name} has no option {option!r}{_nearest(option, allowed)}")
-    return name, [
-        (option, value if isinstance(value, str) else _whole(f"{name}: option {option}", value))
-        for option, value in merged.items()
-    ]
+            raise ValueError(f"{name} has no option {option!r}{_nearest(option, list(allowed))}")
+        if option in written and option in options:
+            raise ValueError(f"{name}: option {option} is given twice, in {game!r} and by itself")
+    merged = {**written, **options}
+    return name, [(key, arguments.option_value(name, allowed[key], value)) for key, value in merged.items()]
 
 
-def _whole(what: str, value: Any) -> int:
-    try:
-        return operator.index(value)
-    except TypeError:
-        raise TypeError(f"{what} must be a whole number, got {value!r}") from None
+def _numbers(rows: ArrayLike | None) -> ArrayLike | None:
+    return None if rows is None else arguments.int64_array("rows", rows)
 
 
-def _parse(game: str) -> tuple[str, dict[str, int | str]]:
-    name, bracket, rest = game.strip().partition("(")
-    if not bracket:
-        return name, {}
-    if not rest.endswith(")"):
-        raise ValueError(f"game {game!r} must look like name(option=value, ...)")
-    options: dict[str, int | str] = {}
-    for item in filter(None, (part.strip() for part in rest[:-1].split(","))):
-        key, equals, value = (part.strip() for part in item.partition("="))
-        if not equals or not key or not value:
-            raise ValueError(f"game {game!r} must look like name(option=value, ...)")
-        value = value.strip("'\"")
-        options[key] = int(value) if value.lstrip("-").isdecimal() else value
-    return name.strip(), options
+def _place(row: int, player: int) -> tuple[int, int]:
+    return arguments.whole("row", row), arguments.whole("player", player, -_INT32, _INT32)
+
+
+def _move(row: int, action: int) -> tuple[int, int]:
+    return arguments.whole("row", row), arguments.whole("action", action)
 
 
 def _nearest(word: str, known: Sequence[str]) -> str:

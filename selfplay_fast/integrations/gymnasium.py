@@ -20,6 +20,7 @@ from gymnasium.vector import AutoresetMode, VectorEnv
 from gymnasium.vector.utils import batch_space
 from numpy.typing import ArrayLike, NDArray
 
+from selfplay_fast import arguments as check
 from selfplay_fast import games
 from selfplay_fast.integrations._batches import make_batch
 from selfplay_fast.integrations._spaces import Observations, choose_observations, observation_space
@@ -42,8 +43,8 @@ class GameVectorEnv(VectorEnv[Any, IntArray, NDArray[Any]]):
         such as `solvers.TabularPolicy`, or a `policies.TabularPlayer`; or a function of the batch and of the rows
         int64[K] in which another player is to move that gives their actions int64[K].
     autoreset_mode: when an ended game is followed by the next: Gymnasium's "NextStep", "SameStep" or "Disabled".
-    observations: "tensor" or "text", None for the tensor of a game that has one. After the end: zeros, or the words
-        that are new since the seat's last turn.
+    observations: "tensor" or "text", None for the tensor of a game that has one. After the end: the seat's tensor, or
+        the words that are new since its last turn.
     arguments: the game's options and those of `games.make`, such as ``style`` and ``threads``.
 
     ``infos["action_mask"]`` int8[num_envs, A] is all 0 where a game is over. Deals and the opponent's draws are
@@ -70,7 +71,7 @@ class GameVectorEnv(VectorEnv[Any, IntArray, NDArray[Any]]):
         about = self._batch.description
         if self._batch.legal_actions.ndim != 2:
             raise ValueError(f"{game}: all players move at once; a single seat needs a game of turns")
-        if not 0 <= seat < about.num_players:
+        if not 0 <= check.whole("seat", seat) < about.num_players:
             raise ValueError(f"seat: {about.name} has seats 0 to {about.num_players - 1}, got {seat}")
         if isinstance(opponent, RandomPolicy):
             opponent = "random"
@@ -78,6 +79,9 @@ class GameVectorEnv(VectorEnv[Any, IntArray, NDArray[Any]]):
             opponent = opponent.table
         if not (opponent == "random" or isinstance(opponent, Mapping) or callable(opponent)):
             raise ValueError(f"opponent must be 'random', a table or a function, got {opponent!r}")
+        if isinstance(opponent, Mapping):
+            for key in opponent:
+                _cumulative(opponent, key)
         self.seat = seat
         self._opponent = opponent
         self._observations = choose_observations(self._batch, observations)
@@ -96,6 +100,7 @@ class GameVectorEnv(VectorEnv[Any, IntArray, NDArray[Any]]):
 
         Equal seeds give equal games, those included that are begun later without a seed.
         """
+        seed = check.optional("seed", seed, low=0)
         super().reset(seed=seed)
         self._calls += 1
         rows = np.arange(self.num_envs)
@@ -117,7 +122,8 @@ class GameVectorEnv(VectorEnv[Any, IntArray, NDArray[Any]]):
         """Play one action per sub-environment; in mode NextStep those of ended games are ignored.
 
         Raises ValueError, and nothing has changed, if an action is illegal (naming row and action) or a game that
-        must be reset is not.
+        must be reset is not; RuntimeError, until all games are reset in which that is so, if the opponent failed in an
+        earlier call and the seat is not to move.
         """
         moves = np.asarray(actions)
         if moves.shape != (self.num_envs,):
@@ -125,6 +131,12 @@ class GameVectorEnv(VectorEnv[Any, IntArray, NDArray[Any]]):
         if self._seed is None or (self._over.any() and self.autoreset_mode != AutoresetMode.NEXT_STEP):
             raise ValueError(f"game {int(np.argmax(self._over))} is over or was never begun; call reset")
         rows, renewed = np.flatnonzero(~self._over), np.flatnonzero(self._over)
+        stuck = rows[self._batch.current_player[rows] != self.seat]
+        if len(stuck) > 0:
+            raise RuntimeError(
+                f"game {stuck[0]}: seat {self.seat} is not to move, since the opponent failed in an earlier call; "
+                "call reset"
+            )
         self._batch.step(moves[rows], rows=rows)
         self._calls += 1
         self._move_opponents(rows, _MOVED)
@@ -177,7 +189,11 @@ class GameVectorEnv(VectorEnv[Any, IntArray, NDArray[Any]]):
         return self._batch.sample_actions(draw)[rows]
 
     def _observe(self) -> Any:
-        return self._words() if self._observations == "text" else self._batch.observation_tensor()
+        return (
+            self._words()
+            if self._observations == "text"
+            else self._batch.observation_tensor(player=self.seat)
+        )
 
     def _words(self) -> tuple[str, ...]:
         texts = self._batch.observation()
@@ -239,13 +255,14 @@ class GameEnv(gymnasium.Env[Any, Any]):
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
     ) -> tuple[Any, dict[str, Any]]:
         """Begin a new game; without a seed the next one."""
+        seed = check.optional("seed", seed, low=0)
         super().reset(seed=seed)
         observations, infos = self._games.reset(seed=seed)
         return observations[0], {"action_mask": infos["action_mask"][0]}
 
     def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
         """Play an action; ValueError if it is illegal or the game is over."""
-        observations, rewards, terminations, _, infos = self._games.step([int(action)])
+        observations, rewards, terminations, _, infos = self._games.step([check.whole("action", action)])
         info = {"action_mask": infos["action_mask"][0]}
         return observations[0], float(rewards[0]), bool(terminations[0]), False, info
 
@@ -271,6 +288,16 @@ def _draw_from_table(
         key = batch.information_state(row, player)
         if key not in table:
             raise ValueError(f"opponent: the table has no information state {key!r} of player {player}")
-        cumulative = np.cumsum(np.asarray(table[key], np.float64))
+        cumulative = _cumulative(table, key)
         actions[k] = np.searchsorted(cumulative, chances[k] * cumulative[-1], side="right")
     return actions
+
+
+def _cumulative(table: Mapping[str, ArrayLike], key: str) -> NDArray[np.float64]:
+    """The sums of the probabilities, which need not add up to 1; ValueError if they are none."""
+    row = np.asarray(table[key], np.float64)
+    if row.ndim != 1 or row.size == 0 or not (row.min() >= 0 and 0 < row.sum() < np.inf):
+        raise ValueError(
+            f"opponent: the table needs numbers of 0 or more, not all 0, for {key!r}, got {check.shown(row.tolist())}"
+        )
+    return np.cumsum(row)

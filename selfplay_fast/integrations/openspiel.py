@@ -14,29 +14,39 @@ OpenSpiel's where both have the game.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
-from functools import lru_cache
-from typing import Any
+import secrets
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 import pyspiel
 
-from selfplay_fast import games, solvers
+from selfplay_fast import arguments, games
+from selfplay_fast.integrations._game_facts import action_words, bounds, facts, position_key
+from selfplay_fast.policies.streams import derive_seed
 
-_LARGEST_WALK = 20_000  # nodes or positions of a game whose returns are looked up one by one
-_PROBES = 64  # random games that show whether nature ever moves
+
+class PlayerAction(NamedTuple):
+    """Who did what, as ``pyspiel.PlayerAction`` says it."""
+
+    player: int
+    action: int
 
 
-def load_game(game: str, **options: int | str) -> Game:
-    """A game by its name, with options as in `selfplay_fast.games.make`."""
-    return Game(game, **options)
+def load_game(game: str, *, seed: int | None = None, **options: int | str) -> Game:
+    """A game by its name, with options as in `selfplay_fast.games.make`.
+
+    seed: of the deals where nature is sampled, that is, where all players move at once; None: others every time.
+    """
+    return Game(game, seed=seed, **options)
 
 
 class Game:
     """What ``pyspiel.Game`` answers."""
 
-    def __init__(self, game: str, **options: Any) -> None:
+    def __init__(self, game: str, *, seed: int | None = None, **options: Any) -> None:
         self._about = games.describe(game, **options)
+        self._seed = secrets.randbits(63) if seed is None else arguments.seed_bits("seed", seed)
         self._deals = 0  # dealt so far, where nature is sampled
 
     def __repr__(self) -> str:
@@ -53,7 +63,7 @@ class Game:
         if not self._about.simultaneous:
             return State(self, games.make(repr(self), 1, chance="explicit", style="plain"))
         self._deals += 1
-        return self._dealt(self._deals)
+        return self._dealt(derive_seed(self._seed, self._deals))
 
     def _dealt(self, deal: int) -> State:
         return State(self, games.make(repr(self), 1, seed=deal, style="plain"), deal)
@@ -86,17 +96,45 @@ class Game:
         """The players' turns, nature's not counted."""
         return self._about.max_turns
 
+    def max_chance_outcomes(self) -> int:
+        """One more than the highest number of an outcome, in 64 random games."""
+        return facts(repr(self)).outcomes
+
+    def max_chance_nodes_in_history(self) -> int:
+        """The most moves of nature in one game: exact for small games, else a bound."""
+        return bounds(repr(self)).draws
+
+    def max_history_length(self) -> int:
+        """The most entries of a history, nature's and each player's counted."""
+        turns = self.max_game_length() * (self.num_players() if self._about.simultaneous else 1)
+        return turns + self.max_chance_nodes_in_history()
+
+    def max_move_number(self) -> int:
+        """The same, a move of all players at once counted once."""
+        return self.max_game_length() + self.max_chance_nodes_in_history()
+
     def min_utility(self) -> float:
         """The least return of any player: exact for small games, else minus infinity, which is a bound too."""
-        return _utilities(repr(self))[0]
+        return bounds(repr(self)).least
 
     def max_utility(self) -> float:
         """The greatest return of any player: exact for small games, else infinity."""
-        return _utilities(repr(self))[1]
+        return bounds(repr(self)).greatest
 
     def utility_sum(self) -> float | None:
         """What the returns add up to: 0, or None where they need not add up."""
         return 0.0 if self._about.zero_sum else None
+
+    def to_string(self) -> str:
+        """The name with all options."""
+        return repr(self)
+
+    def action_to_string(self, player: int, action: int) -> str:
+        """An action in words, whatever the state; by its number if it was never legal in 64 random games."""
+        number = arguments.whole("action", action)
+        if player == games.CHANCE:
+            return f"outcome {number}"
+        return action_words(repr(self)).get((player, number), f"action {number}")
 
     def get_parameters(self) -> dict[str, int | str]:
         """The options."""
@@ -110,19 +148,30 @@ class Game:
         """ValueError if the game has none."""
         return math.prod(self.observation_tensor_shape())
 
+    def observation_tensor_layout(self) -> pyspiel.TensorLayout:
+        """Planes, rows, columns, where there are planes."""
+        return pyspiel.TensorLayout.CHW
+
+    def information_state_tensor_shape(self) -> list[int]:
+        """ValueError: no game has one."""
+        raise _no_information_state_tensor(self)
+
+    def information_state_tensor_size(self) -> int:
+        """ValueError: no game has one."""
+        raise _no_information_state_tensor(self)
+
     def get_type(self) -> pyspiel.GameType:
         """OpenSpiel's description of what kind of game this is."""
         kind = pyspiel.GameType
-        simultaneous, chance, tensor = _traits(repr(self))
-        about = self._about
+        about, seen = self._about, facts(repr(self))
         return kind(
             short_name=about.name,
             long_name=about.name.replace("_", " ").title(),
-            dynamics=kind.Dynamics.SIMULTANEOUS if simultaneous else kind.Dynamics.SEQUENTIAL,
+            dynamics=kind.Dynamics.SIMULTANEOUS if seen.simultaneous else kind.Dynamics.SEQUENTIAL,
             chance_mode=kind.ChanceMode.DETERMINISTIC
-            if not chance
+            if not seen.chance
             else kind.ChanceMode.SAMPLED_STOCHASTIC
-            if simultaneous
+            if seen.simultaneous
             else kind.ChanceMode.EXPLICIT_STOCHASTIC,
             information=kind.Information.PERFECT_INFORMATION
             if about.perfect_information
@@ -134,7 +183,7 @@ class Game:
             provides_information_state_string=True,
             provides_information_state_tensor=False,
             provides_observation_string=True,
-            provides_observation_tensor=tensor,
+            provides_observation_tensor=seen.tensor,
         )
 
 
@@ -148,8 +197,11 @@ class State:
 
     def __str__(self) -> str:
         """What all players know together; it tells states apart as far as it matters for what follows."""
-        known = (self._batch.information_state(0, player) for player in range(self.num_players()))
-        return f"{self.current_player()}|" + "|".join(known)
+        return position_key(self._batch)
+
+    def to_string(self) -> str:
+        """The same as ``str``."""
+        return str(self)
 
     def __repr__(self) -> str:
         return f"<{self._game!r} after [{self.history_str()}]>"
@@ -201,6 +253,17 @@ class State:
     def is_initial_state(self) -> bool:
         return not self.history()
 
+    def is_initial_non_chance_state(self) -> bool:
+        """Has no player moved yet, and is one to?"""
+        return not self.is_chance_node() and all(done.player < 0 for done in self.full_history())
+
+    def get_type(self) -> pyspiel.StateType:
+        """Chance, decision or terminal."""
+        kind = pyspiel.StateType
+        return (
+            kind.CHANCE if self.is_chance_node() else kind.TERMINAL if self.is_terminal() else kind.DECISION
+        )
+
     def legal_actions(self, player: int | None = None) -> list[int]:
         """What ``player`` may do, by default who is to move; empty for one who is not."""
         mover = self.current_player()
@@ -208,7 +271,7 @@ class State:
             wanted = player in (None, games.CHANCE)
             return [action for action, _ in self._batch.chance_outcomes(0)] if wanted else []
         if mover == games.SIMULTANEOUS and player is not None:
-            return np.flatnonzero(self._batch.legal_actions[0, player]).tolist()
+            return np.flatnonzero(self._batch.legal_actions[0, self._observer(player)]).tolist()
         if mover < 0 or player not in (None, mover):
             return []
         return np.flatnonzero(self._batch.legal_actions[0]).tolist()
@@ -225,11 +288,29 @@ class State:
 
     def apply_action(self, action: int) -> None:
         """Play an action of whoever is to move; ValueError if it is illegal."""
-        self._batch.step([int(action)])
+        self._batch.step([arguments.whole("action", action)])
 
     def apply_actions(self, actions: Sequence[int]) -> None:
         """Play one action per player, where all move at once."""
-        self._batch.step(np.array([actions], np.int64))
+        self._batch.step([[arguments.whole("actions", action) for action in actions]])
+
+    def apply_action_with_legality_check(self, action: int) -> None:
+        """The same as `apply_action`, which checks too."""
+        self.apply_action(action)
+
+    def apply_actions_with_legality_checks(self, actions: Sequence[int]) -> None:
+        """The same as `apply_actions`, which checks too."""
+        self.apply_actions(actions)
+
+    def resample_from_infostate(self, player: int, rng: Callable[[], float]) -> State:
+        """A state that ``player`` cannot tell from this one, drawn by nature's probabilities.
+
+        rng: gives random numbers of at least 0 and less than 1, of which one is taken. ValueError where nature is
+        sampled.
+        """
+        if self._deal is not None:
+            raise ValueError(f"{self._game!r}: nature is sampled here, no state can be drawn anew")
+        return State(self._game, self._batch.resample([0], self._observer(player), int(rng() * 2**53)))
 
     def returns(self) -> list[float]:
         """By player, 0 until the game is over."""
@@ -250,30 +331,34 @@ class State:
         return self._batch.information_state(0, self._observer(player))
 
     def observation_string(self, player: int | None = None) -> str:
-        """What the player to move reads; ValueError for another one."""
-        return self._batch.observation(player=self._mover(player))[0]
+        """What ``player``, by default who is to move, reads; after the end what is new since its last turn."""
+        observer = self._observer(player)
+        if self.is_terminal():
+            return "\n".join(self._batch.messages_since(0, observer))
+        return self._batch.observation(player=observer)[0]
 
     def observation_tensor(self, player: int | None = None) -> list[float]:
-        """The tensor of the player to move, flat; ValueError for another one, or if the game has none."""
-        return self._batch.observation_tensor(player=self._mover(player))[0].ravel().tolist()
+        """What ``player``, by default who is to move, sees, flat; ValueError if the game has no tensor."""
+        return self._batch.observation_tensor(player=self._observer(player))[0].ravel().tolist()
 
     def information_state_tensor(self, player: int | None = None) -> list[float]:
         """ValueError: no game has one; `information_state_string` says the same."""
-        raise ValueError(f"{self._game!r}: has no information state tensor, use information_state_string")
+        raise _no_information_state_tensor(self._game)
 
     def action_to_string(self, player: int, action: int | None = None) -> str:
         """A legal action in words; the player may be left out where one is to move."""
-        number = player if action is None else action
+        number = arguments.whole("action", player if action is None else action)
         if self.is_chance_node():
             return f"outcome {number}"
-        return self._batch.action_text(0, int(number), player if self.is_simultaneous_node() else None)
+        return self._batch.action_text(0, number, player if self.is_simultaneous_node() else None)
 
     def string_to_action(self, player: int | str, text: str | None = None) -> int:
         """The action of a reply in words; the player may be left out where one is to move.
 
         ValueError with the reason if it is none.
         """
-        mover = int(player) if self.is_simultaneous_node() and text is not None else None
+        together = self.is_simultaneous_node() and text is not None
+        mover = arguments.whole("player", player) if together else None
         (action,), (refusal,) = self._batch.parse([str(player) if text is None else text], player=mover)
         if refusal is not None:
             raise ValueError(f"{self._game!r}: {refusal}")
@@ -282,6 +367,16 @@ class State:
     def history(self) -> list[int]:
         """All actions so far, nature's included."""
         return self._batch.history(0)
+
+    def full_history(self) -> list[PlayerAction]:
+        """The same with who acted; a move of all at once is one entry per player."""
+        if self._deal is not None:
+            return [PlayerAction(k % self.num_players(), action) for k, action in enumerate(self.history())]
+        past, done = self._game.new_initial_state(), []
+        for action in self.history():
+            done.append(PlayerAction(past.current_player(), action))
+            past.apply_action(action)
+        return done
 
     def history_str(self) -> str:
         """The same as text."""
@@ -292,27 +387,19 @@ class State:
 
     def serialize(self) -> str:
         """The history, for `Game.deserialize_state`."""
-        per_line = self.num_players() if _traits(repr(self._game))[0] else 1
+        per_line = 1 if self._deal is None else self.num_players()
         numbers = [str(action) for action in self.history()]
         lines = [numbers[i : i + per_line] for i in range(0, len(numbers), per_line)]
         dealt = [] if self._deal is None else [[f"deal={self._deal}"]]
         return "\n".join(",".join(line) for line in dealt + lines)
 
     def _observer(self, player: int | None) -> int:
-        observer = self.current_player() if player is None else int(player)
+        observer = self.current_player() if player is None else arguments.whole("player", player)
         if not 0 <= observer < self.num_players():
             raise ValueError(
                 f"{self._game!r}: no player {observer} to ask; there are 0 to {self.num_players() - 1}"
             )
         return observer
-
-    def _mover(self, player: int | None) -> int:
-        mover = self._observer(player)
-        if mover != self.current_player() and not self.is_simultaneous_node():
-            raise ValueError(
-                f"{self._game!r}: only the player to move has an observation, not player {player}"
-            )
-        return mover
 
 
 def _full_name(about: games.Description) -> str:
@@ -320,44 +407,5 @@ def _full_name(about: games.Description) -> str:
     return f"{about.name}({options})"
 
 
-@lru_cache(maxsize=64)
-def _traits(game: str) -> tuple[bool, bool, bool]:
-    """Whether all players move at once, whether nature moves (in 64 random games), whether there is a tensor."""
-    simultaneous = games.describe(game).simultaneous
-    batch = games.make(game, _PROBES, chance="sampled" if simultaneous else "explicit")
-    chance = False
-    step = 0
-    while not batch.terminated.all():
-        chance |= bool((batch.current_player == games.CHANCE).any())
-        moves = batch.sample_actions(step)
-        if simultaneous:  # equal moves lead to unequal places only where nature moves
-            chance |= len({batch.information_state(row, 0) for row in range(_PROBES)}) > 1
-            moves[:] = moves[int(batch.terminated.argmin())]
-        batch.step(moves)
-        step += 1
-    try:
-        batch.observation_tensor([0])
-    except ValueError:
-        return simultaneous, chance, False
-    return simultaneous, chance, True
-
-
-@lru_cache(maxsize=64)
-def _utilities(game: str) -> tuple[float, float]:
-    """The least and the greatest return at the end of the game, or infinite ones of a game that is too large."""
-    if _traits(game)[0] or not solvers.is_enumerable(
-        game, max_information_states=_LARGEST_WALK, max_nodes=_LARGEST_WALK
-    ):
-        return -math.inf, math.inf
-    least, greatest = math.inf, -math.inf
-    level: Iterable[State] = [Game(game).new_initial_state()]
-    while level:
-        following: dict[str, State] = {}
-        for state in level:
-            if state.is_terminal():
-                least, greatest = min(least, *state.returns()), max(greatest, *state.returns())
-            for action in state.legal_actions():
-                child = state.child(action)
-                following[str(child)] = child  # positions that several histories lead to are walked once
-        level = list(following.values())
-    return least, greatest
+def _no_information_state_tensor(game: Game) -> ValueError:
+    return ValueError(f"{game!r}: has no information state tensor, use information_state_string")

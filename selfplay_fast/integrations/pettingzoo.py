@@ -18,9 +18,9 @@ from typing import Any
 
 import numpy as np
 from gymnasium import spaces
-from numpy.typing import NDArray
 from pettingzoo import AECEnv, ParallelEnv
 
+from selfplay_fast import arguments as check
 from selfplay_fast import games
 from selfplay_fast.integrations._batches import make_batch
 from selfplay_fast.integrations._spaces import Observations, choose_observations, observation_space
@@ -100,6 +100,10 @@ class _Game:
         self._dealt = True
         self.agents = self.possible_agents[:]
 
+    def _must_run(self) -> None:
+        if not self.agents:
+            raise ValueError(f"{self.metadata['name']}: no game is running; call reset")
+
     def _player(self, agent: str) -> int:
         if agent not in self.possible_agents:
             raise ValueError(f"{self.metadata['name']}: no agent {agent!r}; there are {self.possible_agents}")
@@ -123,7 +127,7 @@ class _Game:
     def _action(self, action: Action, player: int | None = None) -> int:
         """An action by number or in words; ValueError with the reason for words that are none."""
         if not isinstance(action, str):
-            return int(action)
+            return check.whole("action", action)
         (number,), (refusal,) = self._batch.parse([action], player=player)
         if refusal is not None:
             raise ValueError(f"{self.metadata['name']}: {refusal}")
@@ -133,9 +137,9 @@ class _Game:
 class GameAEC(_Game, AECEnv[str, Observation, Action]):
     """One player moves at a time.
 
-    An agent that is not to move has no legal actions; it sees the tensor of its last turn, or reads what is new
-    since then. An illegal action is a ValueError and changes nothing; PettingZoo's TerminateIllegalWrapper makes it
-    a loss.
+    An agent that is not to move has no legal actions; it sees the game as it is now, too. In words, it reads after the
+    end what is new since its last turn. An illegal action is a ValueError and changes nothing; PettingZoo's
+    TerminateIllegalWrapper makes it a loss.
     """
 
     def __init__(
@@ -147,7 +151,6 @@ class GameAEC(_Game, AECEnv[str, Observation, Action]):
         **arguments: Any,
     ) -> None:
         super().__init__(game, observations, render_mode, False, arguments)
-        self._seen: dict[str, NDArray[np.float32]] = {}
         self.agent_selection: str
 
     def reset(self, seed: int | None = None, options: dict[str, Any] | None = None) -> None:
@@ -158,24 +161,29 @@ class GameAEC(_Game, AECEnv[str, Observation, Action]):
         self.terminations = dict.fromkeys(self.agents, False)
         self.truncations = dict.fromkeys(self.agents, False)
         self.infos: dict[str, dict[str, Any]] = {agent: {} for agent in self.agents}
-        self._seen = {}
         self._turn()
+
+    def last(self, observe: bool = True) -> tuple[Observation | None, float, bool, bool, dict[str, Any]]:
+        """(observation, reward, terminated, truncated, info) of the agent to move."""
+        self._must_run()
+        return super().last(observe)
 
     def observe(self, agent: str) -> Observation:
         """What an agent sees now, see the class."""
         player = self._player(agent)
+        self._must_run()
         moving = self._batch.current_player[0] == player
         legal = self._batch.legal_actions[0].astype(np.int8)
         mask = legal if moving else np.zeros_like(legal)
-        if self._observations == "text":
-            return {"text": self._words(player), "action_mask": mask}
-        seen = self._seen.get(agent)
-        if seen is None:
-            seen = np.zeros_like(self._batch.observation_tensor()[0])
-        return {"observation": seen.copy(), "action_mask": mask}
+        if self._observations == "tensor":
+            return {"observation": self._batch.observation_tensor(player=player)[0], "action_mask": mask}
+        if self._batch.terminated[0]:
+            return {"text": "\n".join(self._batch.messages_since(0, player)), "action_mask": mask}
+        return {"text": self._batch.observation(player=player)[0], "action_mask": mask}
 
     def step(self, action: Action | None) -> None:
         """Play an action of the agent to move, or None for an agent whose game is over."""
+        self._must_run()
         agent = self.agent_selection
         if self.terminations[agent] or self.truncations[agent]:
             self._was_dead_step(action)
@@ -196,8 +204,6 @@ class GameAEC(_Game, AECEnv[str, Observation, Action]):
 
     def _turn(self) -> None:
         self.agent_selection = self.possible_agents[int(self._batch.current_player[0])]
-        if self._observations == "tensor":
-            self._seen[self.agent_selection] = self._batch.observation_tensor()[0]
 
 
 class GameParallel(_Game, ParallelEnv[str, Observation, Action]):
@@ -226,6 +232,7 @@ class GameParallel(_Game, ParallelEnv[str, Observation, Action]):
         dict[str, Observation], dict[str, float], dict[str, bool], dict[str, bool], dict[str, dict[str, Any]]
     ]:
         """Play one action per agent."""
+        self._must_run()
         if set(actions) != set(self.agents):
             raise ValueError(
                 f"{self.metadata['name']}: actions must be those of {self.agents}, got {sorted(actions)}"

@@ -15,12 +15,14 @@ from __future__ import annotations
 
 import contextlib
 import random
+import secrets
 from collections.abc import Callable, Iterator, Sequence
 from importlib import metadata
 from typing import Any, Literal
 
 import numpy as np
 
+from selfplay_fast import arguments as check
 from selfplay_fast import games
 from selfplay_fast.config import nearest
 from selfplay_fast.integrations import _spiral_replies
@@ -44,7 +46,8 @@ class TextArenaTable:
         (observation, reply) gives what the environment is told, or None for a refused reply.
     invalid: the returns when ``parse`` refuses a reply, which ends the game; what the environment itself refuses is
         left to its own rewards and its ``error_allowance`` (SPIRAL: 0; None: the environment's own).
-    max_turns: a game that reaches it ends with 0 for all; None leaves it to the environment.
+    max_turns: a game that reaches it ends with 0 for all; None leaves it to the environment. So does a game whose
+        environment fails to say what is to be read.
     repeat: this many episodes in a row have equal random streams and form a group.
 
     TextArena draws from the global random streams. Here every environment has its own, so that an episode is a
@@ -95,9 +98,14 @@ class TextArenaTable:
 
     def asks(self) -> Sequence[Ask]:
         """One ask per running environment, for the player to move."""
-        for index, seated in self._running.items():
-            if index not in self._pending:
-                self._pending[index] = self._ask(index, seated)
+        for index, seated in list(self._running.items()):
+            if index in self._pending:
+                continue
+            seen = seated.observe()
+            if seen is None:
+                self._finish(index, seated, dict.fromkeys(seated.roles(), 0.0))
+            else:
+                self._pending[index] = self._ask(index, *seen)
         return [self._pending[index][0] for index in self._running]
 
     def answer(self, replies: Sequence[Reply]) -> None:
@@ -128,8 +136,7 @@ class TextArenaTable:
         finished, self._finished = self._finished, []
         return finished
 
-    def _ask(self, index: int, seated: _Seated) -> tuple[Ask, str]:
-        player, texts = seated.observe()
+    def _ask(self, index: int, player: int, texts: list[str]) -> tuple[Ask, str]:
         observation = "\n\n".join(texts)
         if self.prompt is not None:
             texts = [self.prompt(observation)]
@@ -187,10 +194,17 @@ class _Seated:
     def roles(self) -> list[str]:
         return [f"player_{player}" for player in range(self.num_players)]
 
-    def observe(self) -> tuple[int, list[str]]:
-        """Who is to move, and what it reads: one text, or all raw messages so far."""
+    def observe(self) -> tuple[int, list[str]] | None:
+        """Who is to move, and what it reads: one text, or all raw messages so far; None if the environment fails."""
         with self._own_streams():
-            player, observation = self.env.get_observation()
+            try:
+                return self._read()
+            except Exception as error:  # must not end the other environments
+                self._fail(error)
+                return None
+
+    def _read(self) -> tuple[int, list[str]]:
+        player, observation = self.env.get_observation()
         if isinstance(observation, str):
             return player, [observation]
         messages = self._raw.setdefault(player, [])
@@ -204,8 +218,8 @@ class _Seated:
         with self._own_streams():
             try:
                 self.done, info = self.env.step(action=said)
-            except Exception as error:  # an environment that stumbles over a reply must not end the others
-                self.failed, self.reason = True, f"{type(error).__name__}: {error}"
+            except Exception as error:  # must not end the other environments
+                self._fail(error)
                 return f"the environment failed on it: {self.reason}"
         if not self.done:
             return "refused, may be tried again" if self._errors() > before else None
@@ -220,6 +234,9 @@ class _Seated:
         """The rewards by role; whoever is not named gets 0."""
         rewards = self._closed()[0] or {}
         return {f"player_{p}": float(rewards.get(p, 0.0)) for p in range(self.num_players)}
+
+    def _fail(self, error: Exception) -> None:
+        self.failed, self.reason = True, f"{type(error).__name__}: {error}"
 
     def _closed(self) -> tuple[dict[int, float] | None, dict[int, dict[str, Any]]]:
         """Rewards and, from 0.7 on, what the game says about every player."""
@@ -276,6 +293,7 @@ class TextArenaGame:
     error_allowance: how many refused replies in a row a player may correct before it loses.
     observations: ``"text"``: the complete observation as a string, as scripts with a wrapped environment expect;
         ``"messages"``: what is new for the player as TextArena's raw messages, for TextArena's wrappers.
+    seed: of the games that are reset without a seed of their own; None: another one for every environment.
     arguments: the game's options and those of `games.make`, such as ``style``.
     """
 
@@ -283,6 +301,7 @@ class TextArenaGame:
         self,
         game: str,
         *,
+        seed: int | None = None,
         api: Literal["0.6", "0.7"] | None = None,
         error_allowance: int = 1,
         observations: Literal["text", "messages"] = "text",
@@ -295,8 +314,8 @@ class TextArenaGame:
         self.api = api or _installed_api()
         self.error_allowance = error_allowance
         self.observations = observations
-        self._batch = make_batch(game, 1, arguments.pop("seed", 0), arguments)
-        self._begun = False
+        self._batch = make_batch(game, 1, secrets.randbits(63) if seed is None else seed, arguments)
+        self._begun = False  # until then the first game of the batch is not in use
         self._errors = 0
         self._notice: str | None = None
         self._blamed: int | None = None
@@ -304,11 +323,14 @@ class TextArenaGame:
         self._moves: list[int] = []  # of those who have chosen already, where all move at once
 
     def reset(self, num_players: int | None = None, seed: int | None = None) -> None:
-        """Begin a new game: the one of the seed, or the next."""
+        """Begin a new game: the one of the seed, or the environment's next."""
         players = self._batch.description.num_players
         if num_players not in (None, players):
             raise ValueError(f"num_players: {self._batch.name} has {players} players, got {num_players}")
-        self._batch.reset(seeds=None if seed is None else [seed])
+        if seed is not None:
+            self._batch.reset(seeds=[check.seed_bits("seed", seed)])
+        elif self._begun:
+            self._batch.reset()
         self._begun, self._errors, self._notice, self._blamed, self._reason = True, 0, None, None, ""
         self._moves = []
 

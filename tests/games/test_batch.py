@@ -123,14 +123,66 @@ def test_ended_rows() -> None:
             "seeds must hold one number per group, 1, got 3",
             lambda b: b.reset(seeds=[1, 2, 3], repeat=3),
         ),
+        (TypeError, "seeds must hold whole numbers: 'float' object", lambda b: b.reset([0], seeds=[1.7])),
+        (TypeError, "seeds must hold whole numbers: 'numpy.float64'", lambda b: b.reset(seeds=np.ones(3))),
+        (TypeError, "seeds must be a list of whole numbers, got 3", lambda b: b.reset(seeds=3)),
+        (TypeError, "repeat must be a whole number, got 1.5", lambda b: b.reset(repeat=1.5)),
+        (
+            ValueError,
+            "repeat must be at most 9223372036854775807, got 1000",
+            lambda b: b.reset(repeat=10**30),
+        ),
+        (TypeError, "seed must be a whole number, got 1.5", lambda b: b.sample_actions(1.5)),
+        (TypeError, "seed must be a whole number, got 1.5", lambda b: b.resample(seed=1.5)),
+        (TypeError, "player must be a whole number, got '0'", lambda b: b.observation(player="0")),
+        (
+            ValueError,
+            "player must be at most 2147483647, got 10000",
+            lambda b: b.parse(["bet"] * 3, player=10**30),
+        ),
+        (TypeError, "player must be a whole number, got 0.0", lambda b: b.information_state(0, 0.0)),
+        (TypeError, "row must be a whole number, got 1.5", lambda b: b.history(1.5)),
+        (TypeError, "row must be a whole number, got '0'", lambda b: b.chance_outcomes("0")),
+        (TypeError, "action must be a whole number, got 1.0", lambda b: b.action_text(0, 1.0)),
+        (
+            ValueError,
+            "action must be at most 9223372036854775807, got 1000",
+            lambda b: b.reply_text(0, 10**30),
+        ),
+        (TypeError, "mode must be a string, got None", lambda b: b.parse(["bet"] * 3, mode=None)),
+        (TypeError, "replies must be a list of texts, one per row, got int", lambda b: b.parse(3)),
+        (
+            TypeError,
+            "texts must be a list of texts, one per row, got int",
+            lambda b: b.step([0] * 3, texts=3),
+        ),
+        (ValueError, "kuhn_poker: texts must hold 3 strings, got 0", lambda b: b.step([0] * 3, texts=[])),
+        (
+            ValueError,
+            "kuhn_poker: texts must hold 1 strings, got 0",
+            lambda b: b.step([0], rows=[1], texts=[]),
+        ),
+        (
+            ValueError,
+            "actions must be at most 9223372036854775807, got 184467440737",
+            lambda b: b.step([2**64 - 1] * 3),
+        ),
+        (
+            ValueError,
+            "rows must be at most 9223372036854775807, got 18446744073709551615",
+            lambda b: b.observation(np.array([2**64 - 1], np.uint64)),
+        ),
+        (TypeError, "actions must be an array of whole numbers", lambda b: b.step([[0], [0, 0]])),
+        (TypeError, "state must be bytes, got str", lambda b: b.set_state("state")),
     ],
 )
 def test_errors(error: type[Exception], match: str, call) -> None:  # type: ignore[no-untyped-def]
     """Oracle: contract. Wrong arguments are refused by name, and the batch stays as it was."""
     batch = games.make("kuhn_poker", 3)
     before = batch.state()
-    with pytest.raises(error, match=match):
+    with pytest.raises(error, match=match) as caught:
         call(batch)
+    assert "\n" not in str(caught.value)
     assert batch.state() == before
 
 
@@ -146,6 +198,26 @@ def test_errors(error: type[Exception], match: str, call) -> None:  # type: igno
         ("tic_tac_toe(size=4)", {}, "tic_tac_toe: option size must be 3 or 5, got 4"),
         ("kuhn_poker(rounds)", {}, "must look like"),
         ("kuhn_poker(rounds=3", {}, "must look like"),
+        ("kuhn_poker(rounds=--5)", {}, "kuhn_poker: option rounds must be a whole number, got '--5'"),
+        (
+            f"kuhn_poker(rounds={'9' * 5000})",
+            {},
+            "kuhn_poker: option rounds must be a whole number, got '999",
+        ),
+        (
+            "kuhn_poker(rounds=5,rounds=7)",
+            {},
+            "game 'kuhn_poker(rounds=5,rounds=7)' gives option rounds twice",
+        ),
+        (
+            "kuhn_poker(rounds=5)",
+            {"rounds": 7},
+            "kuhn_poker: option rounds is given twice, in 'kuhn_poker(rounds=5)' and by itself",
+        ),
+        ("kuhn_poker", {"rounds": 10**30}, "kuhn_poker: option rounds must be 1 to 15, got 10000"),
+        ("kuhn_poker", {"rules": 3}, "option rules must be one of: correct textarena; got 3"),
+        ("kuhn_poker", {"threads": 2**40}, "threads must be at most 2147483647, got 1099511627776"),
+        ("kuhn_poker", {"speech_characters": -1}, "speech_characters must be at least 0, got -1"),
         ("kuhn_poker", {"threads": 0}, "threads must be at least 1"),
         ("kuhn_poker", {"style": "loud"}, "style must be brief, mars, plain or spiral, got 'loud'"),
         ("kuhn_poker", {"chance": "none"}, "chance must be sampled or explicit"),
@@ -173,6 +245,26 @@ def test_unknown_names_and_values(game: str, options: dict[str, object], match: 
         ),
         (TypeError, "game must be a name, one of connect_four, .*; got NoneType", (None, 4), {}),
         (ValueError, "batch_size must be at least 1, got 0", ("kuhn_poker", 0), {}),
+        (ValueError, "batch_size must be at most 9223372036854775807, got 10000", ("kuhn_poker", 10**30), {}),
+        (ValueError, "batch_size must be at most .*, got a number of", ("kuhn_poker", 10**5000), {}),
+        (TypeError, "threads must be a whole number, got 1.5", ("kuhn_poker", 4), {"threads": 1.5}),
+        (TypeError, "threads must be a whole number, got '2'", ("kuhn_poker", 4), {"threads": "2"}),
+        (
+            TypeError,
+            "legal_list must be True, False or None, got 'no'",
+            ("kuhn_poker", 4),
+            {"legal_list": "no"},
+        ),
+        (
+            TypeError,
+            "speech_characters must be a whole number, got 1.5",
+            ("kuhn_poker", 4),
+            {"speech_characters": 1.5},
+        ),
+        (TypeError, "style must be a string, got None", ("kuhn_poker", 4), {"style": None}),
+        (TypeError, "chance must be a string, got 0", ("kuhn_poker", 4), {"chance": 0}),
+        (TypeError, "autoreset must be a string, got True", ("kuhn_poker", 4), {"autoreset": True}),
+        (TypeError, "device must be a string, got None", ("kuhn_poker", 4), {"device": None}),
         (MemoryError, "snake: 1000000000000 games do not fit into memory", ("snake", 10**12), {}),
     ],
 )

@@ -146,7 +146,7 @@ def test_playouts_with_a_seed() -> None:
 
 
 def test_a_match_of_kuhn_shows_how_it_stands() -> None:
-    """Oracle: rules by hand. The round and the lead are part of the tensor; nature's turn is refused where it is drawn."""
+    """Oracle: rules by hand. The round and the lead are in the tensor; nature's turn is refused where it is drawn."""
     batch = games.make("kuhn_poker(rounds=3)", 200, seed=4)
     while not batch.terminated.all():
         for player in (0, 1):

@@ -75,7 +75,7 @@ class PlainGame(gymnasium.Env):
             return "\n".join(self.batch.messages_since(self.row, self.seat)), info
         if self.text:
             return self.batch.observation([self.row])[0], info
-        return self.batch.observation_tensor([self.row])[0], info
+        return self.batch.observation_tensor([self.row], player=self.seat)[0], info
 
 
 def pair(game: str, seat: int, mode: AutoresetMode, text: bool) -> tuple[GameVectorEnv, SyncVectorEnv]:
@@ -140,7 +140,7 @@ def test_deals_are_those_of_the_engines_autoreset(mode: str, native: str) -> Non
         batch.step(np.zeros(ENVS, int))
         batch.step(np.zeros(ENVS, int))
         if mode == "NextStep":
-            assert not seen.any()
+            np.testing.assert_array_equal(seen, batch.observation_tensor(player=0))
             seen, *_ = envs.step(np.zeros(ENVS, int))
             batch.step(np.zeros(ENVS, int))
 
@@ -264,6 +264,84 @@ def test_gymnasiums_checker_is_content(game: str, observations: Any) -> None:
         assert not truncated
     with pytest.raises(ValueError, match="game 0 is over"):
         env.step(0)
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_an_opponent_that_fails_leaves_no_turn_behind(mode: AutoresetMode) -> None:
+    """Oracle: contract. After an exception of the opponent the seat's action is not played as the opponent's: every
+    step is refused and changes nothing until the games are reset, which then go on as if nothing had been."""
+    calls: list[int] = []
+
+    def failing(batch: games.Batch, rows: np.ndarray) -> list[int]:
+        calls.append(len(rows))
+        if len(calls) in (2, 5):
+            raise KeyError("no such state")
+        return in_batch(batch, rows)
+
+    envs, calm = (
+        GameVectorEnv("tic_tac_toe", 3, opponent=o, autoreset_mode=mode) for o in (failing, in_batch)
+    )
+    envs.reset(seed=1)
+    *_, infos = envs.step([0, 1, 2])
+    free = np.argmax(infos["action_mask"], axis=1)
+    with pytest.raises(KeyError):
+        envs.step(free)
+    before = envs.render()
+    for _ in range(2):
+        with pytest.raises(RuntimeError, match=r"^game 0: seat 0 is not to move, .*; call reset$"):
+            envs.step(free)
+    assert envs.render() == before
+    for seed in (4, 4):
+        assert data_equivalence(envs.reset(seed=seed), calm.reset(seed=seed), exact=True)
+    assert data_equivalence(envs.step([4, 4, 4]), calm.step([4, 4, 4]), exact=True)
+    second = GameVectorEnv("tic_tac_toe", 3, opponent=failing, seat=1, autoreset_mode=mode)
+    second.reset(seed=1)
+    with pytest.raises(KeyError):
+        second.reset(seed=1)
+    with pytest.raises(RuntimeError, match="seat 1 is not to move"):
+        second.step([1, 1, 1])
+
+
+@pytest.mark.parametrize("row", [[np.nan, 1], [0, 0], [3, -1], [np.inf, 1], [], [[1, 1]]])
+def test_tables_hold_probabilities(row: Any) -> None:
+    """Oracle: contract. A row that is no distribution is refused by its key, before a game begins, and when it turns
+    bad later; rows need not add up to 1."""
+    table = {state.key: np.array([2.0, 3.0]) for state in solvers.information_states("kuhn_poker")}
+    envs = GameVectorEnv("kuhn_poker", 20, opponent=table)
+    envs.reset(seed=1)
+    envs.step(np.zeros(20, int))
+    for wrong in ({"1b": row}, {"0": [1.0, 1.0], "1b": row}):
+        with pytest.raises(
+            ValueError, match=r"^opponent: the table needs numbers .* for '1b', got \["
+        ) as caught:
+            GameVectorEnv("kuhn_poker", 2, opponent=wrong)
+        assert "\n" not in str(caught.value)
+    table["1b"] = row
+    envs.reset(seed=1)
+    with pytest.raises(ValueError, match="for '1b'"):
+        envs.step(np.ones(20, int))
+    with pytest.raises(RuntimeError, match="call reset"):
+        envs.step(np.ones(20, int))
+
+
+def test_numbers_are_whole() -> None:
+    """Oracle: operator.index. A float is a TypeError of one line that changes nothing, numpy's integers are numbers."""
+    env = GameEnv("tic_tac_toe", opponent=in_batch)
+    env.reset(seed=np.int64(1))  # type: ignore[arg-type]
+    for wrong in (3.9, np.float64(3), "3"):
+        with pytest.raises(TypeError, match=r"^action must be a whole number, got "):
+            env.step(wrong)
+    assert env.step(np.int8(3))[4]["action_mask"][3] == 0
+    with pytest.raises(TypeError, match=r"^seed must be a whole number, got 1.7$"):
+        env.reset(seed=1.7)  # type: ignore[arg-type]
+    envs = GameVectorEnv("tic_tac_toe", 2, opponent=in_batch)
+    with pytest.raises(TypeError, match=r"^seed must be a whole number, got 1.7$"):
+        envs.reset(seed=1.7)  # type: ignore[arg-type]
+    envs.reset(seed=1)
+    with pytest.raises(TypeError, match="actions must be whole numbers, int64 or int32, got float64"):
+        envs.step([3.9, 3.9])
+    with pytest.raises(TypeError, match=r"^seat must be a whole number, got '0'$"):
+        GameVectorEnv("tic_tac_toe", 2, seat="0")  # type: ignore[arg-type]
 
 
 def test_wrong_arguments() -> None:

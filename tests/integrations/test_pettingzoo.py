@@ -22,11 +22,12 @@ from selfplay_fast.integrations import pettingzoo
 
 GAMES = [*games.names(), "kuhn_poker(rounds=5)", "negotiation(resources=5)"]
 # What PettingZoo's test says of every environment whose observation is a dictionary with a mask, its own card and
-# board games excepted by name; and of the mask of an agent whose game is over.
+# board games excepted by name; and of what an agent whose game is over may do and, in some games, see.
 DICTIONARIES = pytest.mark.filterwarnings(
     "ignore:Observation is not a NumPy array",
     "ignore:Observation space for each agent probably should be",
     "ignore:Action mask numpy array is all zeros",
+    "ignore:Observation numpy array is all zeros",
 )
 
 
@@ -47,8 +48,8 @@ def test_pettingzoo_is_content(game: str, observations: Any) -> None:
 @pytest.mark.parametrize("observations", [None, "text"])
 @pytest.mark.parametrize("game", turn_games())
 def test_the_engine_agrees(game: str, observations: Any) -> None:
-    """Oracle: the engine. The same actions in a batch of the same seed: player to move, observation, mask, returns;
-    rewards of a game add up to its returns. Games after the first are the batch's next ones."""
+    """Oracle: the engine. The same actions in a batch of the same seed: player to move, what every player sees, at the
+    end too, mask, returns; rewards of a game add up to its returns. Games after the first are the batch's next ones."""
     env = pettingzoo.env(game, observations=observations)
     batch = games.make(game, 1, seed=8)
     rng = np.random.default_rng(1)
@@ -62,6 +63,15 @@ def test_the_engine_agrees(game: str, observations: Any) -> None:
             total[agent] += reward
             assert (truncated, info) == (False, {})
             assert terminated == batch.terminated[0]
+            for player, other in enumerate(env.possible_agents):
+                seen = env.observe(other)
+                if "text" in seen:
+                    now = batch.observation(player=player)
+                    assert seen["text"] == "\n".join(batch.messages_since(0, player) if terminated else now)
+                else:
+                    np.testing.assert_array_equal(
+                        seen["observation"], batch.observation_tensor(player=player)[0]
+                    )
             if terminated:
                 assert not observation["action_mask"].any()
                 env.step(None)
@@ -79,19 +89,19 @@ def test_the_engine_agrees(game: str, observations: Any) -> None:
 
 
 def test_who_is_not_to_move() -> None:
-    """Oracle: contract. No action, the tensor of the own last turn (nothing before the first), or the new words."""
+    """Oracle: contract. No action; the game as it is now, the own move included, or after the end the new words."""
     env = pettingzoo.env("kuhn_poker")
     env.reset(seed=1)
-    assert not env.observe("player_1")["observation"].any()
+    assert env.observe("player_1")["observation"][1] == 1, "it knows who it is"
     assert not env.observe("player_1")["action_mask"].any()
     first = env.observe("player_0")["observation"]
     env.step(1)
-    np.testing.assert_array_equal(env.observe("player_0")["observation"], first)
+    assert (env.observe("player_0")["observation"] != first).any(), "its chip is in the pot"
     talking = pettingzoo.env("kuhn_poker", observations="text")
     talking.reset(seed=1)
     assert "You are player 1" in talking.observe("player_1")["text"]
     talking.step(1)
-    assert talking.observe("player_0")["text"] == ""
+    assert talking.observe("player_0")["text"].endswith("Actions so far: bet.")
     talking.step(0)
     assert talking.observe("player_0")["text"] == "Player 1: [fold]"
     with pytest.raises(ValueError, match="player_7"):
@@ -132,6 +142,46 @@ def test_illegal_actions() -> None:
         rewards[agent] = wrapped.last()[1]
         wrapped.step(None)
     assert rewards == {"player_0": 0.0, "player_1": -1.0}
+
+
+def test_numbers_are_whole() -> None:
+    """Oracle: operator.index. A float is a TypeError of one line that changes nothing, numpy's integers are numbers."""
+    env = pettingzoo.env("tic_tac_toe")
+    env.reset(seed=np.int64(1))
+    for wrong in (3.9, np.float32(3), [3], None):
+        with pytest.raises((TypeError, ValueError), match=r"action must be a whole number|must act"):
+            env.step(wrong)
+    assert env.observe("player_0")["action_mask"].all()
+    env.step(np.int32(3))
+    assert not env.observe("player_1")["action_mask"][3]
+    with pytest.raises(TypeError, match=r"^seed must be a whole number, got 1.5$"):
+        env.reset(seed=1.5)  # type: ignore[arg-type]
+    together = pettingzoo.parallel_env("snake")
+    together.reset(seed=1)
+    with pytest.raises(TypeError, match=r"^action must be a whole number, got 1.5$"):
+        together.step({"player_0": 0, "player_1": 1.5})  # type: ignore[dict-item]
+
+
+def test_no_game_is_running() -> None:
+    """Oracle: a ValueError of one line before the first reset and after the last agent has left."""
+
+    def refused(env: Any, *moves: Any) -> None:
+        for call in moves:
+            with pytest.raises(ValueError, match=r"_v0: no game is running; call reset$"):
+                call(env)
+
+    calls = (lambda e: e.step(0), lambda e: e.last(), lambda e: e.observe("player_0"))
+    env = pettingzoo.env("kuhn_poker")
+    refused(env, *calls)
+    env.reset(seed=1)
+    for action in (1, 0, None, None):
+        env.step(action)
+    assert env.agents == []
+    refused(env, *calls, lambda e: e.step(None))
+    env.reset()
+    assert env.last()[0]["action_mask"].all()
+    together = pettingzoo.parallel_env("snake")
+    refused(together, lambda e: e.step({"player_0": 0, "player_1": 0}))
 
 
 def test_wrong_arguments() -> None:

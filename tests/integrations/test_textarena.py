@@ -187,6 +187,8 @@ class Newer(textarena.Env):
         self.heard: list[str] = [f"welcome {random.randrange(10**9)}"]
 
     def get_observation(self) -> Any:
+        if self.heard == ["blind"]:
+            raise KeyError("no text")
         return self.state.current_player_id, [(-1, text, "kind") for text in self.heard]
 
     def step(self, action: str) -> Any:
@@ -237,6 +239,22 @@ def test_the_newer_interface(newer: str) -> None:
     assert failed.turns[1].refusal == "the environment failed on it: KeyError: 'boom'"
     beaten = run("a", "wrong", "wrong")
     assert beaten.turns[2].refusal == "r"
+
+
+def test_an_environment_that_cannot_be_read(newer: str) -> None:
+    """Oracle: contract. An exception in get_observation ends its own game with 0 for all and the reason; the others are
+    played to their end, and so it is when all fail at once."""
+    table = TextArenaTable(newer, episodes=4, seed=1, num_players=3)
+    talk = ScriptedPolicy(lambda ask, sample: "blind" if ask.key.episode in (1, 3) else "a")
+    episodes = play(self_play(talk), [table])
+    assert [len(e.turns) for e in episodes] == [3, 1, 3, 1]
+    for episode in (episodes[1], episodes[3]):
+        assert dict(episode.returns) == {"player_0": 0.0, "player_1": 0.0, "player_2": 0.0}
+        assert episode.kept == {"reason": "KeyError: 'no text'"}
+    assert dict(episodes[2].returns) == {"player_0": 0.5, "player_1": 0.0, "player_2": -0.5}
+    table = TextArenaTable(newer, episodes=2, seed=1, num_players=3)
+    both = play(self_play(ScriptedPolicy(lambda *_: "blind")), [table])
+    assert [len(e.turns) for e in both] == [1, 1]
 
 
 def test_forfeits_and_limits() -> None:
@@ -355,7 +373,7 @@ def test_errors_count_as_in_textarena() -> None:
 
 def test_seeds_deal() -> None:
     """Oracle: the engine. A seed is its deal; without one the next game begins."""
-    env = TextArenaGame("kuhn_poker")
+    env = TextArenaGame("kuhn_poker", seed=1)
     batch = games.make("kuhn_poker", 1)
     seen = []
     for seed in (3, 4, 3):
@@ -369,6 +387,23 @@ def test_seeds_deal() -> None:
         env.reset()
         cards.add(env.get_observation()[1])
     assert len(cards) == 3
+
+
+def test_games_without_a_seed_differ() -> None:
+    """Oracle: the engine, and chance. One environment per episode, as TextArena's scripts make them, deals anew each
+    time; with a seed the first game is the engine's first, the second its second."""
+    seen = set()
+    for _ in range(60):
+        fresh = TextArenaGame("kuhn_poker")
+        fresh.reset(num_players=2)
+        seen.add(fresh.get_observation()[1])
+    assert len(seen) == 3, "all equal once in 3**59 runs, one card missing once in 10**10"
+    for seed in range(20):
+        env, batch = TextArenaGame("liars_dice", seed=seed), games.make("liars_dice", 1, seed=seed)
+        for _ in range(3):
+            env.reset(2)
+            assert env.get_observation()[1] == batch.observation()[0]
+            batch.reset()
 
 
 def test_textarenas_wrappers_take_raw_messages() -> None:
@@ -405,5 +440,7 @@ def test_wrong_arguments_of_a_game() -> None:
         env.get_observation()
     with pytest.raises(ValueError, match="has 2 players, got 3"):
         env.reset(num_players=3)
+    with pytest.raises(TypeError, match=r"^seed must be a whole number, got 1.7$"):
+        env.reset(seed=1.7)  # type: ignore[arg-type]
     env.reset(num_players=2)
     assert (env.close() if OLD else env.close()[0]) is None
