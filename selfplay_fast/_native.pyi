@@ -7,7 +7,7 @@ import numpy
 import numpy.typing
 import typing
 import typing_extensions
-__all__: list[str] = ['Cfr', 'CudaBatch', 'GameBatch', 'GameInfo', 'GameTooLargeError', 'GameTree', 'InformationState', 'OptionInfo', 'Positions', 'TokenTree', 'cuda_devices', 'describe_game', 'game_names', 'solver_form', 'tree_mask']
+__all__: list[str] = ['Cfr', 'CudaBatch', 'GameBatch', 'GameInfo', 'GameTooLargeError', 'GameTree', 'InformationState', 'MonteCarloCfr', 'OptionInfo', 'Positions', 'TokenTree', 'cuda_devices', 'describe_game', 'game_names', 'solver_form', 'tree_mask']
 class OptionInfo:
     """
     One option of a game, as configured
@@ -326,6 +326,10 @@ class Positions:
         """
         NashConv float64[K] of policies float64[K, I, A].
         """
+    def outcomes(self, policy: typing.Annotated[numpy.typing.ArrayLike, numpy.float64]) -> numpy.typing.NDArray[numpy.float64]:
+        """
+        Probabilities float64[P, 3] that a player wins, draws and loses; policy float64[I, A].
+        """
     def policy_value(self, policy: typing.Annotated[numpy.typing.ArrayLike, numpy.float64]) -> list[float]:
         """
         Expected return of every player; policy float64[I, A].
@@ -350,7 +354,21 @@ class Cfr:
     """
     Counterfactual regret minimisation with alternating updates.
     """
-    def __init__(self, tree: GameTree, variant: str) -> None:
+    def __init__(self, tree: GameTree, alpha: typing.SupportsFloat | typing.SupportsIndex, beta: typing.SupportsFloat | typing.SupportsIndex, gamma: typing.SupportsFloat | typing.SupportsIndex) -> None:
+        """
+        After iteration t positive regrets are multiplied by t^alpha / (t^alpha + 1), negative ones by t^beta / (t^beta + 1), and the average weighs it by t^gamma.
+        """
+    def average_policy(self) -> numpy.typing.NDArray[numpy.float64]:
+        """
+        float64[I, A]; uniform where no iteration went.
+        """
+    def run(self, iterations: typing.SupportsInt | typing.SupportsIndex) -> None:
+        ...
+class MonteCarloCfr:
+    """
+    Counterfactual regret minimisation on sampled histories.
+    """
+    def __init__(self, tree: GameTree, sampling: str, exploration: typing.SupportsFloat | typing.SupportsIndex, seed: typing.SupportsInt | typing.SupportsIndex) -> None:
         ...
     def average_policy(self) -> numpy.typing.NDArray[numpy.float64]:
         """

@@ -15,6 +15,7 @@ import pytest
 import yaml
 
 import selfplay_fast.recipes
+from selfplay_fast import solvers
 from selfplay_fast.cli import COMMANDS, main
 
 TOY_RECIPE = '''
@@ -174,8 +175,18 @@ def test_a_refused_start_leaves_no_folder() -> None:
         ("evaluate model --episodes 0", ["--episodes"]),
         ("evaluate model --temperature -1", ["--temperature: must be >= 0, got -1"]),
         ("evaluate model --top-p 2", ["--top-p: must be in (0, 1], got 2"]),
+        ("evaluate model --exact-states -1", ["--exact-states: must be at least 0, got -1"]),
         ("evaluate model --step 3", ["--step", "not a run"]),
         ("evaluate model --games tictactoe", ["tictactoe", "'tic_tac_toe'"]),
+        ("arena", ["GAME", "missing"]),
+        ("arena kuhn_poker random", ["PLAYER", "two at least", "1"]),
+        ("arena kuhn_poker random random", ["PLAYER", "random is named twice"]),
+        ("arena kuhn_poker random optimall", ["'optimall'", "'optimal'"]),
+        ("arena kuhn_pokr random optimal", ["kuhn_pokr", "'kuhn_poker'"]),
+        ("arena kuhn_poker random ./nowhere", ["./nowhere"]),
+        ("arena kuhn_poker random optimal --episodes 0", ["--episodes: must be at least 1, got 0"]),
+        ("arena kuhn_poker random optimal --top-p 2", ["--top-p: must be in (0, 1], got 2"]),
+        ("arena hanabi(players=3) random optimal", ["too large to solve"]),
         ("report nowhere", ["no run at nowhere"]),
         ("report", ["RUN", "missing"]),
         ("games --jsn", ["--jsn", "'--json'"]),
@@ -232,6 +243,36 @@ def test_evaluate_a_run_and_its_export(
         assert metrics["kuhn_poker/nash_conv"] == pytest.approx(rows[-1]["kuhn_poker/nash_conv"], abs=1e-6)
     assert main(["evaluate", str(nano_run), "--episodes", "2", "--step", "0"]) == 0
     assert f"{rows[0]['kuhn_poker/nash_conv']:.3f}" in capsys.readouterr().out
+
+
+def test_arena_of_checkpoints_and_solvers(nano_run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Oracle: the names given, each with its games, returns that add up to 0, and equal output for equal seeds."""
+    names = ["optimal", f"{nano_run}@0", str(nano_run)]
+    printed = []
+    for _ in range(2):
+        assert main(["arena", "kuhn_poker", *names, "--episodes", "4", "--json"]) == 0
+        printed.append(json.loads(capsys.readouterr().out))
+    assert printed[0] == printed[1]
+    assert printed[0]["players"] == names
+    for standing in printed[0]["ranking"]:
+        assert standing["wins"] + standing["draws"] + standing["losses"] == 2 * 2 * 4
+        assert standing["low"] < standing["rating"] < standing["high"]
+    assert sum(standing["mean_return"] for standing in printed[0]["ranking"]) == pytest.approx(0, abs=1e-9)
+
+
+def test_arena_of_saved_policies(capsys: pytest.CaptureFixture[str], refused: Callable[..., str]) -> None:
+    """Oracle: always betting wins one chip a deal of always passing; a file of another game is refused."""
+    states = solvers.information_states("kuhn_poker")
+    for name, row in (("bold", [0.0, 1.0]), ("timid", [1.0, 0.0])):
+        solvers.save_policy(f"{name}.json", "kuhn_poker", {state.key: row for state in states})
+    assert main(["arena", "kuhn_poker", "timid.json", "bold.json", "--episodes", "4", "--json"]) == 0
+    printed = json.loads(capsys.readouterr().out)
+    assert [s["player"] for s in printed["ranking"]] == ["bold.json", "timid.json"]
+    assert [s["mean_return"] for s in printed["ranking"]] == [1, -1]
+    assert main(["arena", "kuhn_poker", "timid.json", "random"]) == 0
+    assert "timid.json" in capsys.readouterr().out
+    assert "bold.json: the policy is for kuhn_poker" in refused("arena", "leduc_poker", "bold.json", "random")
+    assert "there is no policy file nowhere.json" in refused("arena", "leduc_poker", "nowhere.json", "random")
 
 
 def test_play_against_a_run(

@@ -1,10 +1,11 @@
-// Python faces of csrc/solvers: solver_form makes a GameTree or Positions of any game; Cfr works on the
-// former. They know no game; games.h of the bindings makes them.
+// Python faces of csrc/solvers: solver_form makes a GameTree or Positions of any game; Cfr and
+// MonteCarloCfr work on the former. They know no game; games.h of the bindings makes them.
 #include <pybind11/numpy.h>
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 
 #include <algorithm>
+#include <cmath>
 #include <cstddef>
 #include <cstdint>
 #include <map>
@@ -19,6 +20,7 @@
 #include "solvers/best_response.h"
 #include "solvers/cfr.h"
 #include "solvers/game_tree.h"
+#include "solvers/monte_carlo_cfr.h"
 #include "solvers/positions.h"
 
 namespace py = pybind11;
@@ -149,25 +151,49 @@ void def_form(py::class_<Form, Extra...>& form) {
         py::arg("policies"), "NashConv float64[K] of policies float64[K, I, A].");
 }
 
+// What iterative solvers share: run and average_policy.
+template <class Solver>
+void def_solver(py::class_<Solver>& solver) {
+    solver.def(
+        "run",
+        [](Solver& self, std::int64_t iterations) {
+            if (iterations < 0) throw std::invalid_argument("iterations must be >= 0");
+            py::gil_scoped_release unlocked;
+            self.run(iterations);
+        },
+        py::arg("iterations"));
+    solver.def(
+        "average_policy", [](const Solver& self) { return as_table(self.tree(), self.tree().policy(self.average())); },
+        "float64[I, A]; uniform where no iteration went.");
+}
+
 void bind_cfr(py::module_& m) {
-    using spf::Cfr;
-    py::class_<Cfr>(m, "Cfr", "Counterfactual regret minimisation with alternating updates.")
-        .def(py::init([](const spf::GameTree& tree, const std::string& variant) {
-                 if (variant != "cfr" && variant != "cfr+")
-                     throw std::invalid_argument("variant must be 'cfr' or 'cfr+', not '" + variant + "'");
-                 return Cfr(tree, variant == "cfr" ? spf::CfrVariant::kCfr : spf::CfrVariant::kCfrPlus);
-             }),
-             py::arg("tree"), py::arg("variant"), py::keep_alive<1, 2>())
-        .def(
-            "run",
-            [](Cfr& self, std::int64_t iterations) {
-                if (iterations < 0) throw std::invalid_argument("iterations must be >= 0");
-                self.run(iterations);
-            },
-            py::arg("iterations"), py::call_guard<py::gil_scoped_release>())
-        .def(
-            "average_policy", [](const Cfr& self) { return as_table(self.tree(), self.tree().policy(self.average())); },
-            "float64[I, A]; uniform where no iteration went.");
+    py::class_<spf::Cfr> cfr(m, "Cfr", "Counterfactual regret minimisation with alternating updates.");
+    cfr.def(py::init([](const spf::GameTree& tree, double alpha, double beta, double gamma) {
+                if (std::isnan(alpha)) throw std::invalid_argument("alpha must be a number");
+                if (std::isnan(beta)) throw std::invalid_argument("beta must be a number");
+                if (!(gamma >= 0.0) || std::isinf(gamma)) throw std::invalid_argument("gamma must be a number >= 0");
+                return spf::Cfr(tree, {alpha, beta, gamma});
+            }),
+            py::arg("tree"), py::arg("alpha"), py::arg("beta"), py::arg("gamma"), py::keep_alive<1, 2>(),
+            "After iteration t positive regrets are multiplied by t^alpha / (t^alpha + 1), negative ones by t^beta / "
+            "(t^beta + 1), and the average weighs it by t^gamma.");
+    def_solver(cfr);
+
+    py::class_<spf::MonteCarloCfr> sampled(m, "MonteCarloCfr",
+                                           "Counterfactual regret minimisation on sampled histories.");
+    sampled.def(
+        py::init([](const spf::GameTree& tree, const std::string& sampling, double exploration, std::uint64_t seed) {
+            if (sampling != "external" && sampling != "outcome")
+                throw std::invalid_argument("sampling must be 'external' or 'outcome', not '" + sampling + "'");
+            if (!(exploration > 0.0 && exploration <= 1.0))
+                throw std::invalid_argument("exploration must be in (0, 1]");
+            return spf::MonteCarloCfr(tree,
+                                      sampling == "external" ? spf::CfrSampling::kExternal : spf::CfrSampling::kOutcome,
+                                      exploration, seed);
+        }),
+        py::arg("tree"), py::arg("sampling"), py::arg("exploration"), py::arg("seed"), py::keep_alive<1, 2>());
+    def_solver(sampled);
 }
 
 }  // namespace
@@ -187,6 +213,15 @@ void bind_solvers(py::module_& m) {
     py::class_<spf::Positions> positions(m, "Positions", "A game of perfect information, as its distinct positions.");
     def_form(positions);
     positions.def_property_readonly("num_positions", &spf::Positions::count, "terminal ones included");
+    positions.def(
+        "outcomes",
+        [](const spf::Positions& self, const Table& policy) {
+            const std::vector<double> shares = self.outcomes(policies(self, policy, 2)[0]);
+            py::array_t<double> result({static_cast<py::ssize_t>(self.players), py::ssize_t{3}});
+            std::copy(shares.begin(), shares.end(), result.mutable_data());
+            return result;
+        },
+        py::arg("policy"), "Probabilities float64[P, 3] that a player wins, draws and loses; policy float64[I, A].");
     positions.def(
         "minimax",
         [](const spf::Positions& self) {

@@ -7,7 +7,7 @@
 #include <variant>
 
 #include "core/options.h"
-#include "solvers/game_tree.h"
+#include "solvers/game_tree_builder.h"
 #include "solvers/positions.h"
 
 namespace spf {

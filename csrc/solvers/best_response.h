@@ -1,9 +1,8 @@
 // Values of strategies on a game tree in sequence form: expected returns, best responses, NashConv.
 //
 // A strategy gives every sequence the probability of its last action; its plan gives the product of all own
-// probabilities along the sequence. What a player can still win below a sequence is then a sum over the
-// leaves of return times the other players' plans (von Stengel 1996), folded backwards over the player's
-// information states.
+// probabilities along the sequence. What a player can still win below a sequence is then a sum of payoffs times the
+// other players' plans (von Stengel 1996), folded backwards over the player's information states.
 #pragma once
 
 #include <algorithm>
@@ -29,32 +28,26 @@ class TreeValues {
         }
     }
 
-    // values[s] = what leaves whose last own action is s are worth to the player, given the plans of the
-    // others.
-    void collect(std::size_t player, std::span<const double> plan, std::span<double> values) const {
-        values[player] = 0.0;
-        std::fill(values.begin() + tree_.from(player), values.begin() + tree_.to(player), 0.0);
-        const std::size_t leaves = tree_.leaves();
-        const auto* mine = tree_.leaf_sequence[player].data();
-        const double* won = tree_.leaf_value[player].data();
-        if (tree_.players == 2) {
-            const auto* other = tree_.leaf_sequence[1 - player].data();
-            for (std::size_t l = 0; l < leaves; ++l) values[mine[l]] += won[l] * plan[other[l]];
-            return;
+    // values[s] = what is won by the player where its last own action is s, given the plans of the others.
+    void collect(std::size_t player, std::span<const double> plan, std::span<double> values) {
+        if (tree_.players == 1) {
+            joint_.assign(1, 1.0);
+            plan = joint_;
+        } else if (tree_.players > 2) {
+            plan = realize_joint(plan);
         }
-        for (std::size_t l = 0; l < leaves; ++l) {
-            double value = won[l];
-            for (std::size_t other = 0; other < tree_.players; ++other)
-                if (other != player) value *= plan[tree_.leaf_sequence[other][l]];
-            values[mine[l]] += value;
-        }
+        values[player] = won(player, plan.data());
+        for (std::size_t s = tree_.from(player); s < tree_.to(player); ++s) values[s] = won(s, plan.data());
     }
 
     // Expected return of every player when all follow the strategy.
     std::vector<double> expected(std::span<const double> strategy) {
         realize_all(strategy);
         std::vector<double> result(tree_.players, 0.0);
-        for (std::size_t player = 0; player < tree_.players; ++player) result[player] = expected_of(player);
+        for (std::size_t player = 0; player < tree_.players; ++player) {
+            collect(player, plan_, values_);
+            result[player] = expected_of(player);
+        }
         return result;
     }
 
@@ -62,6 +55,7 @@ class TreeValues {
     // the player's sequences, 1 at the first best action and 0 elsewhere.
     double best_response(std::size_t player, std::span<const double> strategy, std::span<double> response = {}) {
         realize_all(strategy);
+        collect(player, plan_, values_);
         return best_of(player, response);
     }
 
@@ -69,8 +63,11 @@ class TreeValues {
     double nash_conv(std::span<const double> strategy) {
         realize_all(strategy);
         double gain = 0.0;
-        for (std::size_t player = 0; player < tree_.players; ++player)
-            gain += best_of(player, {}) - expected_of(player);
+        for (std::size_t player = 0; player < tree_.players; ++player) {
+            collect(player, plan_, values_);
+            gain -= expected_of(player);
+            gain += best_of(player, {});
+        }
         return gain;
     }
 
@@ -79,18 +76,29 @@ class TreeValues {
         for (std::size_t player = 0; player < tree_.players; ++player) realize(player, strategy, plan_);
     }
 
+    double won(std::size_t sequence, const double* plan) const {
+        double total = 0.0;
+        for (std::size_t l = tree_.first_payoff[sequence]; l < tree_.first_payoff[sequence + 1]; ++l)
+            total += tree_.payoff[l] * plan[tree_.others[l]];
+        return total;
+    }
+
+    std::span<const double> realize_joint(std::span<const double> plan) {
+        const std::size_t width = tree_.players - 1;
+        joint_.assign(tree_.joint.size() / width, 1.0);
+        for (std::size_t k = 0; k < tree_.joint.size(); ++k) joint_[k / width] *= plan[tree_.joint[k]];
+        return joint_;
+    }
+
+    // From the values as collected.
     double expected_of(std::size_t player) const {
-        double result = 0.0;
-        for (std::size_t l = 0; l < tree_.leaves(); ++l) {
-            double value = tree_.leaf_value[player][l];
-            for (std::size_t any = 0; any < tree_.players; ++any) value *= plan_[tree_.leaf_sequence[any][l]];
-            result += value;
-        }
+        double result = values_[player];
+        for (std::size_t s = tree_.from(player); s < tree_.to(player); ++s) result += plan_[s] * values_[s];
         return result;
     }
 
+    // Folds the values as collected.
     double best_of(std::size_t player, std::span<double> response) {
-        collect(player, plan_, values_);
         for (std::size_t i = tree_.end(player); i-- > tree_.begin(player);) {
             const auto from = values_.begin() + tree_.first[i];
             const auto to = values_.begin() + tree_.first[i + 1];
@@ -104,7 +112,7 @@ class TreeValues {
     }
 
     const GameTree& tree_;
-    std::vector<double> plan_, values_;
+    std::vector<double> plan_, values_, joint_;
 };
 
 }  // namespace spf

@@ -1,7 +1,6 @@
 // The information states of a game and policies over them: what both exact solvers share.
 #pragma once
 
-#include <algorithm>
 #include <cmath>
 #include <cstddef>
 #include <cstdint>
@@ -48,10 +47,14 @@ inline void check_policy(std::span<const InformationState> states, std::size_t a
             throw std::invalid_argument("policy: probabilities of information state '" + states[i].key + "' " + what);
         };
         double total = 0.0;
+        auto next_legal = legal.begin();
         for (std::size_t a = 0; a < actions; ++a) {
             if (!(row[a] >= 0.0)) fail("must be numbers >= 0");
-            if (row[a] > 0.0 && !std::binary_search(legal.begin(), legal.end(), static_cast<Action>(a)))
+            if (next_legal != legal.end() && *next_legal == static_cast<Action>(a)) {
+                ++next_legal;
+            } else if (row[a] > 0.0) {
                 fail("must be 0 for the illegal action " + std::to_string(a));
+            }
             total += row[a];
         }
         if (std::abs(total - 1.0) > kTolerance) fail("must sum to 1, not " + std::to_string(total));

@@ -59,6 +59,19 @@ class Positions {
         return gain;
     }
 
+    // Probabilities [P, 3] that a player wins, draws and loses when all follow the policy.
+    std::vector<double> outcomes(PolicyTable policy) const {
+        std::vector<double> reach(count(), 0.0), shares(players * 3, 0.0);
+        reach.back() = 1.0;
+        for (std::size_t n = count(); n-- > 0;) {
+            for (std::size_t move = first[n]; move < first[n + 1]; ++move)
+                reach[successor[move]] += reach[n] * (player[n] == kChance ? chance[move] : policy[entry(n, move)]);
+            for (std::size_t p = 0; player[n] == kTerminal && p < players; ++p)
+                shares[p * 3 + (result[p][n] > 0.0 ? 0u : result[p][n] < 0.0 ? 2u : 1u)] += reach[n];
+        }
+        return shares;
+    }
+
     // Perfect play of a zero-sum game of two: worth [I] to whoever moves there, optimal [I, A] flags.
     void minimax(std::span<double> worth, std::span<bool> optimal) const {
         constexpr double kTolerance = 1e-12;  // sums over nature's moves round

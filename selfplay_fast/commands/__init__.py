@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from .arena import arena
 from .evaluate import evaluate
 from .export import export
 from .games import games
@@ -17,6 +18,7 @@ from .train import train
 COMMANDS: dict[str, Callable[[list[str]], None]] = {
     "train": train,
     "evaluate": evaluate,
+    "arena": arena,
     "play": play,
     "report": report,
     "games": games,

@@ -9,7 +9,7 @@ from typing import Annotated, Literal
 import tyro
 
 from ..command_line import PROGRAM, UsageError, optional, parse
-from .subject import check_games, subject
+from .subject import check_games, checked_sampling, subject
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -36,6 +36,8 @@ class EvaluateOptions:
     """how states are put into words (default: the run's own; for a model: spiral)"""
     step: Annotated[int | None, optional("INT")] = None
     """evaluate the checkpoint of this step of the run (default: the newest)"""
+    exact_states: int = 1000
+    """exact exploitability where a game has at most so many information states (tic_tac_toe 4520, liars_dice 24576)"""
     json: bool = False
     """print one JSON object instead of a table"""
 
@@ -45,6 +47,8 @@ def evaluate(arguments: list[str]) -> None:
     options = parse(EvaluateOptions, arguments, f"{PROGRAM} evaluate")
     if options.episodes < 1:
         raise UsageError(f"--episodes: must be at least 1, got {options.episodes}")
+    if options.exact_states < 0:
+        raise UsageError(f"--exact-states: must be at least 0, got {options.exact_states}")
     named = subject(options.target, options.step)
     games = named.games if options.games is None else options.games
     check_games(games)
@@ -54,19 +58,14 @@ def evaluate(arguments: list[str]) -> None:
     from ..evaluate import episode_metrics, evaluate_policy
     from ..play import play_games, self_play
     from ..policies.streams import derive_seed
-    from ..records import Sampling
     from ..report.summary import MARKS
     from ..report.terminal import evaluation_table
 
-    try:
-        sampling = Sampling(
-            temperature=options.temperature,
-            top_p=options.top_p,
-            max_tokens=named.max_tokens if options.max_tokens is None else options.max_tokens,
-        )
-    except ValueError as error:
-        field, _, reason = str(error).removeprefix("sampling: ").partition(" ")
-        raise UsageError(f"--{field.replace('_', '-')}: {reason}") from None
+    sampling = checked_sampling(
+        options.temperature,
+        options.top_p,
+        named.max_tokens if options.max_tokens is None else options.max_tokens,
+    )
     style = options.style or named.style
     with Console(stderr=True).status(f"evaluating {options.target}"):
         policy = named.load()
@@ -87,6 +86,7 @@ def evaluate(arguments: list[str]) -> None:
             sampling=sampling,
             style=style,
             parse_mode=named.parse_mode,
+            exact_states=options.exact_states,
         )
     if options.json:
         print(json.dumps(metrics, indent=2))

@@ -3,26 +3,22 @@
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import io
 import secrets
 import shutil
 import sys
 import textwrap
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import tyro
 
 from ..command_line import PROGRAM, UsageError, optional, parse
-from .subject import subject
+from .subject import RANDOM, simple_player, subject
 
 if TYPE_CHECKING:
     from ..games import Description, Style
     from ..policies import Policy
     from ..records import Episode, Sampling
-
-RANDOM, OPTIMAL = "random", "optimal"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -32,8 +28,8 @@ class PlayOptions:
     game: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="GAME")]
     """a game, with options if wanted: kuhn_poker 'kuhn_poker(rounds=5)'"""
     opponent: Annotated[str, tyro.conf.arg(metavar="random|optimal|RUN")] = RANDOM
-    """who plays the other seats: uniform moves, a solver's policy (small games), or the model of a run folder, a
-    transformers folder or a hub id"""
+    """who plays the other seats: uniform moves, a solver's policy (small games), a policy saved as .json, or the model
+    of a run folder, a transformers folder or a hub id"""
     seat: int = 0
     """your seat; player 0 mostly begins"""
     seed: Annotated[int | None, optional("INT")] = None
@@ -124,26 +120,9 @@ def _opponent(options: PlayOptions) -> tuple[Policy, Style, Sampling]:
     from ..records import Sampling
 
     name = options.opponent
-    if name == RANDOM:
-        from ..policies import RandomPolicy
-
-        return RandomPolicy(), "plain", Sampling()
-    if name == OPTIMAL:
-        return _solved(options.game), "plain", Sampling()
-    close = difflib.get_close_matches(name, (RANDOM, OPTIMAL), n=1, cutoff=0.6)
-    if close and not Path(name).exists():
-        raise UsageError(f"--opponent: unknown opponent {name!r} (did you mean {close[0]!r}?)")
+    if (player := simple_player(name, options.game, "--opponent")) is not None:
+        return player, "plain", Sampling()
     named = subject(name)
     print(f"loading {name}", file=sys.stderr)
     sampling = Sampling(temperature=0.6, top_p=0.95, max_tokens=named.max_tokens)
     return named.load(), named.style, sampling
-
-
-def _solved(game: str) -> Policy:
-    from ..evaluate import fixed_opponents
-
-    known = fixed_opponents(game)
-    for name in ("perfect", "equilibrium"):
-        if name in known:
-            return known[name]
-    raise UsageError(f"--opponent: {game} is too large to solve here; take random, or a run or model folder")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
@@ -10,6 +11,10 @@ from ..command_line import UsageError
 
 if TYPE_CHECKING:
     from ..games import Style
+    from ..policies import Policy
+    from ..records import Sampling
+
+RANDOM, OPTIMAL = "random", "optimal"
 
 
 class Subject(NamedTuple):
@@ -59,6 +64,46 @@ def subject(target: str, step: int | None = None) -> Subject:
         parse_mode=settings.get("parse_mode", "lenient"),
         load=load,
     )
+
+
+def simple_player(name: str, game: str, option: str) -> Policy | None:
+    """Uniform moves, a solver's policy or a saved one (.json); None for any other name, which is one for `subject`."""
+    if name == RANDOM:
+        from ..policies import RandomPolicy
+
+        return RandomPolicy()
+    if name == OPTIMAL:
+        from ..evaluate import fixed_opponents
+
+        known = fixed_opponents(game)
+        for solved in ("perfect", "equilibrium"):
+            if solved in known:
+                return known[solved]
+        raise UsageError(
+            f"{option}: {game} is too large to solve here; take {RANDOM}, or a run or model folder"
+        )
+    if name.endswith(".json"):
+        from ..policies import TabularPlayer
+        from ..solvers import load_policy
+
+        if not Path(name).is_file():
+            raise UsageError(f"{option}: there is no policy file {name}")
+        return TabularPlayer(load_policy(name, game))
+    close = difflib.get_close_matches(name, (RANDOM, OPTIMAL), n=1, cutoff=0.6)
+    if close and not Path(name).exists():
+        raise UsageError(f"{option}: unknown opponent {name!r} (did you mean {close[0]!r}?)")
+    return None
+
+
+def checked_sampling(temperature: float, top_p: float, max_tokens: int) -> Sampling:
+    """How replies are drawn; a wrong value names its option."""
+    from ..records import Sampling
+
+    try:
+        return Sampling(temperature=temperature, top_p=top_p, max_tokens=max_tokens)
+    except ValueError as error:
+        field, _, reason = str(error).removeprefix("sampling: ").partition(" ")
+        raise UsageError(f"--{field.replace('_', '-')}: {reason}") from None
 
 
 def checkpoint_of(directory: Path, step: int | None) -> Path:

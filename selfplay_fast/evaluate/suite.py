@@ -7,12 +7,15 @@ from collections.abc import Sequence
 import numpy as np
 
 from selfplay_fast import solvers
-from selfplay_fast.evaluate.exploitability import exploitability
+from selfplay_fast.evaluate.exploitability import exact_metrics, tabular_views
 from selfplay_fast.evaluate.scores import fixed_opponents, score_against
 from selfplay_fast.games import ParseMode, Style
 from selfplay_fast.policies import Policy
 from selfplay_fast.policies.streams import derive_seed
 from selfplay_fast.records import Episode, Sampling
+
+EXACT_STATES = 1000  # information states of a game that every evaluation can afford to score one by one
+MAX_NODES = 1_000_000
 
 
 def episode_metrics(episodes: Sequence[Episode]) -> dict[str, float]:
@@ -37,11 +40,15 @@ def evaluate_policy(
     sampling: Sampling,
     style: Style = "spiral",
     parse_mode: ParseMode = "lenient",
+    exact_states: int = EXACT_STATES,
 ) -> dict[str, float]:
-    """Scores against the fixed opponents of each game (``episodes`` per seat) and exact NashConv where small.
+    """Scores against the fixed opponents of each game (``episodes`` per seat), and the exact metrics of small games.
+
+    Small are games of at most ``exact_states`` information states; all of them are scored in one batch.
 
     Names: ``<game>/score_vs_<opponent>`` with ``…_error`` (mean of both seats), ``…_first`` and ``…_second`` by
-    seat, ``<game>/not_lost_vs_<opponent>_first`` …, ``<game>/nash_conv`` and ``<game>/scored_mass``.
+    seat, ``<game>/not_lost_vs_<opponent>_first`` …, ``<game>/nash_conv`` and the other
+    ``exact_metrics``.
     """
     metrics: dict[str, float] = {}
     for g, game in enumerate(games):
@@ -62,8 +69,11 @@ def evaluate_policy(
             for label, seat in (("first", first), ("second", second)):
                 metrics[f"{key}_{label}"] = seat.mean
                 metrics[f"{game}/not_lost_vs_{name}_{label}"] = seat.not_lost
-        if solvers.is_enumerable(game):
-            metrics |= {
-                f"{game}/{name}": value for name, value in exploitability(policy, game, style=style).items()
-            }
+    small = [
+        game
+        for game in games
+        if solvers.is_enumerable(game, max_information_states=exact_states, max_nodes=MAX_NODES)
+    ]
+    for game, view in tabular_views(policy, small, style=style).items():
+        metrics |= {f"{game}/{name}": value for name, value in exact_metrics(game, view).items()}
     return metrics

@@ -72,7 +72,7 @@ def is_error(key: str) -> bool:
 
 def is_share(key: str) -> bool:
     """Whether a metric is a share between 0 and 1, shown in percent."""
-    return key.endswith(("_rate", "_mass")) or "not_lost" in key
+    return key.endswith(("_rate", "_mass")) or "not_lost" in key or "_rate_vs_" in key
 
 
 def is_seat(key: str) -> bool:

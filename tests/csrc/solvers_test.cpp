@@ -11,7 +11,8 @@
 #include "rollout/tree_mask.h"
 #include "solvers/best_response.h"
 #include "solvers/cfr.h"
-#include "solvers/game_tree.h"
+#include "solvers/game_tree_builder.h"
+#include "solvers/monte_carlo_cfr.h"
 #include "solvers/positions.h"
 
 namespace {
@@ -97,6 +98,42 @@ struct Toss {
     }
 };
 
+// A coin falls unseen, then both players in turn pick 0 or 1 unseen.
+struct HiddenCoin {
+    static constexpr std::string_view kName = "hidden_coin";
+    static constexpr int kPlayers = 2, kMaxActions = 2, kMaxChance = 2;
+    static constexpr bool kZeroSum = true, kPerfectInformation = false;
+    static constexpr std::array<spf::Option<HiddenCoin>, 0> options() { return {}; }
+    struct State {
+        int count = 0, moves[3] = {};
+    };
+    int num_actions() const { return 2; }
+    int max_plies() const { return 3; }
+    int max_turns() const { return 2; }
+    State initial() const { return {}; }
+    spf::Player current_player(const State& s) const {
+        return s.count == 0 ? spf::kChance : s.count < 3 ? s.count - 1 : spf::kTerminal;
+    }
+    spf::ActionSet<2> legal_actions(const State& s) const {
+        spf::ActionSet<2> legal;
+        if (current_player(s) >= 0) legal.words[0] = 3;
+        return legal;
+    }
+    spf::ChanceOutcomes<2> chance_outcomes(const State&) const {
+        spf::ChanceOutcomes<2> outcomes;
+        outcomes.push(0, 0.25);
+        outcomes.push(1, 0.75);
+        return outcomes;
+    }
+    void apply(State& s, spf::Action action) const { s.moves[s.count++] = static_cast<int>(action); }
+    float returns(const State& s, spf::Player player) const {
+        if (s.count < 3) return 0.0f;
+        const int won = s.moves[0] == 0 ? 4 * s.moves[1] * s.moves[2] : s.moves[1] - s.moves[2];
+        return static_cast<float>(player == 0 ? won : -won);
+    }
+    std::string information_state(const State&, spf::Player player) const { return std::to_string(player); }
+};
+
 // The lone player moves twice and forgets the first move.
 struct Forgetful {
     static constexpr std::string_view kName = "forgetful";
@@ -124,7 +161,7 @@ struct Forgetful {
 
 void three_players() {
     const spf::GameTree tree = spf::GameTreeBuilder<OddOneOut>({}, 100).build();
-    CHECK(tree.information_states() == 3 && tree.leaves() == 8 && tree.sequences() == 9);
+    CHECK(tree.information_states() == 3 && tree.payoff.size() == 3 * 8 && tree.sequences() == 9);
     spf::TreeValues values(tree);
     CHECK(near(values.nash_conv(tree.uniform()), 0.0));  // half and half is an equilibrium
     // 0 and 1 always pick 0: player 2 wins 2 by picking 1; 0 (and 1) win 2 by leaving a 2 who picks 0.
@@ -136,9 +173,32 @@ void three_players() {
     std::vector<double> response = mixed;
     CHECK(near(values.best_response(2, mixed, response), 2.0));
     CHECK(tree.policy(response) == (std::vector<double>{1, 0, 1, 0, 0, 1}));
-    spf::Cfr cfr(tree, spf::CfrVariant::kCfrPlus);
+    spf::Cfr cfr(tree, spf::kCfrPlus);
     cfr.run(10);
     CHECK(near(values.nash_conv(cfr.average()), 0.0));
+    for (const spf::CfrSampling sampling : {spf::CfrSampling::kExternal, spf::CfrSampling::kOutcome}) {
+        spf::MonteCarloCfr sampled(tree, sampling, 0.6, 1);
+        sampled.run(1000);
+        for (const double p : sampled.average()) CHECK(p >= 0.0 && p <= 1.0);
+    }
+}
+
+// Nobody sees the coin, so two leaves share every pair of sequences.
+void hidden_coin() {
+    const spf::GameTree tree = spf::GameTreeBuilder<HiddenCoin>({}, 100).build();
+    CHECK(tree.information_states() == 2 && tree.histories.decision.size() == 15);
+    CHECK(tree.payoff.size() == 2 * 4);  // of 8 leaves, each once for either player
+    spf::TreeValues values(tree);
+    // The picks (a, b) pay 4 a b on heads (1/4) and a - b on tails (3/4).
+    const auto expected = values.expected(tree.strategy(std::vector<double>{0, 1, 0.5, 0.5}));
+    CHECK(near(expected[0], 0.25 * 2.0 + 0.75 * 0.5) && near(expected[1], -expected[0]));
+    // Player 0 picks 1: (1, 0) is worth 3/4 and (1, 1) is worth 1 to it; player 1 answers 0.
+    CHECK(near(values.best_response(1, tree.strategy(std::vector<double>{0, 1, 0, 1})), -0.75));
+    for (const spf::Discounts& discounts : {spf::kCfr, spf::kCfrPlus, spf::kLinearCfr, spf::kDiscountedCfr}) {
+        spf::Cfr cfr(tree, discounts);
+        cfr.run(2000);
+        CHECK(values.nash_conv(cfr.average()) < 0.01);
+    }
 }
 
 void chance_with_perfect_information() {
@@ -157,6 +217,10 @@ void chance_with_perfect_information() {
     CHECK(near(positions.value(0, half, true), 1.0));
     CHECK(near(positions.value(1, half, true), -0.5 + 0.5 * 1.75));
     CHECK(near(positions.nash_conv(half), 1.0 + 0.375));
+    // Safe and heads win (1/2 + 1/8), tails lets player 1 take 4 or leave it (3/16 each).
+    const std::vector<double> shares = positions.outcomes(half);
+    const double exact[] = {0.625, 0.1875, 0.1875, 0.1875, 0.1875, 0.625};
+    for (std::size_t i = 0; i < 6; ++i) CHECK(near(shares[i], exact[i]));
 }
 
 template <class Build>
@@ -202,6 +266,7 @@ void token_tree() {
 
 int main() {
     three_players();
+    hidden_coin();
     chance_with_perfect_information();
     refusals();
     token_tree();

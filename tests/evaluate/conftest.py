@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from selfplay_fast import solvers
-from selfplay_fast.policies.streams import stream_ids, uniforms
+from selfplay_fast.policies.streams import sample_streams, stream_ids, uniforms
 from selfplay_fast.records import Ask, FloatArray, Reply
 
 
@@ -21,10 +21,11 @@ class TextTable:
 
     def generate(self, asks: Sequence[Ask]) -> list[Reply]:
         self.asked += asks
-        draws = uniforms(stream_ids([ask.key for ask in asks]), 0)
-        return [
-            Reply(text=self._draw(self.table[ask.prompt_text], u)) for ask, u in zip(asks, draws, strict=True)
-        ]
+        replies = []
+        for ask, stream in zip(asks, stream_ids([ask.key for ask in asks]), strict=True):
+            draws = uniforms(sample_streams(np.full(ask.n, stream), np.arange(ask.n)), 0)
+            replies += [Reply(text=self._draw(self.table[ask.prompt_text], u)) for u in draws]
+        return replies
 
     def score(self, asks: Sequence[Ask]) -> list[FloatArray]:
         self.asked += asks

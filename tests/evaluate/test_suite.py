@@ -2,6 +2,7 @@
 
 import pytest
 
+from selfplay_fast import solvers
 from selfplay_fast.evaluate import episode_metrics, evaluate_policy
 from selfplay_fast.records import Ask, Episode, Key, Reply, Sampling, Turn
 
@@ -37,6 +38,23 @@ def test_all_documented_metrics_and_no_others(text_table, uniform) -> None:
         assert abs(metrics[key]) < 5 * metrics[f"{key}_error"]
     assert metrics["tic_tac_toe/score_vs_perfect"] < 0
     assert metrics == evaluate_policy(policy, games, **settings)
+
+
+def test_larger_games_exactly_where_asked_for(text_table, uniform) -> None:
+    """Oracle: tic-tac-toe has 4,520 information states; the NashConv of uniform play from the solver."""
+    policy = text_table("tic_tac_toe", uniform, "brief")
+    settings = {"episodes": 1, "seed": 1, "sampling": Sampling(), "style": "brief"}
+    assert "tic_tac_toe/nash_conv" not in evaluate_policy(
+        policy, ["tic_tac_toe"], exact_states=4519, **settings
+    )
+    metrics = evaluate_policy(policy, ["tic_tac_toe"], exact_states=4520, **settings)
+    table = solvers.TabularPolicy.uniform("tic_tac_toe")
+    assert metrics["tic_tac_toe/nash_conv"] == pytest.approx(
+        solvers.nash_conv("tic_tac_toe", table), abs=1e-5
+    )
+    for seat in SEATS:
+        shares = [metrics[f"tic_tac_toe/{name}_rate_vs_perfect_{seat}"] for name in ("win", "draw", "loss")]
+        assert sum(shares) == pytest.approx(1)
 
 
 def test_means_over_episodes_and_turns() -> None:

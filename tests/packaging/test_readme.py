@@ -25,6 +25,24 @@ def test_the_example_runs(capsys: pytest.CaptureFixture[str]) -> None:
     assert len(names["episodes"]) == 16  # type: ignore[arg-type]
 
 
+def test_the_small_games_are_solved(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Oracle: the value -0.0856 of Leduc poker; an equilibrium beats uniform play in the table and in the arena."""
+    monkeypatch.chdir(tmp_path)
+    section = README.split("## Small games, exactly")[1].split("\n## ")[0]
+    code = re.search(r"```python\n(.*?)```", section, re.DOTALL)
+    assert code is not None
+    names: dict[str, Any] = {}
+    exec(compile(code[1], "README.md", "exec"), names)
+    solvers, equilibrium = names["solvers"], names["equilibrium"]
+    assert solvers.policy_value("leduc_poker", equilibrium)[0] == pytest.approx(-0.0856, abs=1e-3)
+    assert dict(solvers.load_policy("leduc.json", "leduc_poker")).keys() == dict(equilibrium).keys()
+    assert solvers.head_to_head("leduc_poker", equilibrium, names["uniform"]).mean > 0
+    assert names["standings"].ranking[0].player == "equilibrium"
+    assert "HeadToHead" in capsys.readouterr().out
+
+
 @pytest.mark.parametrize("library", ["pettingzoo", "gymnasium", "openspiel", "textarena"])
 def test_the_integrations_run(library: str, capsys: pytest.CaptureFixture[str]) -> None:
     """Oracle: what the lines are about happened: a chip moved, 1024 games stepped, a policy improved, 16 games."""

@@ -75,6 +75,12 @@ def test_uniform_policy() -> None:
     assert solvers.policy_value(GAME, uniform) == pytest.approx([1 / 8, -1 / 8], abs=1e-12)
 
 
+def test_stacks_of_policies() -> None:
+    """Oracle: the same policies one by one."""
+    policies = [table(random_bets(seed)) for seed in range(5)]
+    assert solvers.nash_convs(GAME, policies).tolist() == [solvers.nash_conv(GAME, p) for p in policies]
+
+
 @given(st.floats(0, 1 / 3))
 def test_equilibria(alpha: float) -> None:
     """Oracle: Kuhn's family of equilibria (alpha: how often the jack bluffs); its value is -1/18."""
@@ -203,10 +209,6 @@ def test_bad_arguments() -> None:
     for player in (-1, 2):
         with pytest.raises(ValueError, match="player must be from 0 to 1"):
             solvers.best_response(GAME, uniform, player)
-    with pytest.raises(ValueError, match="variant must be 'cfr' or 'cfr\\+', not 'dcfr'"):
-        solvers.cfr(GAME, 1, "dcfr")
-    with pytest.raises(ValueError, match="iterations must be >= 0"):
-        solvers.cfr(GAME, -1)
     with pytest.raises(ValueError, match="more than max_nodes = 10 nodes"):
         solvers.nash_conv(GAME, uniform, max_nodes=10)
     with pytest.raises(ValueError, match="not a two-player zero-sum game of perfect information"):

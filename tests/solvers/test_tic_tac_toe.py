@@ -111,6 +111,10 @@ def test_uniform_play() -> None:
     uniform = solvers.TabularPolicy.uniform(GAME)
     edge = 737 / 1260 - 121 / 420
     assert solvers.policy_value(GAME, uniform) == pytest.approx([edge, -edge], abs=1e-12)
+    first, draw, second = 737 / 1260, 8 / 63, 121 / 420
+    assert solvers.outcomes(GAME, uniform) == pytest.approx(
+        np.array([[first, draw, second], [second, draw, first]]), abs=1e-12
+    )
 
 
 @pytest.mark.parametrize("seed", range(3))
