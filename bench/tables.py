@@ -21,6 +21,7 @@ PACKAGES = (
     "pettingzoo",
     "textarena",
     "pgx",
+    "mctx",
     "envpool",
     "jax",
 )

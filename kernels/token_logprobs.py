@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import importlib.util
 import math
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -297,7 +298,9 @@ class _TokenLogprobs(torch.autograd.Function):
         hidden, weight, *columns = ctx.saved_tensors  # the columns are numbers per token
         need_hidden, need_weight = ctx.needs_input_grad[:2]
         wanted = ((grads[0] != 0) | (grads[1] != 0)).nonzero()[:, 0]
-        run = _backward_triton if _fits_triton(hidden, weight) and len(wanted) > 0 else _backward_blocks
+        run: Callable[..., tuple[Tensor | None, Tensor | None]] = _backward_blocks
+        if _fits_triton(hidden, weight) and len(wanted) > 0:
+            run = _backward_triton
         if len(wanted) == len(hidden):
             needed = run(
                 *(grad.contiguous() for grad in grads), hidden, weight, *columns, need_hidden, need_weight

@@ -8,7 +8,18 @@ from types import ModuleType as _ModuleType
 
 __version__ = "0.1.0"
 
-_SUBMODULES = ("evaluate", "games", "kernels", "learn", "play", "policies", "records", "report", "solvers")
+_SUBMODULES = (
+    "evaluate",
+    "games",
+    "kernels",
+    "learn",
+    "play",
+    "policies",
+    "records",
+    "report",
+    "search",
+    "solvers",
+)
 
 __all__ = ["__version__", *_SUBMODULES]
 

@@ -1,5 +1,5 @@
 """
-C++ engines, solvers and token trees of selfplay_fast
+C++ engines, search, solvers and token trees of selfplay_fast
 """
 from __future__ import annotations
 import collections.abc
@@ -7,7 +7,7 @@ import numpy
 import numpy.typing
 import typing
 import typing_extensions
-__all__: list[str] = ['Cfr', 'CudaBatch', 'GameBatch', 'GameInfo', 'GameTooLargeError', 'GameTree', 'InformationState', 'MonteCarloCfr', 'OptionInfo', 'Positions', 'TokenTree', 'cuda_devices', 'describe_game', 'game_names', 'solver_form', 'tree_mask']
+__all__: list[str] = ['Cfr', 'CudaBatch', 'GameBatch', 'GameInfo', 'GameTooLargeError', 'GameTree', 'InformationState', 'MonteCarloCfr', 'Observers', 'OptionInfo', 'Positions', 'Rule', 'Search', 'SearchOptions', 'TokenTree', 'completed_values', 'considered_visits', 'cuda_devices', 'describe_game', 'game_names', 'search_rows', 'solver_form', 'tree_mask']
 class OptionInfo:
     """
     One option of a game, as configured
@@ -263,6 +263,187 @@ class TokenTree:
         """
         int64[P]: prefix of all sequences, ending before the first token that predicts a scored one
         """
+class Rule:
+    """
+    Members:
+    
+      uct
+    
+      puct
+    
+      gumbel
+    """
+    __members__: typing.ClassVar[dict[str, Rule]]
+    gumbel: typing.ClassVar[Rule]
+    puct: typing.ClassVar[Rule]
+    uct: typing.ClassVar[Rule]
+    @typing.overload
+    def __eq__(self, other: Rule) -> bool:
+        ...
+    @typing.overload
+    def __eq__(self, other: typing.Any) -> bool:
+        ...
+    def __getstate__(self) -> int:
+        ...
+    def __hash__(self) -> int:
+        ...
+    def __index__(self) -> int:
+        ...
+    def __init__(self, value: typing.SupportsInt | typing.SupportsIndex) -> None:
+        ...
+    def __int__(self) -> int:
+        ...
+    @typing.overload
+    def __ne__(self, other: Rule) -> bool:
+        ...
+    @typing.overload
+    def __ne__(self, other: typing.Any) -> bool:
+        ...
+    def __repr__(self) -> str:
+        ...
+    def __setstate__(self, state: typing.SupportsInt | typing.SupportsIndex) -> None:
+        ...
+    def __str__(self) -> str:
+        ...
+    @property
+    def name(self) -> str:
+        ...
+    @property
+    def value(self) -> int:
+        ...
+class Observers:
+    """
+    Members:
+    
+      all
+    
+      single
+    
+      multiple
+    """
+    __members__: typing.ClassVar[dict[str, Observers]]
+    all: typing.ClassVar[Observers]
+    multiple: typing.ClassVar[Observers]
+    single: typing.ClassVar[Observers]
+    @typing.overload
+    def __eq__(self, other: Observers) -> bool:
+        ...
+    @typing.overload
+    def __eq__(self, other: typing.Any) -> bool:
+        ...
+    def __getstate__(self) -> int:
+        ...
+    def __hash__(self) -> int:
+        ...
+    def __index__(self) -> int:
+        ...
+    def __init__(self, value: typing.SupportsInt | typing.SupportsIndex) -> None:
+        ...
+    def __int__(self) -> int:
+        ...
+    @typing.overload
+    def __ne__(self, other: Observers) -> bool:
+        ...
+    @typing.overload
+    def __ne__(self, other: typing.Any) -> bool:
+        ...
+    def __repr__(self) -> str:
+        ...
+    def __setstate__(self, state: typing.SupportsInt | typing.SupportsIndex) -> None:
+        ...
+    def __str__(self) -> str:
+        ...
+    @property
+    def name(self) -> str:
+        ...
+    @property
+    def value(self) -> int:
+        ...
+class SearchOptions:
+    """
+    How a tree is searched; search.py says what each option means
+    """
+    rule: Rule
+    solve: bool
+    def __init__(self) -> None:
+        ...
+    @property
+    def alpha(self) -> float:
+        ...
+    @alpha.setter
+    def alpha(self, arg0: typing.SupportsFloat | typing.SupportsIndex) -> None:
+        ...
+    @property
+    def c(self) -> float:
+        ...
+    @c.setter
+    def c(self, arg0: typing.SupportsFloat | typing.SupportsIndex) -> None:
+        ...
+    @property
+    def considered(self) -> int:
+        ...
+    @considered.setter
+    def considered(self, arg0: typing.SupportsInt | typing.SupportsIndex) -> None:
+        ...
+    @property
+    def max_bytes(self) -> int:
+        ...
+    @max_bytes.setter
+    def max_bytes(self, arg0: typing.SupportsInt | typing.SupportsIndex) -> None:
+        ...
+    @property
+    def noise(self) -> float:
+        ...
+    @noise.setter
+    def noise(self, arg0: typing.SupportsFloat | typing.SupportsIndex) -> None:
+        ...
+    @property
+    def rollouts(self) -> int:
+        ...
+    @rollouts.setter
+    def rollouts(self, arg0: typing.SupportsInt | typing.SupportsIndex) -> None:
+        ...
+    @property
+    def simulations(self) -> int:
+        ...
+    @simulations.setter
+    def simulations(self, arg0: typing.SupportsInt | typing.SupportsIndex) -> None:
+        ...
+    @property
+    def temperature(self) -> float:
+        ...
+    @temperature.setter
+    def temperature(self, arg0: typing.SupportsFloat | typing.SupportsIndex) -> None:
+        ...
+    @property
+    def virtual_loss(self) -> float:
+        ...
+    @virtual_loss.setter
+    def virtual_loss(self, arg0: typing.SupportsFloat | typing.SupportsIndex) -> None:
+        ...
+class Search:
+    """
+    Trees over the rows of a copy of a batch, kept from call to call
+    """
+    def __init__(self, batch: GameBatch, options: SearchOptions, seeds: typing.Annotated[numpy.typing.ArrayLike, numpy.uint64], threads: typing.SupportsInt | typing.SupportsIndex) -> None:
+        ...
+    def advance(self, actions: typing.Annotated[numpy.typing.ArrayLike, numpy.int64]) -> None:
+        ...
+    def expand(self, weights: typing.Annotated[numpy.typing.ArrayLike, numpy.float32], returns: typing.Annotated[numpy.typing.ArrayLike, numpy.float32]) -> None:
+        ...
+    def policy(self) -> numpy.typing.NDArray[numpy.float32]:
+        ...
+    def results(self) -> tuple:
+        ...
+    def run(self) -> None:
+        ...
+    def select(self, most: typing.SupportsInt | typing.SupportsIndex) -> GameBatch:
+        """
+        The leaves to evaluate as games, or None.
+        """
+    @property
+    def leaf_rows(self) -> numpy.typing.NDArray[numpy.int64]:
+        ...
 class GameTooLargeError(ValueError):
     pass
 class InformationState:
@@ -376,6 +557,14 @@ class MonteCarloCfr:
         """
     def run(self, iterations: typing.SupportsInt | typing.SupportsIndex) -> None:
         ...
+def completed_values(priors: typing.Annotated[numpy.typing.ArrayLike, numpy.float32], visits: typing.Annotated[numpy.typing.ArrayLike, numpy.uint32], values: typing.Annotated[numpy.typing.ArrayLike, numpy.float32], own_value: typing.SupportsFloat | typing.SupportsIndex) -> numpy.typing.NDArray[numpy.float32]:
+    """
+    Completed action values, transformed for the improved policy softmax(log prior + completed).
+    """
+def considered_visits(actions: typing.SupportsInt | typing.SupportsIndex, simulations: typing.SupportsInt | typing.SupportsIndex) -> list[int]:
+    """
+    Sequential halving: the visits an action must have to be considered, for every simulation.
+    """
 def cuda_devices() -> int:
     """
     The number of GPUs; RuntimeError where there are none or the build is without CUDA
@@ -384,6 +573,10 @@ def describe_game(name: str, options: collections.abc.Sequence[tuple[str, typing
     ...
 def game_names() -> list[str]:
     ...
+def search_rows(batch: GameBatch, rows: typing.Annotated[numpy.typing.ArrayLike, numpy.int64] | None, options: SearchOptions, seeds: typing.Annotated[numpy.typing.ArrayLike, numpy.uint64], threads: typing.SupportsInt | typing.SupportsIndex, observers: Observers) -> tuple:
+    """
+    (visits int64[K, A], mean returns float32[K, A], actions int64[K]) of searches from the rows.
+    """
 def solver_form(name: str, options: collections.abc.Mapping[str, typing.SupportsInt | typing.SupportsIndex | str], max_nodes: typing.SupportsInt | typing.SupportsIndex) -> GameTree | Positions:
     """
     The whole game: Positions if information is perfect, else GameTree.

@@ -136,7 +136,9 @@ class CudaBatch:
 
     def random_playouts(self, seed: int | None = None) -> int:
         """As ``games.Batch.random_playouts``."""
-        return self._native.random_playouts(None if seed is None else seed & _SEED_MASK, self._stream())
+        return self._native.random_playouts(
+            None if seed is None else arguments.seed_bits("seed", seed), self._stream()
+        )
 
     def history(self, row: int) -> list[int]:
         """All actions of the row's game so far, nature's included."""

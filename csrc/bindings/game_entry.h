@@ -69,6 +69,7 @@ class GameBatch final : public AnyBatch {
           preamble_(like.preamble_),
           configuration_(like.configuration_) {}
 
+    const typename BatchOf<Game>::Type& batch() const { return batch_; }
     const GameInfo& info() const override { return info_; }
     std::int64_t size() const override { return batch_.size(); }
     const std::int32_t* current_player() const override { return batch_.current_player(); }

@@ -140,6 +140,27 @@ class Batch : public Columns {
         return worlds;
     }
 
+    // New games: number i stands where row rows[i] would after these moves, nature's among them. Nature goes on by a
+    // stream of its own. The moves are trusted.
+    Batch branch(std::span<const std::int64_t> from, std::span<const std::vector<Action>> moves) const {
+        Batch branches(game_, static_cast<std::int64_t>(from.size()), options_);
+        const GameRows<Game> all = branches.rows();
+        parallel(static_cast<std::int64_t>(from.size()), kStepNs, [&](std::size_t i) {
+            branches.copy_row(i, *this, index(from[i]));
+            std::uint64_t key = mix_seeds(keys_[index(from[i])], kBranchSalt);
+            for (const Action action : moves[i]) {
+                if constexpr (kHasSpeech<Game>) {
+                    if (game_.current_player(branches.states_[i]) >= 0) branches.said_[i].emplace_back();
+                }
+                all.put(i, action);
+                key = mix_seeds(key, static_cast<std::uint64_t>(action));
+            }
+            branches.keys_[i] = key;
+            all.settle(i);
+        });
+        return branches;
+    }
+
     // The rows as their histories: whatever is loaded again was reached by legal play.
     std::string snapshot(std::string_view configuration) const {
         ByteWriter out;

@@ -27,7 +27,8 @@ struct BatchOptions {
     Autoreset autoreset = Autoreset::kOff;
 };
 
-inline constexpr std::uint64_t kSeedSalt = 0xA5EED, kPlayoutSalt = 0x91A7, kResampleSalt = 0x4E5A;
+inline constexpr std::uint64_t kSeedSalt = 0xA5EED, kPlayoutSalt = 0x91A7, kResampleSalt = 0x4E5A,
+                               kBranchSalt = 0xB4A2C;
 
 // Of the actions that a caller has drawn.
 SPF_HD inline std::uint64_t sample_key(std::uint64_t seed, std::size_t row, std::uint32_t episode) {

@@ -24,8 +24,8 @@ class ArenaOptions:
     game: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="GAME")]
     """a game of two players, with options if wanted: kuhn_poker 'kuhn_poker(rounds=5)'"""
     players: Annotated[tuple[str, ...], tyro.conf.Positional, tyro.conf.arg(metavar="PLAYER [PLAYER ...]")]
-    """two or more of: random, optimal (a solver's policy), a policy saved as .json, a run folder, RUN@STEP for one of
-    its checkpoints, a transformers folder or a hub id"""
+    """two or more of: random, optimal (a solver's policy), 'mcts(simulations=100)', ismcts, a policy saved as .json, a
+    run folder, RUN@STEP for one of its checkpoints, a transformers folder or a hub id"""
     episodes: int = 128
     """deals per pair of players; each is played in both seatings"""
     seed: int = 0

@@ -27,9 +27,9 @@ class PlayOptions:
 
     game: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="GAME")]
     """a game, with options if wanted: kuhn_poker 'kuhn_poker(rounds=5)'"""
-    opponent: Annotated[str, tyro.conf.arg(metavar="random|optimal|RUN")] = RANDOM
-    """who plays the other seats: uniform moves, a solver's policy (small games), a policy saved as .json, or the model
-    of a run folder, a transformers folder or a hub id"""
+    opponent: Annotated[str, tyro.conf.arg(metavar="random|optimal|mcts|ismcts|RUN")] = RANDOM
+    """who plays the other seats: uniform moves, a solver's policy (small games), a search, with options if wanted:
+    'mcts(simulations=1000)', a policy saved as .json, or a model: a run folder, a transformers folder or a hub id"""
     seat: int = 0
     """your seat; player 0 mostly begins"""
     seed: Annotated[int | None, optional("INT")] = None

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from ..records import Sampling
 
 RANDOM, OPTIMAL = "random", "optimal"
+SEARCHES = ("mcts", "ismcts")
 
 
 class Subject(NamedTuple):
@@ -67,7 +68,8 @@ def subject(target: str, step: int | None = None) -> Subject:
 
 
 def simple_player(name: str, game: str, option: str) -> Policy | None:
-    """Uniform moves, a solver's policy or a saved one (.json); None for any other name, which is one for `subject`."""
+    """Uniform moves, a solver's policy, a saved one (.json) or a search; None for any other name: that is one for
+    `subject`."""
     if name == RANDOM:
         from ..policies import RandomPolicy
 
@@ -89,10 +91,25 @@ def simple_player(name: str, game: str, option: str) -> Policy | None:
         if not Path(name).is_file():
             raise UsageError(f"{option}: there is no policy file {name}")
         return TabularPlayer(load_policy(name, game))
-    close = difflib.get_close_matches(name, (RANDOM, OPTIMAL), n=1, cutoff=0.6)
+    if name.partition("(")[0] in SEARCHES:
+        return _searching(name, option)
+    close = difflib.get_close_matches(name, (RANDOM, OPTIMAL, *SEARCHES), n=1, cutoff=0.6)
     if close and not Path(name).exists():
         raise UsageError(f"{option}: unknown opponent {name!r} (did you mean {close[0]!r}?)")
     return None
+
+
+def _searching(name: str, option: str) -> Policy:
+    """``mcts(simulations=100, c=1.4)`` as a player."""
+    from ..policies import SearchPlayer
+
+    kind, _, rest = name.partition("(")
+    items = [item.split("=", 1) for item in rest.removesuffix(")").replace(" ", "").split(",") if item]
+    try:
+        numbers = {key: float(value) if "." in value else int(value) for key, value in items}
+        return SearchPlayer(kind, **numbers)  # type: ignore[arg-type]
+    except (TypeError, ValueError) as error:
+        raise UsageError(f"{option}: {name!r}: {error}; write mcts(simulations=100, c=1.4)") from None
 
 
 def checked_sampling(temperature: float, top_p: float, max_tokens: int) -> Sampling:

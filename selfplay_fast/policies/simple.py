@@ -11,7 +11,8 @@ from selfplay_fast.policies.streams import sample_streams, stream_ids, uniforms
 from selfplay_fast.records import Ask, FloatArray, GameSeat, Reply
 
 
-def _seat(ask: Ask) -> GameSeat:
+def seat_of(ask: Ask) -> GameSeat:
+    """Where an ask stands; ValueError if it is no game's."""
     if ask.seat is None:
         raise ValueError(
             f"this policy only plays at game tables; it cannot answer or score the text of role {ask.role!r}"
@@ -29,7 +30,7 @@ class _ActionPolicy:
         streams = stream_ids([ask.key for ask in asks])
         replies: list[Reply] = []
         for ask, stream in zip(asks, streams, strict=True):
-            seat = _seat(ask)
+            seat = seat_of(ask)
             cumulative = np.cumsum(self.distribution(seat))
             samples = sample_streams(np.full(ask.n, stream), np.arange(ask.n))
             for u in uniforms(samples, 0):
@@ -40,7 +41,7 @@ class _ActionPolicy:
     def score(self, asks: Sequence[Ask]) -> list[FloatArray]:
         scores = []
         for ask in asks:
-            seat = _seat(ask)
+            seat = seat_of(ask)
             probabilities = self.distribution(seat)
             legal = np.flatnonzero(probabilities)
             texts = [seat.batch.reply_text(seat.row, int(a), seat.player) for a in legal]

@@ -106,6 +106,21 @@ def test_the_optimal_opponent(sit_down: Callable[..., str]) -> None:
     assert returns == {"+1", "-2"}  # the equilibrium folds jacks, calls with kings and some queens
 
 
+def test_a_searching_opponent(sit_down: Callable[..., str]) -> None:
+    """Oracle: tic-tac-toe is a draw; whoever plays at random does not beat a search that proves what it plays."""
+    rng = random.Random(0)
+    for seed in range(4):
+        lines = [str(rng.randrange(9)) for _ in range(200)]
+        shown = sit_down(
+            f"tic_tac_toe --opponent mcts(simulations=3000) --seat {seed % 2} --seed {seed}", *lines
+        )
+        assert shown.splitlines()[-1].split(" Returns")[0] in ("You lose.", "A draw.")
+    shown = sit_down(
+        "kuhn_poker --opponent ismcts(simulations=200,c=1.5) --seed 1", *["bet", "check", "fold"] * 3
+    )
+    assert "Returns: " in shown
+
+
 def test_a_model_folder(tmp_path: Path, sit_down: Callable[..., str]) -> None:
     """Oracle: contract. An untrained model's noise is shown as no move and loses the game for it."""
     from selfplay_fast.policies.language_model import LanguageModel
@@ -128,6 +143,9 @@ def test_a_model_folder(tmp_path: Path, sit_down: Callable[..., str]) -> None:
         ("kuhn_poker --seat first", ["--seat", "whole number", "'first'"]),
         ("kuhn_poker --oponent random", ["--oponent", "'--opponent'"]),
         ("kuhn_poker --opponent rndom", ["'rndom'", "'random'"]),
+        ("tic_tac_toe --opponent mcts(simulations=0)", ["--opponent", "simulations must be"]),
+        ("tic_tac_toe --opponent mcts(depth=3)", ["--opponent", "'depth'"]),
+        ("tic_tac_toe --opponent mcts(many)", ["--opponent", "mcts(simulations=100"]),
         ("kuhn_poker --opponent optimum", ["'optimum'", "'optimal'"]),
         ("kuhn_poker --opponent ./nowhere", ["./nowhere", "no such folder"]),
         ("negotiation --opponent optimal", ["negotiation is too large"]),

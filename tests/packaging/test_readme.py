@@ -43,6 +43,19 @@ def test_the_small_games_are_solved(
     assert "HeadToHead" in capsys.readouterr().out
 
 
+def test_the_search_runs(capsys: pytest.CaptureFixture[str]) -> None:
+    """Oracle: shapes, the number of simulations, and a move made in every game."""
+    (code,) = [
+        block for block in re.findall(r"```python\n(.*?)```", README, re.DOTALL) if "search.mcts" in block
+    ]
+    names: dict[str, Any] = {}
+    exec(compile(code, "README.md", "exec"), names)
+    assert names["visits"].shape == (64, 7)
+    assert (names["visits"].sum(axis=1) == 200).all()
+    assert all(len(names["board"].history(row)) == 1 for row in range(64))
+    assert capsys.readouterr().out.startswith("[")
+
+
 @pytest.mark.parametrize("library", ["pettingzoo", "gymnasium", "openspiel", "textarena"])
 def test_the_integrations_run(library: str, capsys: pytest.CaptureFixture[str]) -> None:
     """Oracle: what the lines are about happened: a chip moved, 1024 games stepped, a policy improved, 16 games."""

@@ -1,0 +1,535 @@
+// Monte Carlo tree search from one position of a game without hidden information: descend, evaluate, back up.
+//
+// A descent ends at a node that is new or over. Every node counts one visit of its own, when it was evaluated; the root
+// too. Where nature moves it is sampled, and what it did tells the outcomes of an action apart.
+#pragma once
+
+#include <algorithm>
+#include <cmath>
+#include <cstdint>
+#include <optional>
+#include <span>
+#include <tuple>
+#include <vector>
+
+#include "core/game.h"
+#include "core/rng.h"
+#include "search/formulas.h"
+#include "search/playout.h"
+#include "search/tree.h"
+
+namespace spf {
+
+enum class Rule : std::uint8_t { kUct, kPuct, kGumbel };
+
+struct SearchOptions {
+    Rule rule = Rule::kUct;
+    int simulations = 100;
+    float c = 2.0f;       // weight of exploration in UCT and PUCT
+    int rollouts = 1;     // per leaf; 0: a leaf is worth nothing until it is over
+    bool solve = false;   // prove wins and losses (two players, no chance; UCT)
+    int considered = 16;  // actions that Gumbel search begins with
+    float noise = 0.0f;   // share of Dirichlet noise in the priors at the root
+    float alpha = 0.3f;   // its concentration
+    float virtual_loss = 1.0f;
+    float temperature = 0.0f;  // actions are drawn by visits^(1 / temperature); 0: the best one
+    std::size_t max_bytes = std::size_t{1} << 31;
+};
+
+template <TurnGame Game>
+class Mcts {
+  public:
+    using State = typename Game::State;
+    static constexpr bool kChances = Game::kMaxChance > 0;
+
+    Mcts(const Game& game, const SearchOptions& options) : game_(game), options_(options), dice_(0) {
+        path_.resize(static_cast<std::size_t>(game.max_turns()) + 1);
+    }
+
+    // A new tree, within so many bytes.
+    void begin(const State& root, std::uint64_t seed, std::size_t max_bytes) {
+        tree_.clear(max_bytes);
+        dice_ = Dice(seed);
+        roots_ = 0;
+        reroot(root);
+        tree_.add_node(game_.current_player(root), 0, 0);
+        root_visits_ = 1;
+    }
+
+    const State& root() const { return root_; }
+    const Tree& tree() const { return tree_; }
+    bool over() const { return tree_.nodes[0].player < 0; }
+    bool done() const { return over() || tree_.nodes[0].proven || simulated_ >= options_.simulations; }
+    bool evaluated() const { return tree_.nodes[0].count > 0; }
+
+    // All simulations, with playouts or no evaluator at all.
+    void run() {
+        switch (options_.rule) {
+            case Rule::kUct:
+                return options_.solve ? run_as<Rule::kUct, true>() : run_as<Rule::kUct, false>();
+            case Rule::kPuct:
+                return run_as<Rule::kPuct, false>();
+            case Rule::kGumbel:
+                return run_as<Rule::kGumbel, false>();
+        }
+    }
+
+    // ---- an evaluator outside: leaves go out, priors and returns come in ----
+    struct Leaf {
+        std::uint32_t node;
+        State state;
+        std::vector<Action> actions;  // from the root, nature's included
+    };
+    // The next leaf to evaluate, which counts as visited and lost from now on; none if the search is done or has to
+    // wait for an answer. Games that are over on the way are backed up at once.
+    std::optional<Leaf> select() {
+        if (!evaluated()) {
+            if (over() || !waiting_.empty()) return std::nullopt;
+            waiting_.push_back({0, {}});
+            return Leaf{0, root_, {}};
+        }
+        while (!done()) {
+            State state = root_;
+            actions_.clear();
+            const std::uint32_t leaf = options_.rule == Rule::kGumbel ? descend<Rule::kGumbel, false, true>(state)
+                                       : options_.rule == Rule::kPuct ? descend<Rule::kPuct, false, true>(state)
+                                                                      : descend<Rule::kUct, false, true>(state);
+            if (leaf == kBusy) return std::nullopt;
+            ++simulated_;
+            if (tree_.nodes[leaf].player < 0) {
+                back_up(returns_of(game_, state));
+                continue;
+            }
+            for (const Step& step : path()) {
+                tree_.edges[step.edge].visit();
+                tree_.edges[step.edge].total -= options_.virtual_loss;
+            }
+            ++root_visits_;
+            waiting_.push_back({leaf, {path().begin(), path().end()}});
+            return Leaf{leaf, state, actions_};
+        }
+        return std::nullopt;
+    }
+    // The answer to the oldest leaf: weights of all actions, those of illegal ones ignored, and the returns.
+    void expand(const State& state, std::span<const float> weights, const Returns<Game>& returns) {
+        const auto [leaf, path] = std::move(waiting_.front());
+        waiting_.erase(waiting_.begin());
+        open(leaf, state, weights);
+        Node& node = tree_.nodes[leaf];
+        node.worth[0] = returns[static_cast<std::size_t>(node.player)];
+        for (const Step& step : path) {
+            tree_.edges[step.edge].total += options_.virtual_loss + returns[static_cast<std::size_t>(step.player)];
+        }
+    }
+
+    // Keeps what was searched below an action and what nature did after it.
+    void advance(Action action, std::span<const Action> nature, const State& now) {
+        std::uint32_t next = 0;
+        if (options_.rule != Rule::kGumbel && waiting_.empty()) {  // sequential halving begins with unvisited actions
+            for (const Edge& edge : tree_.edges_of(tree_.nodes[0])) {
+                if (edge.visits() == 0 || tree_.action_of(edge) != action) continue;
+                std::uint32_t key = 0;
+                for (const Action event : nature) key = key_after(key, event);
+                next = tree_.outcome(edge, key);
+                break;
+            }
+        }
+        if (next == 0) {
+            tree_.nodes.clear();
+            tree_.edges.clear();
+            tree_.add_node(game_.current_player(now), 0, 0);
+        } else {
+            tree_ = tree_.below(next);
+        }
+        root_visits_ = 1;
+        for (const Edge& edge : tree_.edges_of(tree_.nodes[0])) root_visits_ += edge.visits();
+        reroot(now);
+    }
+
+    // ---- what was found, by action ----
+    void read(std::span<std::int64_t> visits, std::span<float> values) const {
+        const Node& node = tree_.nodes[0];
+        for (const Edge& edge : tree_.edges_of(node)) {
+            const auto action = static_cast<std::size_t>(tree_.action_of(edge));
+            visits[action] = edge.visits();
+            values[action] = value_of(edge, node);
+        }
+    }
+    // The policy to learn from: of Gumbel search the improved one, else the share of visits.
+    void read_policy(std::span<float> policy) const {
+        const Node& node = tree_.nodes[0];
+        const std::span<const Edge> edges = tree_.edges_of(node);
+        if (options_.rule == Rule::kGumbel && !edges.empty()) {
+            std::vector<float> scores = improved(node, true);
+            softmax(scores);
+            for (std::size_t i = 0; i < edges.size(); ++i) {
+                policy[static_cast<std::size_t>(tree_.action_of(edges[i]))] = scores[i];
+            }
+            return;
+        }
+        float sum = 0.0f;
+        for (const Edge& edge : edges) sum += static_cast<float>(edge.visits());
+        for (const Edge& edge : edges) {
+            policy[static_cast<std::size_t>(tree_.action_of(edge))] =
+                sum > 0.0f ? static_cast<float>(edge.visits()) / sum : 1.0f / static_cast<float>(edges.size());
+        }
+    }
+    // What to play. A proven return counts before visits, visits before the mean return.
+    Action best() {
+        const Node& node = tree_.nodes[0];
+        const std::span<const Edge> edges = tree_.edges_of(node);
+        if (edges.empty()) return over() ? kInvalidAction : game_.legal_actions(root_).nth(0);
+        if (options_.rule == Rule::kGumbel) return best_of_gumbel(node);
+        if (options_.temperature > 0.0f) return drawn(edges);
+        const auto rank = [&](const Edge& edge) {
+            return std::tuple(is_proven(edge) ? proven_worth(edge, node.player) : 0.0f, edge.visits(), edge.mean());
+        };
+        return tree_.action_of(*std::max_element(edges.begin(), edges.end(),
+                                                 [&](const Edge& a, const Edge& b) { return rank(a) < rank(b); }));
+    }
+
+  private:
+    struct Step {
+        std::uint32_t edge;
+        Player player;
+    };
+    struct Waiting {
+        std::uint32_t leaf;
+        std::vector<Step> path;
+    };
+    static constexpr std::uint32_t kBusy = ~0u;
+
+    static std::uint32_t key_after(std::uint32_t key, Action event) {
+        return key * 0x9E3779B1u + static_cast<std::uint32_t>(event) + 1u;
+    }
+
+    std::span<const Step> path() const { return {path_.data(), depth_}; }
+    void reroot(const State& root) {
+        root_ = root;
+        ++roots_;
+        simulated_ = 0;
+        waiting_.clear();
+        gumbels_.clear();
+    }
+
+    template <Rule kRule, bool kSolve>
+    void run_as() {
+        if (over()) return;
+        if (!evaluated()) open(0, root_, {});
+        for (; simulated_ < options_.simulations; ++simulated_) {
+            if (kSolve && tree_.nodes[0].proven) return;
+            State state = root_;
+            const std::uint32_t leaf = descend<kRule, kSolve, false>(state);
+            if (tree_.nodes[leaf].player < 0) {
+                const Returns<Game> returns = returns_of(game_, state);
+                back_up(returns);
+                if constexpr (kSolve) prove(leaf, returns);
+                continue;
+            }
+            if (options_.rollouts == 0) {
+                back_up({});
+                continue;
+            }
+            const Returns<Game> returns = play_out(game_, state, options_.rollouts, dice_);
+            if constexpr (kRule == Rule::kGumbel) {
+                tree_.nodes[leaf].worth[0] = returns[static_cast<std::size_t>(tree_.nodes[leaf].player)];
+            }
+            back_up(returns);
+        }
+    }
+
+    // From the root to a new node or one that is over; `state` becomes its, path_ the way. kAsk: nodes are opened by
+    // the evaluator's answers, and one that still waits for its answer stops the descent.
+    template <Rule kRule, bool kSolve, bool kAsk>
+    std::uint32_t descend(State& state) {
+        depth_ = 0;
+        std::uint32_t at = 0, visits = root_visits_;
+        while (true) {
+            if (tree_.nodes[at].player < 0) return at;
+            if (tree_.nodes[at].count == 0) {
+                if constexpr (kAsk) return kBusy;
+                open(at, state, {});
+            }
+            const std::uint32_t pick = choose<kRule, kSolve>(tree_.nodes[at], at == 0, visits);
+            Edge& edge = tree_.edges[pick];
+            const bool fresh = edge.visits() == 0;
+            const Action action = tree_.action_of(edge);
+            path_[depth_++] = {pick, tree_.nodes[at].player};
+            game_.apply(state, action);
+            if constexpr (kAsk) actions_.push_back(action);
+            Player player = game_.current_player(state);
+            std::uint32_t key = 0;
+            if constexpr (kChances) {
+                for (; player == kChance; player = game_.current_player(state)) {
+                    const Action event = draw_chance(game_, state, dice_.event());
+                    game_.apply(state, event);
+                    key = key_after(key, event);
+                    if constexpr (kAsk) actions_.push_back(event);
+                }
+            }
+            if (fresh) {
+                const std::uint32_t child = tree_.add_node(player, action, key);
+                edge.set_link(child);
+                if (kRule == Rule::kUct && !kChances && player < 0) edge.mark_over();
+                return child;
+            }
+            if constexpr (kChances) {
+                at = tree_.outcome(edge, key);
+                if (at == 0) {
+                    at = tree_.add_node(player, action, key);
+                    tree_.nodes[at].next = tree_.nodes[edge.link()].next;
+                    tree_.nodes[edge.link()].next = at;
+                    return at;
+                }
+                visits = 1;
+                for (const Edge& e : tree_.edges_of(tree_.nodes[at])) visits += e.visits();
+            } else {
+                at = edge.link();
+                visits = edge.visits();
+            }
+        }
+    }
+
+    void back_up(const Returns<Game>& returns) {
+        ++root_visits_;
+        for (const Step& step : path()) {
+            Edge& edge = tree_.edges[step.edge];
+            edge.visit();
+            edge.total += returns[static_cast<std::size_t>(step.player)];
+        }
+    }
+
+    // ---- which edge ----
+    template <Rule kRule, bool kSolve>
+    std::uint32_t choose(Node& node, bool root, std::uint32_t visits) {
+        if constexpr (kRule == Rule::kUct) {
+            return choose_uct<kSolve>(node, visits);
+        } else if constexpr (kRule == Rule::kPuct) {
+            return choose_puct(node, visits);
+        } else {
+            return choose_gumbel(node, root);
+        }
+    }
+
+    // Any action once, then mean + c sqrt(log N / n); what is over or proven is worth that and no exploration.
+    template <bool kSolve>
+    std::uint32_t choose_uct(Node& node, std::uint32_t visits) {
+        if (node.tried < node.count) {
+            const auto left = static_cast<std::uint32_t>(node.count - node.tried);
+            return tree_.try_edge(node, node.first + node.tried + dice_.draws.below(left));
+        }
+        const float k = options_.c * root_of_log(visits);
+        const Edge* const edges = tree_.edges.data() + node.first;
+        return node.first + with_counts(visits, [&](const auto& counts) {
+                   return highest(node.count, -INFINITY, [&](std::uint32_t i) {
+                       if constexpr (kSolve) {
+                           if (is_proven(edges[i])) return proven_worth(edges[i], node.player);
+                       }
+                       const float r = counts.inverse_root(edges[i].visits());
+                       return edges[i].total * r * r + (edges[i].is_over() ? 0.0f : k * r);
+                   });
+               });
+    }
+
+    // mean + c P sqrt(N) / (1 + n), the mean of an action never tried being 0. Of those only the likeliest can win, and
+    // they lie in this order unless all are alike; then any of them is taken.
+    std::uint32_t choose_puct(Node& node, std::uint32_t visits) {
+        const float k = options_.c * std::sqrt(static_cast<float>(visits)) * (1.0f / Edge::kSure);
+        const Edge* const edges = tree_.edges.data() + node.first;
+        const std::uint32_t least = edges[node.count - 1].mark();
+        const bool alike = edges[0].mark() == least;
+        const float even = k * static_cast<float>(least);
+        const float floor = node.tried == node.count ? -INFINITY
+                            : alike                  ? even
+                                                     : k * static_cast<float>(edges[node.tried].mark());
+        const std::uint32_t best = with_counts(visits + 1, [&](const auto& counts) {
+            const auto score = [&](const Edge& edge, float prior) {
+                const std::uint32_t n = edge.visits();
+                return edge.total * counts.inverse(std::max(n, 1u)) + prior * counts.inverse(n + 1);
+            };
+            if (alike) return highest(node.tried, floor, [&](std::uint32_t i) { return score(edges[i], even); });
+            return highest(node.tried, floor,
+                           [&](std::uint32_t i) { return score(edges[i], k * static_cast<float>(edges[i].mark())); });
+        });
+        if (best < node.tried || node.tried == node.count) return node.first + best;
+        const auto left = static_cast<std::uint32_t>(node.count - node.tried);
+        return tree_.try_edge(node, node.first + best + (alike ? dice_.draws.below(left) : 0));
+    }
+
+    // At the root sequential halving; below the action furthest behind its share of the improved policy.
+    std::uint32_t choose_gumbel(Node& node, bool root) {
+        std::vector<float> scores = improved(node, root);
+        const std::span<const Edge> edges = tree_.edges_of(node);
+        std::size_t best = 0;
+        if (root) {
+            best = considered(scores, schedule_[static_cast<std::size_t>(simulated_)]);
+        } else {
+            softmax(scores);
+            std::uint32_t all = 0;
+            for (const Edge& edge : edges) all += edge.visits();
+            const float share = 1.0f / static_cast<float>(1 + all);
+            for (std::size_t i = 0; i < edges.size(); ++i) scores[i] -= static_cast<float>(edges[i].visits()) * share;
+            best = static_cast<std::size_t>(std::max_element(scores.begin(), scores.end()) - scores.begin());
+        }
+        const auto edge = static_cast<std::uint32_t>(node.first + best);
+        return best < node.tried ? edge : tree_.try_edge(node, edge);
+    }
+    // log prior + transformed completed value, by edge.
+    std::vector<float> improved(const Node& node, bool root) const {
+        const std::span<const Edge> edges = tree_.edges_of(node);
+        std::vector<float> priors, values, scores(edges.size());
+        std::vector<std::uint32_t> visits;
+        for (const Edge& edge : edges) {
+            priors.push_back(root ? root_priors_[static_cast<std::size_t>(tree_.action_of(edge))]
+                                  : static_cast<float>(edge.mark()) / static_cast<float>(Edge::kSure));
+            visits.push_back(edge.visits());
+            values.push_back(edge.mean());
+        }
+        completed_values(priors, visits, values, node.worth[0], scores);
+        for (std::size_t i = 0; i < scores.size(); ++i) scores[i] += std::log(std::max(priors[i], 1e-30f));
+        return scores;
+    }
+    // The root's edge of so many visits with the highest Gumbel number + score.
+    std::size_t considered(std::span<const float> scores, std::uint32_t visits) const {
+        const std::span<const Edge> edges = tree_.edges_of(tree_.nodes[0]);
+        std::size_t best = 0;
+        float high = -INFINITY;
+        for (std::size_t i = 0; i < edges.size(); ++i) {
+            if (edges[i].visits() != visits) continue;
+            const float score = gumbels_[static_cast<std::size_t>(tree_.action_of(edges[i]))] + scores[i];
+            if (score > high) {
+                high = score;
+                best = i;
+            }
+        }
+        return best;
+    }
+    Action best_of_gumbel(const Node& node) const {
+        const std::span<const Edge> edges = tree_.edges_of(node);
+        std::uint32_t most = 0;
+        for (const Edge& edge : edges) most = std::max(most, edge.visits());
+        return tree_.action_of(edges[considered(improved(node, true), most)]);
+    }
+    Action drawn(std::span<const Edge> edges) {
+        std::vector<double> weights;
+        double sum = 0.0, most = 1.0;
+        for (const Edge& edge : edges) most = std::max(most, static_cast<double>(edge.visits()));
+        for (const Edge& edge : edges) {
+            weights.push_back(std::pow(edge.visits() / most, 1.0 / static_cast<double>(options_.temperature)));
+            sum += weights.back();
+        }
+        double left = Rng(mix_seeds(dice_.key, roots_), 0).uniform() * sum;
+        std::size_t i = 0;
+        for (; i + 1 < edges.size() && (left -= weights[i]) >= 0.0; ++i) {
+        }
+        return tree_.action_of(edges[i]);
+    }
+
+    // ---- opening a node ----
+    // Weights of all actions; none: all alike.
+    void open(std::uint32_t at, const State& state, std::span<const float> weights) {
+        const auto legal = game_.legal_actions(state);
+        if (options_.rule == Rule::kUct) return tree_.open(at, legal, [](Action) { return 0u; });
+        if (at == 0) return open_root(legal, weights);
+        const int count = legal.size();
+        if (weights.empty()) {
+            const std::uint32_t even = Edge::kSure / static_cast<std::uint32_t>(count);
+            return tree_.open(at, legal, [&](Action) { return even; });
+        }
+        float sum = 0.0f;
+        for (const Action a : legal) sum += weights[static_cast<std::size_t>(a)];
+        open_sorted(at, legal, [&](Action a) {
+            return sum > 0.0f ? weights[static_cast<std::size_t>(a)] / sum : 1.0f / static_cast<float>(count);
+        });
+    }
+    template <int N, class Prior>
+    void open_sorted(std::uint32_t at, const ActionSet<N>& legal, const Prior& prior) {
+        constexpr auto kSure = static_cast<float>(Edge::kSure);
+        tree_.open(at, legal, [&](Action a) { return static_cast<std::uint32_t>(std::lround(prior(a) * kSure)); });
+        const std::span<Edge> edges = tree_.edges_of(tree_.nodes[at]);
+        std::stable_sort(edges.begin(), edges.end(), [](const Edge& a, const Edge& b) { return a.mark() > b.mark(); });
+    }
+    template <int N>
+    void open_root(const ActionSet<N>& legal, std::span<const float> weights) {
+        const auto count = static_cast<std::size_t>(legal.size());
+        root_priors_.assign(static_cast<std::size_t>(game_.num_actions()), 0.0f);
+        float sum = 0.0f, noises = 0.0f;
+        for (const Action a : legal) sum += weights.empty() ? 0.0f : weights[static_cast<std::size_t>(a)];
+        std::vector<float> noise(options_.noise > 0.0f ? count : 0);
+        for (float& x : noise) noises += x = gamma(options_.alpha);
+        std::size_t i = 0;
+        for (const Action a : legal) {
+            float& prior = root_priors_[static_cast<std::size_t>(a)];
+            prior = sum > 0.0f ? weights[static_cast<std::size_t>(a)] / sum : 1.0f / static_cast<float>(count);
+            if (noises > 0.0f) prior += options_.noise * (noise[i++] / noises - prior);
+        }
+        open_sorted(0, legal, [&](Action a) { return root_priors_[static_cast<std::size_t>(a)]; });
+        if (options_.rule != Rule::kGumbel) return;
+        Rng rng = dice_.event();
+        for (std::size_t a = 0; a < root_priors_.size(); ++a) {
+            gumbels_.push_back(static_cast<float>(-std::log(-std::log(rng.uniform() + 0x1.0p-54))));
+        }
+        schedule_ = considered_visits(std::min(options_.considered, static_cast<int>(count)), options_.simulations);
+    }
+    // A gamma variate (Marsaglia and Tsang 2000), for Dirichlet noise.
+    float gamma(float shape) {
+        Rng rng = dice_.event();
+        const double boost = shape < 1.0f ? std::pow(1.0 - rng.uniform(), 1.0 / static_cast<double>(shape)) : 1.0;
+        const double d = static_cast<double>(shape < 1.0f ? shape + 1.0f : shape) - 1.0 / 3.0,
+                     c = 1.0 / std::sqrt(9.0 * d);
+        while (true) {
+            const double x =
+                std::sqrt(-2.0 * std::log(1.0 - rng.uniform())) * std::cos(6.283185307179586 * rng.uniform());
+            const double v = (1.0 + c * x) * (1.0 + c * x) * (1.0 + c * x);
+            if (v > 0.0 && std::log(1.0 - rng.uniform()) < 0.5 * x * x + d - d * v + d * std::log(v)) {
+                return static_cast<float>(d * v * boost);
+            }
+        }
+    }
+
+    // ---- proofs, for two players ----
+    bool is_proven(const Edge& edge) const { return edge.visits() != 0 && tree_.nodes[edge.link()].proven; }
+    float proven_worth(const Edge& edge, Player player) const { return tree_.nodes[edge.link()].worth[player]; }
+    float value_of(const Edge& edge, const Node& node) const {
+        return options_.solve && is_proven(edge) ? proven_worth(edge, node.player) : edge.mean();
+    }
+    // A node is proven where an action beats the other player, or where all actions are proven.
+    void prove(std::uint32_t leaf, const Returns<Game>& returns) {
+        Node* below = &tree_.nodes[leaf];
+        below->proven = true;
+        for (std::size_t p = 0; p < 2; ++p) below->worth[p] = returns[p];
+        for (std::size_t depth = depth_; depth-- > 0;) {
+            Node& node = tree_.nodes[depth == 0 ? 0 : tree_.edges[path_[depth - 1].edge].link()];
+            const Player mover = node.player;
+            const Node* best = below;
+            if (!(below->worth[mover] > below->worth[1 - mover])) {
+                if (node.tried < node.count) return;
+                for (const Edge& edge : tree_.edges_of(node)) {
+                    if (!is_proven(edge)) return;
+                    const Node& other = tree_.nodes[edge.link()];
+                    if (other.worth[mover] > best->worth[mover]) best = &other;
+                }
+            }
+            node.proven = true;
+            std::copy_n(best->worth, 2, node.worth);
+            below = &node;
+        }
+    }
+
+    Game game_;
+    SearchOptions options_;
+    Tree tree_;
+    State root_{};
+    Dice dice_;
+    std::uint32_t root_visits_ = 1;
+    int simulated_ = 0;
+    std::uint64_t roots_ = 0;  // so far
+    std::vector<Step> path_;   // its first depth_ steps
+    std::size_t depth_ = 0;
+    std::vector<Action> actions_;               // of the way to a leaf handed out
+    std::vector<Waiting> waiting_;              // for the evaluator, oldest first
+    std::vector<float> root_priors_, gumbels_;  // by action
+    std::vector<std::uint32_t> schedule_;
+};
+
+}  // namespace spf
