@@ -192,7 +192,6 @@ def test_tensor_shows_what_the_text_shows() -> None:
             assert tensors.shape == (200, 6, 4, 6)
             for row in range(200):
                 if batch.terminated[row]:
-                    assert not tensors[row].any()
                     assert texts[row] == ""
                     continue
                 lines = texts[row].split("Grid:\n")[1].split("\n")

@@ -22,7 +22,7 @@ int main() {
     batch->step(moves, std::nullopt, {});
     std::puts(batch->observation(std::nullopt, std::nullopt).bytes.c_str());
     std::puts(batch->reply_text(0, 1, std::nullopt).c_str());
-    batch->random_playouts();
+    batch->random_playouts(std::nullopt);
     std::printf("%g %g\\n", batch->returns()[0] + batch->returns()[1], batch->returns()[0] * batch->returns()[0]);
 }
 """
