@@ -60,7 +60,7 @@ def our_uct(game: str, roots: int) -> Callable[[], float]:
     batch, rows = games.make(game, 1), np.zeros(roots, np.int64)
 
     def run() -> float:
-        search.mcts(batch, rows=rows, simulations=SIMULATIONS, c=C, threads=1)
+        search.mcts(batch, rows=rows, simulations=SIMULATIONS, c=C, solve=False, threads=1)
         return float(roots * SIMULATIONS)
 
     return run
@@ -88,7 +88,7 @@ def uct_cases(game: str) -> list[Case]:
 
     history = HISTORIES[game]
     rows = np.zeros(CHECKED, np.int64)
-    ours = search.mcts(position(game, history), rows=rows, simulations=SIMULATIONS, c=C).visits
+    ours = search.mcts(position(game, history), rows=rows, simulations=SIMULATIONS, c=C, solve=False).visits
     close(ours, visits(history, CHECKED), game)
 
     def cpp() -> float:

@@ -363,6 +363,7 @@ class SearchOptions:
     """
     How a tree is searched; search.py says what each option means
     """
+    insist: bool
     rule: Rule
     solve: bool
     def __init__(self) -> None:

@@ -60,7 +60,8 @@ class Options:
         ``"gumbel"`` halves the actions considered at the root and follows completed values below. None: UCT with
         playouts, else PUCT. c: None for 2 in UCT and 1.25 in PUCT.
     rollouts: random playouts per leaf, averaged.
-    solve: prove forced results (UCT, two players, no chance); a root that is proven is searched no further.
+    solve: prove forced results; a root that is proven is searched no further. It takes UCT with playouts, two players
+        and no chance; None: where that is so.
     considered: how many actions Gumbel search begins with.
     noise, alpha: this share of Dirichlet(alpha) noise in the priors at the root.
     temperature: the action is drawn by visits ** (1 / temperature); 0 takes the most visited (a proven return counts
@@ -74,7 +75,7 @@ class Options:
     rule: Rule | None = None
     c: float | None = None
     rollouts: int = 1
-    solve: bool = False
+    solve: bool | None = None
     considered: int = 16
     noise: float = 0.0
     alpha: float = 0.3
@@ -113,10 +114,11 @@ class Options:
         options = _native.SearchOptions()
         options.rule = getattr(_native.Rule, rule)
         options.c = self.c if self.c is not None else 2.0 if rule == "uct" else 1.25
+        options.solve = rule == "uct" and evaluator == "rollout" if self.solve is None else self.solve
+        options.insist = bool(self.solve)
         options.rollouts = self.rollouts if evaluator == "rollout" else 0
         for name in (
             "simulations",
-            "solve",
             "considered",
             "noise",
             "alpha",

@@ -69,7 +69,7 @@ void check_search(const AnyBatch& batch, const SearchCall& call, Observers obser
             refuse("hides information, which mcts would see; use ismcts");
         }
         if (observers != Observers::kAll && !Resamples<Game>) refuse("hides nothing; use mcts");
-        if (!call.options.solve) return;
+        if (!call.options.insist) return;
         if (batch.info().num_players != 2 || Game::kMaxChance > 0) {
             refuse("solve needs two players and no chance");
         }

@@ -27,7 +27,8 @@ struct SearchOptions {
     int simulations = 100;
     float c = 2.0f;       // weight of exploration in UCT and PUCT
     int rollouts = 1;     // per leaf; 0: a leaf is worth nothing until it is over
-    bool solve = false;   // prove wins and losses (two players, no chance; UCT)
+    bool solve = false;   // prove wins and losses, in UCT where there are two players and no chance
+    bool insist = false;  // on solving: elsewhere it is refused
     int considered = 16;  // actions that Gumbel search begins with
     float noise = 0.0f;   // share of Dirichlet noise in the priors at the root
     float alpha = 0.3f;   // its concentration
@@ -43,6 +44,7 @@ class Mcts {
     static constexpr bool kChances = Game::kMaxChance > 0;
 
     Mcts(const Game& game, const SearchOptions& options) : game_(game), options_(options), dice_(0) {
+        options_.solve = options.solve && !kChances && num_players(game) == 2;
         path_.resize(static_cast<std::size_t>(game.max_turns()) + 1);
     }
 
@@ -174,7 +176,8 @@ class Mcts {
                 sum > 0.0f ? static_cast<float>(edge.visits()) / sum : 1.0f / static_cast<float>(edges.size());
         }
     }
-    // What to play. A proven return counts before visits, visits before the mean return.
+    // What to play. A sure return, of a game that is over or a position that is proven, counts before visits, visits
+    // before the mean return.
     Action best() {
         const Node& node = tree_.nodes[0];
         const std::span<const Edge> edges = tree_.edges_of(node);
@@ -182,7 +185,9 @@ class Mcts {
         if (options_.rule == Rule::kGumbel) return best_of_gumbel(node);
         if (options_.temperature > 0.0f) return drawn(edges);
         const auto rank = [&](const Edge& edge) {
-            return std::tuple(is_proven(edge) ? proven_worth(edge, node.player) : 0.0f, edge.visits(), edge.mean());
+            const bool over = options_.rule == Rule::kUct && edge.is_over();
+            const float sure = is_proven(edge) ? proven_worth(edge, node.player) : over ? edge.mean() : 0.0f;
+            return std::tuple(sure, edge.visits(), edge.mean());
         };
         return tree_.action_of(*std::max_element(edges.begin(), edges.end(),
                                                  [&](const Edge& a, const Edge& b) { return rank(a) < rank(b); }));

@@ -10,7 +10,7 @@ import numpy as np
 
 from selfplay_fast import games, solvers
 from selfplay_fast.play import InvalidRewards, play_games
-from selfplay_fast.policies import Policy, RandomPolicy, TabularPlayer
+from selfplay_fast.policies import Policy, RandomPolicy, SearchPlayer, TabularPlayer
 from selfplay_fast.policies.streams import derive_seed
 from selfplay_fast.records import Episode, Sampling
 
@@ -78,7 +78,10 @@ def score_against(
 
 @lru_cache(maxsize=32)
 def fixed_opponents(game: str) -> Mapping[str, Policy]:
-    """The yardsticks of a game: "random" always, "perfect" or "equilibrium" where a solver affords it."""
+    """The yardsticks of a game: "random" always, "perfect" or "equilibrium" where a solver affords it, else searches.
+
+    These are MARS's opponents for Connect Four (Yuan et al. 2025): c 2, 10 playouts of a leaf.
+    """
     opponents: dict[str, Policy] = {"random": RandomPolicy()}
     about = games.describe(game)
     if about.num_players != 2 or not about.zero_sum:
@@ -86,6 +89,10 @@ def fixed_opponents(game: str) -> Mapping[str, Policy]:
     if about.perfect_information:
         if solvers.is_enumerable(game, max_information_states=MAX_POSITIONS, max_nodes=MAX_POSITIONS):
             opponents["perfect"] = TabularPlayer(solvers.optimal_policy(game, max_nodes=MAX_POSITIONS))
+        elif not about.simultaneous:
+            for simulations in (10, 100):
+                player = SearchPlayer("mcts", simulations=simulations, c=2.0, rollouts=10)
+                opponents[f"mcts {simulations}"] = player
     elif solvers.is_enumerable(game):
         opponents["equilibrium"] = TabularPlayer(solvers.cfr(game, 2000))
     return opponents

@@ -81,10 +81,12 @@ def test_scores_follow_the_seed() -> None:
     [
         ("kuhn_poker", {"random", "equilibrium"}),
         ("tic_tac_toe", {"random", "perfect"}),
-        ("tic_tac_toe(size=5)", {"random"}),
+        ("tic_tac_toe(size=5)", {"random", "mcts 10", "mcts 100"}),
+        ("connect_four", {"random", "mcts 10", "mcts 100"}),
+        ("snake", {"random"}),
         ("negotiation", {"random"}),
     ],
 )
 def test_opponents_of_each_game(game: str, names: set[str]) -> None:
-    """Oracle: which games the solvers afford."""
+    """Oracle: which games the solvers afford, and which of the others a search can play."""
     assert set(fixed_opponents(game)) == names
