@@ -123,7 +123,7 @@ void plays_alike(const Game& game, const spf::BatchOptions& options) {
     batch.reset(std::nullopt, std::nullopt, 10);
     block.reset(std::nullopt, std::nullopt, 10, 0);
     same_to_the_end(batch, block);
-    CHECK(batch.random_playouts() == block.random_playouts(0));
+    CHECK(batch.random_playouts() == block.random_playouts(std::nullopt, 0));
     same_to_the_end(batch, block);
 }
 
