@@ -42,7 +42,9 @@ for module_info in walk_packages(spf.__path__, "selfplay_fast."):  # what the pa
     try:
         import_module(module_info.name)
     except ModuleNotFoundError as error:
-        if error.name not in foreign or ".integrations." not in module_info.name:
+        integration = error.name in foreign and ".integrations." in module_info.name
+        device_code = error.name == "triton" and ".kernels._" in module_info.name  # of the extra "triton"
+        if not integration and not device_code:
             raise
 
 print(f"selfplay_fast {spf.__version__} with {', '.join(spf.games.names())}: installed wheel works")

@@ -377,9 +377,10 @@ def _keys(form: Form) -> tuple[str, ...]:
 
 
 def _tree(game: str, max_nodes: int, caller: str) -> _native.GameTree:
-    form = _form(game, max_nodes)
-    if not isinstance(form, _native.GameTree):
+    if games.describe(game).perfect_information:  # asked before the walk, which may be long
         raise ValueError(f"{caller}: {game} has perfect information; use optimal_policy")
+    form = _form(game, max_nodes)
+    assert isinstance(form, _native.GameTree)
     return form
 
 
