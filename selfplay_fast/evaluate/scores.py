@@ -14,6 +14,7 @@ from selfplay_fast.policies import Policy, RandomPolicy, SearchPlayer, TabularPl
 from selfplay_fast.policies.streams import derive_seed
 from selfplay_fast.records import Episode, Sampling
 
+MAX_TURNS = 100  # of a game that is searched for one: a playout takes as long
 MAX_POSITIONS = 100_000  # of a game of perfect information that is solved for a yardstick
 
 
@@ -89,7 +90,7 @@ def fixed_opponents(game: str) -> Mapping[str, Policy]:
     if about.perfect_information:
         if solvers.is_enumerable(game, max_information_states=MAX_POSITIONS, max_nodes=MAX_POSITIONS):
             opponents["perfect"] = TabularPlayer(solvers.optimal_policy(game, max_nodes=MAX_POSITIONS))
-        elif not about.simultaneous:
+        elif not about.simultaneous and about.max_turns <= MAX_TURNS:
             for simulations in (10, 100):
                 player = SearchPlayer("mcts", simulations=simulations, c=2.0, rollouts=10)
                 opponents[f"mcts {simulations}"] = player

@@ -84,6 +84,7 @@ def test_scores_follow_the_seed() -> None:
         ("tic_tac_toe(size=5)", {"random", "mcts 10", "mcts 100"}),
         ("connect_four", {"random", "mcts 10", "mcts 100"}),
         ("snake", {"random"}),
+        ("pig", {"random"}),
         ("negotiation", {"random"}),
     ],
 )
