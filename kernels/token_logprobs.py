@@ -31,7 +31,7 @@ if HAS_TRITON:
 _BLOCK_ENTRIES = 1 << 22  # logits that PyTorch holds at a time on a CPU
 _BLOCK_ENTRIES_GPU = 1 << 27  # a GPU needs larger products to be busy
 _SLICE = 8192  # columns of the vocabulary whose gradients the Triton path holds at a time
-# Of the tiles tried on an NVIDIA H100: within 7 % of the bare matrix product at widths 2560 and 4096.
+# The fastest of the tiles tried on an NVIDIA H100 at widths 2560 and 4096.
 _TILE = {"BLOCK_T": 128, "BLOCK_V": 256, "BLOCK_H": 64, "GROUP": 8}
 _LAUNCH = {"num_warps": 8, "num_stages": 3}
 _TILES = 8  # tiles of the vocabulary that one program of the forward pass folds

@@ -13,13 +13,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any, Literal, NamedTuple, TypeAlias
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from selfplay_fast import _native
+from selfplay_fast import _native, arguments
 from selfplay_fast.games import Batch
 
 __all__ = [
@@ -28,6 +28,7 @@ __all__ = [
     "Found",
     "Options",
     "Search",
+    "check_options",
     "completed_values",
     "considered_visits",
     "ismcts",
@@ -35,9 +36,10 @@ __all__ = [
 ]
 
 Evaluator: TypeAlias = "Callable[[Batch], tuple[ArrayLike, ArrayLike]]"
-"""Leaves as a batch of games -> (priors [K, A], values): values [K] for the players to move or [K, P] for all."""
+"""Leaves as a batch of games -> (priors [K, A], values): what ``Search.expand`` takes."""
 Rule = Literal["uct", "puct", "gumbel"]
 MOST_SIMULATIONS = 2**24 - 1  # what an edge can count
+MOST_ROLLOUTS = 1_000_000  # of one leaf: no signal is heard while a search runs
 
 
 class Found(NamedTuple):
@@ -85,12 +87,11 @@ class Options:
     max_bytes: int = 2**31
 
     def __post_init__(self) -> None:
-        for name in ("simulations", "rollouts", "considered", "leaves", "max_bytes"):
-            value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < 1:
-                raise ValueError(f"{name} must be a whole number of at least 1, got {value!r}")
-        if self.simulations > MOST_SIMULATIONS:
-            raise ValueError(f"simulations must be at most {MOST_SIMULATIONS}, got {self.simulations}")
+        for name in ("considered", "leaves", "max_bytes"):
+            arguments.whole(name, getattr(self, name), 1)
+        arguments.whole("simulations", self.simulations, 1, MOST_SIMULATIONS)
+        arguments.whole("rollouts", self.rollouts, 1, MOST_ROLLOUTS)
+        arguments.flag("solve", self.solve)
         if self.rule not in (None, "uct", "puct", "gumbel"):
             raise ValueError(f"rule must be 'uct', 'puct' or 'gumbel', got {self.rule!r}")
         for name, low, high in (
@@ -101,7 +102,8 @@ class Options:
             ("virtual_loss", 0.0, math.inf),
         ):
             value = getattr(self, name)
-            if value is not None and not (low <= value <= high and math.isfinite(value)):
+            real = isinstance(value, int | float | np.number) and math.isfinite(value)
+            if value is not None and not (real and low <= value <= high):
                 raise ValueError(f"{name} must be a number from {low:g} to {high:g}, got {value!r}")
 
     def native(self, evaluator: Evaluator | str) -> _native.SearchOptions:
@@ -146,7 +148,7 @@ def mcts(
     seed: one for all rows, or one for each. threads: None for all cores.
     Raises ValueError for a game that hides information (use `ismcts`) or in which all players move at once.
     """
-    settings = Options(**options)
+    settings = check_options(options)
     if callable(evaluator):
         roots = games if rows is None else games.resample(rows)
         return Search(roots, evaluator=evaluator, seed=seed, threads=threads, **options).run().results
@@ -169,6 +171,8 @@ def ismcts(
 
     observers: ``"single"``: one tree, of what the searching player knows; ``"multiple"``: a tree for every player, who
         chooses by what it knows. The rest as in `mcts`. Raises ValueError for a game that hides nothing.
+    Leaves are valued by random playouts; where those all end alike, as in Hanabi, whose random play scores 0, a search
+    finds nothing.
     """
     settings = Options(simulations=simulations, c=c, rollouts=rollouts, max_bytes=max_bytes)
     if observers not in ("single", "multiple"):
@@ -176,6 +180,15 @@ def ismcts(
     return _search(
         games, rows, settings.native("rollout"), seed, threads, getattr(_native.Observers, observers)
     )
+
+
+def check_options(given: dict[str, Any]) -> Options:
+    """The options of these names; TypeError naming what there is for an unknown one, ValueError for a value."""
+    known = [field.name for field in fields(Options)]
+    for name in given:
+        if name not in known:
+            raise TypeError(f"unknown option {name!r}; there are: {', '.join(known)}")
+    return Options(**given)
 
 
 def _search(
@@ -187,8 +200,9 @@ def _search(
     observers: _native.Observers,
 ) -> Found:
     chosen = None if rows is None else _rows(rows)
-    native = games._native
-    return Found(*_native.search_rows(native, chosen, options, _seeds(seed), _threads(threads), observers))
+    return Found(
+        *_native.search_rows(_native_of(games), chosen, options, _seeds(seed), _threads(threads), observers)
+    )
 
 
 class Search:
@@ -212,7 +226,7 @@ class Search:
         threads: int | None = None,
         **options: Any,
     ) -> None:
-        settings = Options(**options)
+        settings = check_options(options)
         self.evaluator = evaluator
         self.leaves = settings.leaves
         self.players = games.description.num_players
@@ -220,7 +234,7 @@ class Search:
         self._description = games.description
         self._pending: Batch | None = None
         self._native = _native.Search(
-            games._native, settings.native(evaluator), _seeds(seed), _threads(threads)
+            _native_of(games), settings.native(evaluator), _seeds(seed), _threads(threads)
         )
 
     def run(self) -> Search:
@@ -354,15 +368,21 @@ def _rows(numbers: ArrayLike, name: str = "rows") -> NDArray[np.int64]:
     return array.astype(np.int64)
 
 
+def _native_of(games: Any) -> _native.GameBatch:
+    if not isinstance(games, Batch):
+        raise TypeError(f"games must be a batch, as games.make gives it, got {type(games).__name__}")
+    return games._native
+
+
 def _seeds(seed: int | ArrayLike) -> NDArray[np.uint64]:
     """One number of no dimensions, or one per row."""
-    return np.asarray(seed % 2**64 if isinstance(seed, int) else seed).astype(np.uint64)
+    if np.ndim(seed) == 0:
+        return np.array(arguments.seed_bits("seed", seed), np.uint64)
+    return arguments.seeds_bits(np.asarray(seed).ravel())
 
 
 def _threads(threads: int | None) -> int:
-    if threads is not None and threads < 1:
-        raise ValueError(f"threads must be at least 1 or None for all cores, got {threads}")
-    return threads or 0
+    return arguments.optional("threads", threads, 1, 2**16) or 0
 
 
 def _floats(name: str, values: ArrayLike) -> NDArray[np.float32]:

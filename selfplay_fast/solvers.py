@@ -18,7 +18,7 @@ from typing import Literal, TypeAlias
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from selfplay_fast import _native, games
+from selfplay_fast import _native, arguments, games
 
 __all__ = [
     "DISCOUNTS",
@@ -267,6 +267,7 @@ def cfr(
         raise ValueError(f"cfr: variant must be one of {', '.join(DISCOUNTS)}, not {variant!r}")
     given = zip((alpha, beta, gamma), DISCOUNTS[variant], strict=True)
     tree = _tree(game, max_nodes, "cfr")
+    arguments.whole("cfr: iterations", iterations, 0)
     solver = _native.Cfr(tree, *(default if value is None else value for value, default in given))
     solver.run(iterations)
     return _as_policy(tree, solver.average_policy())
@@ -288,7 +289,8 @@ def mccfr(
     ``exploration``. Iterations are much cheaper than those of ``cfr`` and progress is noisier.
     """
     tree = _tree(game, max_nodes, "mccfr")
-    solver = _native.MonteCarloCfr(tree, sampling, exploration, seed % 2**64)
+    arguments.whole("mccfr: iterations", iterations, 0)
+    solver = _native.MonteCarloCfr(tree, sampling, exploration, arguments.seed_bits("seed", seed))
     solver.run(iterations)
     return _as_policy(tree, solver.average_policy())
 
@@ -323,7 +325,7 @@ def optimal_policy(game: str, *, max_nodes: int = MAX_NODES) -> TabularPolicy:
 def save_policy(
     path: str | Path, game: str, policy: Mapping[str, ArrayLike], *, max_nodes: int = MAX_NODES
 ) -> None:
-    """Write a policy of ``game`` as JSON; ValueError where it is none."""
+    """Write a policy of ``game`` as JSON; ValueError where it is none, or one of other options too."""
     form = _form(game, max_nodes)
     table = _checked(form, policy)
     rows = dict(zip(_keys(form), table.tolist(), strict=True))
@@ -353,8 +355,6 @@ def load_policy(path: str | Path, game: str, *, max_nodes: int = MAX_NODES) -> T
     try:
         policy = TabularPolicy(written["probabilities"])
         _checked(form, policy)
-        if unknown := set(policy) - set(_keys(form)):
-            raise ValueError(f"policy: {about.name} has no information state {min(unknown)!r}")
     except (ValueError, TypeError, AttributeError) as error:
         raise ValueError(f"{path}: {error}") from None
     return policy
@@ -385,8 +385,11 @@ def _tree(game: str, max_nodes: int, caller: str) -> _native.GameTree:
 
 
 def _checked(form: Form, policy: Mapping[str, ArrayLike]) -> FloatArray:
+    """The policy as a table; nothing may be missing, unknown or no distribution."""
     table = _table(form, policy)
     form.policy_value(table)  # where the rows are found to be distributions
+    if unknown := set(policy) - set(_keys(form)):
+        raise ValueError(f"policy: the game has no information state {min(unknown)!r}")
     return table
 
 

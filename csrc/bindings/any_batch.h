@@ -4,6 +4,7 @@
 
 #include <cstdint>
 #include <memory>
+#include <mutex>
 #include <optional>
 #include <shared_mutex>
 #include <span>
@@ -29,7 +30,7 @@ class AnyBatch {
     AnyBatch() = default;
     AnyBatch(const AnyBatch&) {}  // a copy is used by nobody yet
     virtual ~AnyBatch() = default;
-    std::shared_mutex& in_use() const { return in_use_; }
+    std::shared_mutex& in_use() const { return in_use_; }  // see Changes and Looks
     virtual std::unique_ptr<AnyBatch> copy() const = 0;
     virtual std::unique_ptr<AnyBatch> resample(Rows rows, std::optional<Player> player, std::uint64_t seed) const = 0;
 
@@ -67,6 +68,11 @@ class AnyBatch {
   private:
     mutable std::shared_mutex in_use_;  // held by the bindings for the time of a call
 };
+
+// A batch is changed by one thread at a time, and by none while others look at it; calls wait for each other. What a
+// view shows belongs to whoever keeps it.
+using Changes = std::unique_lock<std::shared_mutex>;
+using Looks = std::shared_lock<std::shared_mutex>;
 
 struct GameEntry {
     GameInfo (*describe)(const OptionValues&);

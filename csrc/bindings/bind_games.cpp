@@ -7,9 +7,7 @@
 
 #include <map>
 #include <memory>
-#include <mutex>
 #include <optional>
-#include <shared_mutex>
 #include <string>
 #include <vector>
 
@@ -154,10 +152,6 @@ py::list strings(const TextBlock& texts) {
     return out;
 }
 
-// A batch is changed by one thread at a time, and by none while others look at it; calls wait for each other. What a
-// view shows belongs to whoever keeps it.
-using Changes = std::unique_lock<std::shared_mutex>;
-using Looks = std::shared_lock<std::shared_mutex>;
 template <class Result, class... Arguments>
 auto looking(Result (AnyBatch::*call)(Arguments...) const) {
     return [call](const AnyBatch& batch, Arguments... arguments) {

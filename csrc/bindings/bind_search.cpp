@@ -85,6 +85,7 @@ py::tuple search(const AnyBatch& batch, const std::optional<Integers>& rows, con
     const Found found = results.views();
     if (count > 0) {
         const py::gil_scoped_release unlocked;
+        const Looks shared(batch.in_use());
         entry_of(batch).search(batch, which, call, observers, found);
     }
     return results.tuple();
@@ -153,6 +154,7 @@ void bind_search(py::module_& m) {
     py::class_<AnySearch>(m, "Search", "Trees over the rows of a copy of a batch, kept from call to call")
         .def(py::init(
                  [](const spf::AnyBatch& batch, const SearchOptions& options, const spf::Words& seeds, int threads) {
+                     const spf::Looks shared(batch.in_use());
                      return spf::entry_of(batch).keep(batch, spf::call_of(options, seeds, threads, batch.size()));
                  }),
              py::arg("batch"), py::arg("options"), py::arg("seeds"), py::arg("threads"))

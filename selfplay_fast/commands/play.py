@@ -79,7 +79,6 @@ def _play(
         seed=seed,
         sampling=sampling,
         invalid=InvalidRewards(offender=-1.0, others=1.0),
-        max_turns=about.max_turns,
         style=style,
     )
     cast = {f"player_{p}": person if p == options.seat else opponent for p in range(about.num_players)}

@@ -92,18 +92,21 @@ def simple_player(name: str, game: str, option: str) -> Policy | None:
             raise UsageError(f"{option}: there is no policy file {name}")
         return TabularPlayer(load_policy(name, game))
     if name.partition("(")[0] in SEARCHES:
-        return _searching(name, option)
+        return _searching(name, game, option)
     close = difflib.get_close_matches(name, (RANDOM, OPTIMAL, *SEARCHES), n=1, cutoff=0.6)
     if close and not Path(name).exists():
         raise UsageError(f"{option}: unknown opponent {name!r} (did you mean {close[0]!r}?)")
     return None
 
 
-def _searching(name: str, option: str) -> Policy:
+def _searching(name: str, game: str, option: str) -> Policy:
     """``mcts(simulations=100, c=1.4)`` as a player."""
+    from ..games import describe
     from ..policies import SearchPlayer
 
     kind, _, rest = name.partition("(")
+    if (fitting := "mcts" if describe(game).perfect_information else "ismcts") != kind:
+        raise UsageError(f"{option}: {kind} does not fit {game}; use {fitting}")
     items = [item.split("=", 1) for item in rest.removesuffix(")").replace(" ", "").split(",") if item]
     try:
         numbers = {key: float(value) if "." in value else int(value) for key, value in items}

@@ -119,7 +119,6 @@ def arena(
                 seed=derive_seed(seed, pair),  # the same deals in both seatings
                 sampling=sampling,
                 invalid=InvalidRewards(offender=-1.0, others=1.0),
-                max_turns=max(about.max_turns, 1),
                 style=style,
                 parse_mode=parse_mode,
             )

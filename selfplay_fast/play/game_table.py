@@ -28,7 +28,8 @@ class GameTable:
     """``episodes`` games of one kind, each turn a fresh one-message conversation with the observation (SPIRAL).
 
     Where all players move at once, all are asked before anybody's reply is played. A refused reply ends its game with
-    `InvalidRewards` (several offenders are all punished); a game that reaches ``max_turns`` ends with 0 for all.
+    `InvalidRewards` (several offenders are all punished); a game that reaches ``max_turns``, if given, ends with 0 for
+    all.
     ``repeat`` games in a row share their deal and form a group. Roles are "player_0", "player_1", ….
     """
 
@@ -40,7 +41,7 @@ class GameTable:
         seed: int,
         sampling: Sampling | None = None,
         invalid: InvalidRewards | None = None,
-        max_turns: int = 50,
+        max_turns: int | None = None,
         repeat: int = 1,
         parse_mode: games.ParseMode = "lenient",
         **options: Any,
@@ -49,7 +50,7 @@ class GameTable:
             raise ValueError(f"episodes: must be at least 1, got {episodes}")
         if repeat < 1 or episodes % repeat:
             raise ValueError(f"repeat: must divide episodes={episodes}, got {repeat}")
-        if max_turns < 1:
+        if max_turns is not None and max_turns < 1:
             raise ValueError(f"max_turns: must be at least 1, got {max_turns}")
         if parse_mode not in ("lenient", "strict"):
             raise ValueError(f"parse_mode: must be 'lenient' or 'strict', got {parse_mode!r}")
@@ -149,7 +150,7 @@ class GameTable:
                 self._finish(row, self.invalid.returns(self._roles(), refused))
             elif over[row]:
                 self._finish(row, dict(zip(self._roles(), returns[row].tolist(), strict=True)))
-            elif len(self._turns[row]) >= self.max_turns:
+            elif self.max_turns is not None and len(self._turns[row]) >= self.max_turns:
                 self._finish(row, dict.fromkeys(self._roles(), 0.0))
 
     def _roles(self) -> list[str]:

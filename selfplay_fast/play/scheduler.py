@@ -119,11 +119,14 @@ def play_games(
     seed: int,
     sampling: Sampling | None = None,
     invalid: InvalidRewards | None = None,
-    max_turns: int = 50,
+    max_turns: int | None = None,
     style: Style = "spiral",
     parse_mode: ParseMode = "lenient",
 ) -> list[Episode]:
-    """Play ``episodes`` games, one number per game or one spread evenly (the first games get the remainder)."""
+    """Play ``episodes`` games, one number per game or one spread evenly (the first games get the remainder).
+
+    The rest as in `GameTable`.
+    """
     if isinstance(games, str):
         raise TypeError(f"games: give a list of names, [{games!r}], got one string")
     if not games:

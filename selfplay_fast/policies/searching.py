@@ -28,7 +28,9 @@ class SearchPlayer:
             raise ValueError(f"kind must be 'mcts' or 'ismcts', got {kind!r}")
         self.kind = kind
         self.options = options
-        search.Options(**{k: v for k, v in options.items() if k not in ("evaluator", "observers", "threads")})
+        search.check_options(
+            {k: v for k, v in options.items() if k not in ("evaluator", "observers", "threads")}
+        )
 
     def _search(self, asks: Sequence[Ask], streams: NDArray[np.uint64]) -> list[tuple[np.ndarray, int]]:
         """Visits int64[A] and the action for every ask, one search per batch of games."""

@@ -145,6 +145,7 @@ def test_a_model_folder(tmp_path: Path, sit_down: Callable[..., str]) -> None:
         ("kuhn_poker --opponent rndom", ["'rndom'", "'random'"]),
         ("tic_tac_toe --opponent mcts(simulations=0)", ["--opponent", "simulations must be"]),
         ("tic_tac_toe --opponent mcts(depth=3)", ["--opponent", "'depth'"]),
+        ("kuhn_poker --opponent mcts", ["--opponent", "use ismcts"]),
         ("tic_tac_toe --opponent mcts(many)", ["--opponent", "mcts(simulations=100"]),
         ("kuhn_poker --opponent optimum", ["'optimum'", "'optimal'"]),
         ("kuhn_poker --opponent ./nowhere", ["./nowhere", "no such folder"]),

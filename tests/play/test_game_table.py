@@ -178,6 +178,13 @@ def test_each_seat_asks_its_own_policy():
         assert len(policy.calls) <= max(len(e.turns) for e in episodes)
 
 
+def test_games_last_as_long_as_they_last():
+    """Oracle: the rules of pig: somebody reaches the target, long after 50 turns."""
+    (episode,) = play(self_play(Counting()), [GameTable("pig", episodes=1, seed=0)])
+    assert len(episode.turns) > 50
+    assert sorted(episode.returns.values()) == [-1.0, 1.0]
+
+
 @pytest.mark.parametrize(("game", "limit"), [("kuhn_poker", 2), ("tic_tac_toe", 6), ("negotiation", 1)])
 def test_max_turns(game, limit):
     """Oracle: the same games without a limit. Longer ones stop at the limit with 0 for all, others are as before."""

@@ -41,6 +41,12 @@ CASES: dict[str, tuple[Callable[[], object], str]] = {
     ),
     "rows": (lambda: search.mcts(board(), rows=[2]), "row 2 is outside"),
     "seeds": (lambda: search.mcts(board(), seed=[1, 2, 3]), "seed must be one number"),
+    "unknown": (lambda: search.mcts(board(), sims=5), "unknown option 'sims'; there are: simulations"),
+    "no batch": (lambda: search.mcts("tic_tac_toe"), "games must be a batch"),  # type: ignore[arg-type]
+    "long playouts": (lambda: search.mcts(board(), rollouts=10**9), "rollouts must be at most"),
+    "nan seed": (lambda: search.mcts(board(), seed=float("nan")), "seed must be a whole number"),
+    "solve word": (lambda: search.mcts(board(), solve="no"), "solve must be True, False or None"),
+    "c word": (lambda: search.mcts(board(), c="a"), "c must be a number"),
     "threads": (lambda: search.mcts(board(), threads=0), "threads must be"),
     "answer": (
         lambda: search.mcts(board(), evaluator=lambda leaves: np.ones((len(leaves), 9))),
@@ -53,7 +59,7 @@ CASES: dict[str, tuple[Callable[[], object], str]] = {
 def test_refused(name: str) -> None:
     """Oracle: the words."""
     call, words = CASES[name]
-    with pytest.raises(ValueError, match=words) as caught:
+    with pytest.raises((TypeError, ValueError), match=words) as caught:
         call()
     assert "\n" not in str(caught.value)
 

@@ -85,7 +85,7 @@ def test_bad_arguments() -> None:
         with pytest.raises(ValueError, match=r"exploration must be in \(0, 1\]"):
             solvers.mccfr("kuhn_poker", 1, exploration=exploration)
     for solve in (solvers.cfr, solvers.mccfr):
-        with pytest.raises(ValueError, match="iterations must be >= 0"):
+        with pytest.raises(ValueError, match="iterations must be at least 0"):
             solve("kuhn_poker", -1)
         with pytest.raises(ValueError, match="tic_tac_toe has perfect information; use optimal_policy"):
             solve("tic_tac_toe", 1)

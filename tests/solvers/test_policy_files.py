@@ -37,7 +37,7 @@ def test_round_trip(game: str, tmp_path: Path) -> None:
         (lambda file: file["probabilities"].pop("1pb"), "no probabilities for information state '1pb'"),
         (
             lambda file: file["probabilities"].update(jack=[0, 1]),
-            "kuhn_poker has no information state 'jack'",
+            "the game has no information state 'jack'",
         ),
         (lambda file: file["probabilities"].update({"0": [0.5, 0.6]}), "'0' must sum to 1"),
         (lambda file: file["probabilities"].update({"0": [-1, 2]}), "'0' must be numbers >= 0"),
@@ -72,4 +72,7 @@ def test_other_files(tmp_path: Path) -> None:
         solvers.load_policy(tmp_path / "none.json", GAME)
     with pytest.raises(ValueError, match="no probabilities for information state"):
         solvers.save_policy(tmp_path / "other.json", GAME, {})
+    larger = solvers.TabularPolicy.uniform("kuhn_poker(cards=4)")  # knows all states of three cards too
+    with pytest.raises(ValueError, match="the game has no information state '3'"):
+        solvers.save_policy(tmp_path / "other.json", GAME, larger)
     assert not (tmp_path / "other.json").exists()
