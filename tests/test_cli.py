@@ -357,7 +357,7 @@ def test_help_names_everything(capsys: pytest.CaptureFixture[str]) -> None:
     assert main([]) == 2
 
 
-def test_help_is_quick() -> None:
+def test_help_is_quick(tmp_path: Path) -> None:
     """Oracle: a fresh process that shows help has not imported torch, transformers or the engine."""
     code = """
 import sys
@@ -366,5 +366,6 @@ for line in ("--help", "train --help", "report --help", "play --help", "play", "
     main(line.split())
 print([name for name in ("torch", "transformers", "selfplay_fast._native") if name in sys.modules])
 """
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    command = [sys.executable, "-c", code]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True)
     assert done.stdout.splitlines()[-1] == "[]"

@@ -162,7 +162,7 @@ def test_wrong_input_is_one_line(line: str, words: list[str], capsys: pytest.Cap
         assert word in captured.err
 
 
-def test_a_process_survives_broken_bytes_and_is_interrupted() -> None:
+def test_a_process_survives_broken_bytes_and_is_interrupted(tmp_path: Path) -> None:
     """Oracle: a real process. Bytes that are no UTF-8 are a wrong move, Ctrl-C ends with 130 and a sentence."""
     code = (
         "import signal, sys; signal.signal(signal.SIGINT, signal.default_int_handler)\n"  # jobs may ignore it
@@ -170,7 +170,7 @@ def test_a_process_survives_broken_bytes_and_is_interrupted() -> None:
     code += "from selfplay_fast.cli import main; sys.exit(main(sys.argv[1:]))"
     command = [sys.executable, "-u", "-c", code, "play", "tic_tac_toe", "--seed", "1"]
     with subprocess.Popen(
-        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+        command, cwd=tmp_path, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE
     ) as process:
         assert process.stdin is not None
         assert process.stdout is not None
@@ -178,7 +178,9 @@ def test_a_process_survives_broken_bytes_and_is_interrupted() -> None:
         process.stdin.flush()
         shown = b""
         while b"no move" not in shown:
-            shown += process.stdout.readline()
+            line = process.stdout.readline()
+            assert line, process.communicate(timeout=60)[1].decode()
+            shown += line
         process.send_signal(signal.SIGINT)
         rest, errors = process.communicate(timeout=60)
         assert process.returncode == 130

@@ -86,7 +86,9 @@ def killed(run: Path, moment: str) -> None:
     """Start the run in a process of its own and have it killed at the moment."""
     environment = os.environ | {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
     command = [sys.executable, "-c", VICTIM, moment, *RUN.split(), str(run)]
-    process = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+    process = subprocess.Popen(
+        command, cwd=run.parent, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE
+    )
     try:
         if moment == "any time after row 3":
             deadline = time.monotonic() + 120
