@@ -366,6 +366,7 @@ class SearchOptions:
     insist: bool
     rule: Rule
     solve: bool
+    transpositions: bool
     def __init__(self) -> None:
         ...
     @property

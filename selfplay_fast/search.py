@@ -64,8 +64,10 @@ class Options:
     rollouts: random playouts per leaf, averaged.
     solve: prove forced results; a root that is proven is searched no further. It takes UCT with playouts, two players
         and no chance; None: where that is so.
+    transpositions: one node for a position, whichever way leads to it; every edge keeps the mean of what went through
+        it (Saffidine, Cazenave and Mehat 2012, with all depths 0). It takes perfect information and no chance.
     considered: how many actions Gumbel search begins with.
-    noise, alpha: this share of Dirichlet(alpha) noise in the priors at the root.
+    noise, alpha: this share of Dirichlet(alpha) noise in the priors at the root, drawn anew after a move.
     temperature: the action is drawn by visits ** (1 / temperature); 0 takes the most visited (a proven return counts
         first).
     leaves: how many leaves of one tree an outside evaluator gets at once; each counts as ``virtual_loss`` lost until it
@@ -78,6 +80,7 @@ class Options:
     c: float | None = None
     rollouts: int = 1
     solve: bool | None = None
+    transpositions: bool = False
     considered: int = 16
     noise: float = 0.0
     alpha: float = 0.3
@@ -92,6 +95,7 @@ class Options:
         arguments.whole("simulations", self.simulations, 1, MOST_SIMULATIONS)
         arguments.whole("rollouts", self.rollouts, 1, MOST_ROLLOUTS)
         arguments.flag("solve", self.solve)
+        arguments.flag("transpositions", self.transpositions)
         if self.rule not in (None, "uct", "puct", "gumbel"):
             raise ValueError(f"rule must be 'uct', 'puct' or 'gumbel', got {self.rule!r}")
         for name, low, high in (
@@ -118,6 +122,7 @@ class Options:
         options.c = self.c if self.c is not None else 2.0 if rule == "uct" else 1.25
         options.solve = rule == "uct" and evaluator == "rollout" if self.solve is None else self.solve
         options.insist = bool(self.solve)
+        options.transpositions = bool(self.transpositions)
         options.rollouts = self.rollouts if evaluator == "rollout" else 0
         for name in (
             "simulations",

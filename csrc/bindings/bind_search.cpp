@@ -123,6 +123,7 @@ void bind_search(py::module_& m) {
         .def_readwrite("rollouts", &SearchOptions::rollouts)
         .def_readwrite("solve", &SearchOptions::solve)
         .def_readwrite("insist", &SearchOptions::insist)
+        .def_readwrite("transpositions", &SearchOptions::transpositions)
         .def_readwrite("considered", &SearchOptions::considered)
         .def_readwrite("noise", &SearchOptions::noise)
         .def_readwrite("alpha", &SearchOptions::alpha)

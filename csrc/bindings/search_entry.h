@@ -69,6 +69,9 @@ void check_search(const AnyBatch& batch, const SearchCall& call, Observers obser
             refuse("hides information, which mcts would see; use ismcts");
         }
         if (observers != Observers::kAll && !Resamples<Game>) refuse("hides nothing; use mcts");
+        if (call.options.transpositions && !kTransposes<Game>) {
+            refuse("transpositions need perfect information, no chance, and positions that tell no history");
+        }
         if (!call.options.insist) return;
         if (batch.info().num_players != 2 || Game::kMaxChance > 0) {
             refuse("solve needs two players and no chance");

@@ -111,7 +111,7 @@ class JointBatch : public Columns {
     // of seed, row, episode and tick.
     void sample_actions(std::uint64_t seed, std::span<Number> out) const {
         parallel(size(), kStepNs, [&](std::size_t row) {
-            SmallDraws draws(mix_seeds(sample_key(seed, row, episodes_[row]), ply_[row]));
+            SmallDraws draws(sample_key(seed, row, episodes_[row]), ply_[row]);
             Number* const moves = &out[row * kWidth];
             if (current_player_[row] == kTerminal) {
                 std::fill_n(moves, kWidth, kMotion ? Number{0} : static_cast<Number>(kInvalidAction));
@@ -210,7 +210,7 @@ class JointBatch : public Columns {
     std::int64_t play_out(std::size_t row, std::uint64_t key) {
         State state = states_[row];
         std::uint32_t tick = ply_[row];
-        SmallDraws draws(mix_seeds(key ^ kPlayoutSalt, tick));
+        SmallDraws draws(key ^ kPlayoutSalt, tick);
         while (!game_.is_over(state)) {
             Number moves[kWidth];
             draw(state, draws, moves);

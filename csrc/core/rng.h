@@ -1,5 +1,5 @@
-// Counter-based random numbers: Philox 4x32-10 (Salmon et al. 2011). The n-th number of stream s under a seed is a
-// pure function of (seed, s, n), so results depend on no order, no thread count and no device.
+// Counter-based random numbers: splitmix64 (Steele et al. 2014), whose state is a counter. The n-th number of stream s
+// under a seed is a pure function of (seed, s, n), so results depend on no order, no thread count and no device.
 #pragma once
 
 #include <cstdint>
@@ -18,33 +18,15 @@ SPF_HD inline std::uint64_t mix_seeds(std::uint64_t a, std::uint64_t b) {
     return z ^ (z >> 32);
 }
 
-struct PhiloxBlock {
-    std::uint32_t x[4];
-};
-
-SPF_HD inline PhiloxBlock philox4x32(PhiloxBlock counter, std::uint32_t key0, std::uint32_t key1) {
-    for (int round = 0; round < 10; ++round) {
-        const std::uint64_t p0 = std::uint64_t{0xD2511F53u} * counter.x[0];
-        const std::uint64_t p1 = std::uint64_t{0xCD9E8D57u} * counter.x[2];
-        counter = {{static_cast<std::uint32_t>(p1 >> 32) ^ counter.x[1] ^ key0, static_cast<std::uint32_t>(p1),
-                    static_cast<std::uint32_t>(p0 >> 32) ^ counter.x[3] ^ key1, static_cast<std::uint32_t>(p0)}};
-        key0 += 0x9E3779B9u;
-        key1 += 0xBB67AE85u;
-    }
-    return counter;
-}
-
 class Rng {
   public:
-    SPF_HD Rng(std::uint64_t seed, std::uint64_t stream) : seed_(seed), stream_(stream) {}
+    SPF_HD Rng(std::uint64_t seed, std::uint64_t stream) : state_(seed + stream * kStreamGamma) {}
 
     SPF_HD std::uint64_t next() {
-        const PhiloxBlock block =
-            philox4x32({{static_cast<std::uint32_t>(index_), static_cast<std::uint32_t>(index_ >> 32),
-                         static_cast<std::uint32_t>(stream_), static_cast<std::uint32_t>(stream_ >> 32)}},
-                       static_cast<std::uint32_t>(seed_), static_cast<std::uint32_t>(seed_ >> 32));
-        ++index_;
-        return (std::uint64_t{block.x[0]} << 32) | block.x[1];
+        std::uint64_t z = state_ += 0x9E3779B97F4A7C15u;
+        z = (z ^ (z >> 30)) * 0xBF58476D1CE4E5B9u;
+        z = (z ^ (z >> 27)) * 0x94D049BB133111EBu;
+        return z ^ (z >> 31);
     }
     // Uniform in [0, 1), 53 bits.
     SPF_HD double uniform() { return static_cast<double>(next() >> 11) * 0x1.0p-53; }
@@ -59,7 +41,11 @@ class Rng {
     }
 
   private:
-    std::uint64_t seed_, stream_, index_ = 0;
+    // The 2^31 first numbers of the 2^31 first streams of a seed have states of their own: the shortest vector of the
+    // lattice of (streams, numbers) that leave the state as it was is 2^31.7 long.
+    static constexpr std::uint64_t kStreamGamma = 0xD1342543DE82EF95u;
+
+    std::uint64_t state_;
 };
 
 // The upper half of a product.
@@ -73,11 +59,10 @@ SPF_HD inline std::uint64_t multiply_high(std::uint64_t a, std::uint64_t b) {
 }
 
 // Many small draws in a row for random play: the digits of one uniform fraction in the bases asked for
-// (Brackett-Rozinsky and Lemire 2024), a fresh one from splitmix64 (Steele et al. 2014) before it runs out. One
-// multiplication a draw.
+// (Brackett-Rozinsky and Lemire 2024), a fresh one before it runs out. One multiplication a draw.
 class SmallDraws {
   public:
-    SPF_HD explicit SmallDraws(std::uint64_t seed) : state_(seed) { refill(); }
+    SPF_HD SmallDraws(std::uint64_t seed, std::uint64_t stream) : fractions_(seed, stream) { refill(); }
 
     // Uniform in 0 .. bound-1, every probability within 2^-32 of 1 / bound; bound > 0.
     SPF_HD std::uint32_t below(std::uint32_t bound) {
@@ -93,14 +78,12 @@ class SmallDraws {
 
   private:
     SPF_HD void refill() {
-        std::uint64_t z = (state_ += 0x9E3779B97F4A7C15u);
-        z = (z ^ (z >> 30)) * 0xBF58476D1CE4E5B9u;
-        z = (z ^ (z >> 27)) * 0x94D049BB133111EBu;
-        fraction_ = z ^ (z >> 31);
+        fraction_ = fractions_.next();
         drawn_ = 1;
     }
 
-    std::uint64_t state_, fraction_, drawn_;  // drawn_: product of the bounds this fraction has served
+    Rng fractions_;
+    std::uint64_t fraction_, drawn_;  // drawn_: product of the bounds this fraction has served
 };
 
 template <int N>

@@ -115,7 +115,7 @@ SPF_HD Action sample_move(const Game& game, const typename Game::State& state, P
                           std::uint32_t ply) {
     if (player == kTerminal) return kInvalidAction;
     if (player == kChance) return draw_chance(game, state, Rng(key, ply));
-    SmallDraws draws(mix_seeds(key, ply));
+    SmallDraws draws(key, ply);
     return sample_action(game.legal_actions(state), draws);
 }
 
@@ -173,7 +173,7 @@ struct GameRows : RowColumns {
     SPF_HD std::int64_t play_out(std::size_t row, std::uint64_t key) const {
         Held state = states[row];
         std::uint32_t at = ply[row];
-        SmallDraws draws(mix_seeds(key ^ kPlayoutSalt, at));
+        SmallDraws draws(key ^ kPlayoutSalt, at);
         std::int64_t steps = 0;
         for (Player player; (player = game.current_player(state)) != kTerminal; ++at) {
             Action action;

@@ -85,7 +85,7 @@ struct KuhnPoker {
         const bool over = is_over(hand);
         s.round = static_cast<std::uint8_t>(s.round + over);
         const Player next = s.round == rounds ? kTerminal : kChance;
-        s.to_move = static_cast<std::int8_t>(over ? next : 1 - s.to_move);
+        s.to_move = static_cast<std::int8_t>(select(over, next, 1 - s.to_move));
     }
     SPF_HD float returns(const State& s, Player player) const {
         if (s.to_move != kTerminal) return 0.0f;
@@ -145,14 +145,17 @@ struct KuhnPoker {
         });
     }
 
-    // ---- one hand ----
+    // ---- one hand; without branches, since what is played at random cannot be predicted ----
+    SPF_HD static int select(bool condition, int yes, int no) {
+        return no ^ ((no ^ yes) & -static_cast<int>(condition));
+    }
     SPF_HD static bool is_bet(const Hand& hand, int i) { return ((hand.bets >> i) & 1u) != 0; }
     SPF_HD static bool faces_bet(const Hand& hand) { return hand.bets != 0; }  // of a hand that goes on
     SPF_HD static bool is_over(const Hand& hand) {
         return hand.count + (hand.bets != 2) >= 3;  // all but check-bet end after two actions
     }
-    SPF_HD static bool is_fold(const Hand& hand) {
-        return is_over(hand) && hand.bets != 0 && !is_bet(hand, hand.count - 1);
+    SPF_HD static bool is_fold(const Hand& hand) {  // of a hand that is over
+        return (hand.bets != 0) & (hand.bets >> (hand.count - 1) == 0);
     }
     SPF_HD Player starter(int round) const { return rounds == 1 && rules == kCorrect ? 0 : (round + 1) & 1; }
     SPF_HD Player actor(int round, int i) const { return (starter(round) + i) & 1; }
@@ -163,14 +166,14 @@ struct KuhnPoker {
     }
     SPF_HD Player winner(const State& s, int round) const {
         const Hand& hand = s.hands[round];
-        const Player high = hand.card[1] > hand.card[0] ? 1 : 0, stayed = actor(round, hand.count);
-        return is_fold(hand) ? stayed : high;
+        const Player high = hand.card[1] > hand.card[0], stayed = actor(round, hand.count);
+        return select(is_fold(hand), stayed, high);
     }
     // Chips won (or lost) by the player in a completed round, and in all completed rounds.
     SPF_HD int round_chips(const State& s, int round, Player player) const {
         const unsigned bets = s.hands[round].bets;
-        const int stake = rules == kCorrect && (bets & (bets - 1u)) != 0 ? 2 : 1;  // two bets: one was called
-        return winner(s, round) == player ? stake : -stake;
+        const int stake = 1 + ((rules == kCorrect) & ((bets & (bets - 1u)) != 0));  // two bets: one was called
+        return select(winner(s, round) == player, stake, -stake);
     }
     SPF_HD int chips(const State& s, Player player) const {
         int total = 0;

@@ -9,6 +9,8 @@
 #include <span>
 #include <vector>
 
+#include "core/rng.h"
+
 namespace spf {
 
 // Of small counts 1/n, 1/sqrt(n) and sqrt(log n), looked up; of others worked out.
@@ -81,6 +83,19 @@ inline void completed_values(std::span<const float> priors, std::span<const std:
     }
     const float scale = (kVisitsBefore + static_cast<float>(most)) * kValueScale / std::max(high - low, kTiny);
     for (float& value : completed) value = (value - low) * scale;
+}
+
+// Of the gamma distribution with this shape and scale 1 (Marsaglia and Tsang 2000).
+inline float gamma_variate(float shape, Rng rng) {
+    const double boost = shape < 1.0f ? std::pow(1.0 - rng.uniform(), 1.0 / static_cast<double>(shape)) : 1.0;
+    const double d = static_cast<double>(shape < 1.0f ? shape + 1.0f : shape) - 1.0 / 3.0, c = 1.0 / std::sqrt(9.0 * d);
+    while (true) {
+        const double x = std::sqrt(-2.0 * std::log(1.0 - rng.uniform())) * std::cos(6.283185307179586 * rng.uniform());
+        const double v = (1.0 + c * x) * (1.0 + c * x) * (1.0 + c * x);
+        if (v > 0.0 && std::log(1.0 - rng.uniform()) < 0.5 * x * x + d - d * v + d * std::log(v)) {
+            return static_cast<float>(d * v * boost);
+        }
+    }
 }
 
 // In place: exp(x) / sum(exp(x)).

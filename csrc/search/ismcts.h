@@ -39,11 +39,16 @@ std::uint64_t information_number(const Game& game, const typename Game::State& s
 // What one player knows, as a tree. Several nodes may follow one action: the world decides what it shows.
 class KnowledgeTree {
   public:
+    static constexpr std::size_t kMost = (std::size_t{1} << 24) - 1;  // nodes
     struct Edge {
-        std::uint32_t child = 0;  // the first of the nodes that followed; 0: none yet
-        std::uint32_t visits = 0;
+        std::uint64_t action : 16 = 0;
+        std::uint64_t child : 24 = 0;  // the first of the nodes that followed; 0: none yet
+        std::uint64_t visits : 24 = 0;
         float total = 0.0f;
         std::uint32_t chances = 0;  // how often its action was legal when somebody chose here
+
+        std::uint32_t count() const { return static_cast<std::uint32_t>(visits); }
+        float mean() const { return visits == 0 ? 0.0f : total / static_cast<float>(count()); }
     };
     struct Node {
         std::uint64_t key = 0;   // what is known there
@@ -55,60 +60,61 @@ class KnowledgeTree {
     void clear(std::size_t max_bytes) {
         nodes_.assign(2, {});  // 0 is nobody's, 1 a root whose only edge leads to what is known at the start
         edges_.assign(1, {});
-        actions_.assign(1, 0);
         nodes_[1].count = nodes_[1].room = 1;
         max_bytes_ = max_bytes;
     }
-    std::size_t bytes() const {
-        return nodes_.size() * sizeof(Node) + edges_.size() * (sizeof(Edge) + sizeof(std::uint16_t));
-    }
+    std::size_t bytes() const { return nodes_.size() * sizeof(Node) + edges_.size() * sizeof(Edge); }
+    std::size_t nodes() const { return nodes_.size(); }
+    std::size_t edges() const { return edges_.size(); }
     static constexpr std::uint32_t kStart = 1;
 
     const Node& node(std::uint32_t at) const { return nodes_[at]; }
     Edge& edge(std::uint32_t at) { return edges_[at]; }
     const Edge& edge(std::uint32_t at) const { return edges_[at]; }
-    Action action(std::uint32_t edge) const { return actions_[edge]; }
+    Action action(std::uint32_t edge) const { return static_cast<Action>(edges_[edge].action); }
 
     // The edge of an action, made where it is missing; `likely` says how many a node will have.
     std::uint32_t edge_of(std::uint32_t at, Action action, int likely) {
         Node& here = nodes_[at];
         for (std::uint32_t i = here.first; i < here.first + here.count; ++i) {
-            if (actions_[i] == action) return i;
+            if (this->action(i) == action) return i;
         }
         if (here.count == here.room) {
             make_room(here, std::max(likely, 2 * here.room));
         }
         const std::uint32_t edge = here.first + here.count++;
-        actions_[edge] = static_cast<std::uint16_t>(action);
+        edges_[edge].action = static_cast<std::uint16_t>(action);
         return edge;
     }
     // The node after an edge for somebody who then knows `key`.
     std::uint32_t follow(std::uint32_t edge, std::uint64_t key) {
-        for (std::uint32_t at = edges_[edge].child; at != 0; at = nodes_[at].next) {
+        const auto first = static_cast<std::uint32_t>(edges_[edge].child);
+        for (std::uint32_t at = first; at != 0; at = nodes_[at].next) {
             if (nodes_[at].key == key) return at;
         }
-        nodes_.push_back({key, edges_[edge].child, 0, 0, 0});
-        return edges_[edge].child = static_cast<std::uint32_t>(nodes_.size() - 1);
+        if (nodes_.size() > kMost) refuse();
+        nodes_.push_back({key, first, 0, 0, 0});
+        const auto node = static_cast<std::uint32_t>(nodes_.size() - 1);
+        edges_[edge].child = node & kMost;
+        return node;
     }
 
   private:
+    [[noreturn]] void refuse() const {
+        throw std::length_error("max_bytes: a tree outgrew its share of " + std::to_string(max_bytes_) +
+                                " bytes; raise max_bytes, or search fewer rows or simulations");
+    }
     void make_room(Node& node, int room) {
-        if (bytes() > max_bytes_) {
-            throw std::length_error("max_bytes: a tree outgrew its share of " + std::to_string(max_bytes_) +
-                                    " bytes; raise max_bytes, or search fewer rows or simulations");
-        }
+        if (bytes() > max_bytes_) refuse();
         const std::size_t first = edges_.size();
         edges_.resize(first + static_cast<std::size_t>(room));
-        actions_.resize(edges_.size());
         std::copy_n(edges_.begin() + node.first, node.count, edges_.begin() + static_cast<std::ptrdiff_t>(first));
-        std::copy_n(actions_.begin() + node.first, node.count, actions_.begin() + static_cast<std::ptrdiff_t>(first));
         node.first = static_cast<std::uint32_t>(first);
         node.room = static_cast<std::uint16_t>(room);
     }
 
     std::vector<Node> nodes_;
     std::vector<Edge> edges_;
-    std::vector<std::uint16_t> actions_;  // of the edges
     std::size_t max_bytes_ = 0;
 };
 
@@ -142,9 +148,8 @@ class Ismcts {
     void read(std::span<std::int64_t> visits, std::span<float> values) const {
         if (observer_ < 0) return;
         each_edge([&](Action action, const KnowledgeTree::Edge& edge) {
-            visits[static_cast<std::size_t>(action)] = edge.visits;
-            if (edge.visits > 0)
-                values[static_cast<std::size_t>(action)] = edge.total / static_cast<float>(edge.visits);
+            visits[static_cast<std::size_t>(action)] = edge.count();
+            values[static_cast<std::size_t>(action)] = edge.mean();
         });
     }
     // The action most often chosen, of those the one that paid more.
@@ -153,19 +158,14 @@ class Ismcts {
         std::tuple<std::uint32_t, float> high{0, 0.0f};
         if (observer_ < 0) return best;
         each_edge([&](Action action, const KnowledgeTree::Edge& edge) {
-            const std::tuple<std::uint32_t, float> rank{edge.visits,
-                                                        edge.total / static_cast<float>(std::max(1u, edge.visits))};
+            const std::tuple<std::uint32_t, float> rank{edge.count(), edge.mean()};
             if (best != kInvalidAction && !(high < rank)) return;
             high = rank;
             best = action;
         });
         return best;
     }
-    std::size_t bytes() const {
-        std::size_t sum = 0;
-        for (const KnowledgeTree& tree : trees_) sum += tree.bytes();
-        return sum;
-    }
+    const std::vector<KnowledgeTree>& trees() const { return trees_; }
 
   private:
     struct Step {
@@ -226,7 +226,7 @@ class Ismcts {
                    return highest(node.count, -INFINITY, [&](std::uint32_t i) {
                        const KnowledgeTree::Edge& edge = tree.edge(node.first + i);
                        if (found < node.count && !legal.contains(tree.action(node.first + i))) return -INFINITY;
-                       const float r = counts.inverse_root(edge.visits);
+                       const float r = counts.inverse_root(edge.count());
                        return edge.total * r * r + options_.c * root_of_log(edge.chances) * r;
                    });
                });

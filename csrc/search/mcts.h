@@ -15,6 +15,7 @@
 #include "core/game.h"
 #include "core/rng.h"
 #include "search/formulas.h"
+#include "search/gumbel.h"
 #include "search/playout.h"
 #include "search/tree.h"
 
@@ -25,13 +26,14 @@ enum class Rule : std::uint8_t { kUct, kPuct, kGumbel };
 struct SearchOptions {
     Rule rule = Rule::kUct;
     int simulations = 100;
-    float c = 2.0f;       // weight of exploration in UCT and PUCT
-    int rollouts = 1;     // per leaf; 0: a leaf is worth nothing until it is over
-    bool solve = false;   // prove wins and losses, in UCT where there are two players and no chance
-    bool insist = false;  // on solving: elsewhere it is refused
-    int considered = 16;  // actions that Gumbel search begins with
-    float noise = 0.0f;   // share of Dirichlet noise in the priors at the root
-    float alpha = 0.3f;   // its concentration
+    float c = 2.0f;               // weight of exploration in UCT and PUCT
+    int rollouts = 1;             // per leaf; 0: a leaf is worth nothing until it is over
+    bool solve = false;           // prove wins and losses, in UCT where there are two players and no chance
+    bool insist = false;          // on solving: elsewhere it is refused
+    bool transpositions = false;  // a position is one node, whichever way leads to it
+    int considered = 16;          // actions that Gumbel search begins with
+    float noise = 0.0f;           // share of Dirichlet noise in the priors at the root
+    float alpha = 0.3f;           // its concentration
     float virtual_loss = 1.0f;
     float temperature = 0.0f;  // actions are drawn by visits^(1 / temperature); 0: the best one
     std::size_t max_bytes = std::size_t{1} << 31;
@@ -45,6 +47,7 @@ class Mcts {
 
     Mcts(const Game& game, const SearchOptions& options) : game_(game), options_(options), dice_(0) {
         options_.solve = options.solve && !kChances && num_players(game) == 2;
+        options_.transpositions = options.transpositions && kTransposes<Game>;
         path_.resize(static_cast<std::size_t>(game.max_turns()) + 1);
     }
 
@@ -132,20 +135,19 @@ class Mcts {
                 if (edge.visits() == 0 || tree_.action_of(edge) != action) continue;
                 std::uint32_t key = 0;
                 for (const Action event : nature) key = key_after(key, event);
-                next = tree_.outcome(edge, key);
+                next = kChances ? tree_.outcome(edge, key) : tree_.node_after(edge);
                 break;
             }
         }
         if (next == 0) {
-            tree_.nodes.clear();
-            tree_.edges.clear();
+            tree_.clear();
             tree_.add_node(game_.current_player(now), 0, 0);
         } else {
             tree_ = tree_.below(next);
         }
-        root_visits_ = 1;
-        for (const Edge& edge : tree_.edges_of(tree_.nodes[0])) root_visits_ += edge.visits();
+        root_visits_ = visits_of(tree_.nodes[0]);
         reroot(now);
+        if (evaluated() && options_.rule == Rule::kPuct && options_.noise > 0.0f) disturb_root();
     }
 
     // ---- what was found, by action ----
@@ -158,14 +160,13 @@ class Mcts {
         }
     }
     // The policy to learn from: of Gumbel search the improved one, else the share of visits.
-    void read_policy(std::span<float> policy) const {
+    void read_policy(std::span<float> policy) {
         const Node& node = tree_.nodes[0];
         const std::span<const Edge> edges = tree_.edges_of(node);
         if (options_.rule == Rule::kGumbel && !edges.empty()) {
-            std::vector<float> scores = improved(node, true);
-            softmax(scores);
+            const std::span<const float> shares = gumbel_.improved_policy(tree_, node);
             for (std::size_t i = 0; i < edges.size(); ++i) {
-                policy[static_cast<std::size_t>(tree_.action_of(edges[i]))] = scores[i];
+                policy[static_cast<std::size_t>(tree_.action_of(edges[i]))] = shares[i];
             }
             return;
         }
@@ -182,7 +183,7 @@ class Mcts {
         const Node& node = tree_.nodes[0];
         const std::span<const Edge> edges = tree_.edges_of(node);
         if (edges.empty()) return over() ? kInvalidAction : game_.legal_actions(root_).nth(0);
-        if (options_.rule == Rule::kGumbel) return best_of_gumbel(node);
+        if (options_.rule == Rule::kGumbel) return tree_.action_of(edges[gumbel_.best_at_root(tree_)]);
         if (options_.temperature > 0.0f) return drawn(edges);
         const auto rank = [&](const Edge& edge) {
             const bool over = options_.rule == Rule::kUct && edge.is_over();
@@ -214,7 +215,11 @@ class Mcts {
         ++roots_;
         simulated_ = 0;
         waiting_.clear();
-        gumbels_.clear();
+    }
+    std::uint32_t visits_of(const Node& node) const {
+        std::uint32_t visits = 1;
+        for (const Edge& edge : tree_.edges_of(node)) visits += edge.visits();
+        return visits;
     }
 
     template <Rule kRule, bool kSolve>
@@ -273,10 +278,19 @@ class Mcts {
                 }
             }
             if (fresh) {
-                const std::uint32_t child = tree_.add_node(player, action, key);
+                const std::uint64_t position = position_of(state);
+                const std::uint32_t known = met_before<kAsk>(position);
+                const std::uint32_t child =
+                    known != 0 ? tree_.add_alias(action, known) : tree_.add_node(player, action, key);
                 edge.set_link(child);
                 if (kRule == Rule::kUct && !kChances && player < 0) edge.mark_over();
-                return child;
+                if (known == 0) {
+                    if (position != 0) tree_.positions.insert(position, child);
+                    return child;
+                }
+                at = known;
+                visits = visits_of(tree_.nodes[at]);
+                continue;
             }
             if constexpr (kChances) {
                 at = tree_.outcome(edge, key);
@@ -286,13 +300,27 @@ class Mcts {
                     tree_.nodes[edge.link()].next = at;
                     return at;
                 }
-                visits = 1;
-                for (const Edge& e : tree_.edges_of(tree_.nodes[at])) visits += e.visits();
+                visits = visits_of(tree_.nodes[at]);
             } else {
-                at = edge.link();
-                visits = edge.visits();
+                at = tree_.node_after(edge);
+                visits = options_.transpositions ? visits_of(tree_.nodes[at]) : edge.visits();
             }
         }
+    }
+
+    // A hash; 0 where every way has its own nodes.
+    std::uint64_t position_of(const State& state) const {
+        if constexpr (kTransposes<Game>) {
+            if (options_.transpositions) return hash_of(state);
+        }
+        return 0;
+    }
+    // The node of a position that another way led to; 0 if there is none, or none yet to go on from.
+    template <bool kAsk>
+    std::uint32_t met_before(std::uint64_t position) const {
+        if (position == 0) return 0;
+        const std::uint32_t known = tree_.positions.find(position);
+        return kAsk && tree_.nodes[known].count == 0 && tree_.nodes[known].player >= 0 ? 0 : known;
     }
 
     void back_up(const Returns<Game>& returns) {
@@ -361,59 +389,10 @@ class Mcts {
         return tree_.try_edge(node, node.first + best + (alike ? dice_.draws.below(left) : 0));
     }
 
-    // At the root sequential halving; below the action furthest behind its share of the improved policy.
     std::uint32_t choose_gumbel(Node& node, bool root) {
-        std::vector<float> scores = improved(node, root);
-        const std::span<const Edge> edges = tree_.edges_of(node);
-        std::size_t best = 0;
-        if (root) {
-            best = considered(scores, schedule_[static_cast<std::size_t>(simulated_)]);
-        } else {
-            softmax(scores);
-            std::uint32_t all = 0;
-            for (const Edge& edge : edges) all += edge.visits();
-            const float share = 1.0f / static_cast<float>(1 + all);
-            for (std::size_t i = 0; i < edges.size(); ++i) scores[i] -= static_cast<float>(edges[i].visits()) * share;
-            best = static_cast<std::size_t>(std::max_element(scores.begin(), scores.end()) - scores.begin());
-        }
-        const auto edge = static_cast<std::uint32_t>(node.first + best);
-        return best < node.tried ? edge : tree_.try_edge(node, edge);
-    }
-    // log prior + transformed completed value, by edge.
-    std::vector<float> improved(const Node& node, bool root) const {
-        const std::span<const Edge> edges = tree_.edges_of(node);
-        std::vector<float> priors, values, scores(edges.size());
-        std::vector<std::uint32_t> visits;
-        for (const Edge& edge : edges) {
-            priors.push_back(root ? root_priors_[static_cast<std::size_t>(tree_.action_of(edge))]
-                                  : static_cast<float>(edge.mark()) / static_cast<float>(Edge::kSure));
-            visits.push_back(edge.visits());
-            values.push_back(edge.mean());
-        }
-        completed_values(priors, visits, values, node.worth[0], scores);
-        for (std::size_t i = 0; i < scores.size(); ++i) scores[i] += std::log(std::max(priors[i], 1e-30f));
-        return scores;
-    }
-    // The root's edge of so many visits with the highest Gumbel number + score.
-    std::size_t considered(std::span<const float> scores, std::uint32_t visits) const {
-        const std::span<const Edge> edges = tree_.edges_of(tree_.nodes[0]);
-        std::size_t best = 0;
-        float high = -INFINITY;
-        for (std::size_t i = 0; i < edges.size(); ++i) {
-            if (edges[i].visits() != visits) continue;
-            const float score = gumbels_[static_cast<std::size_t>(tree_.action_of(edges[i]))] + scores[i];
-            if (score > high) {
-                high = score;
-                best = i;
-            }
-        }
-        return best;
-    }
-    Action best_of_gumbel(const Node& node) const {
-        const std::span<const Edge> edges = tree_.edges_of(node);
-        std::uint32_t most = 0;
-        for (const Edge& edge : edges) most = std::max(most, edge.visits());
-        return tree_.action_of(edges[considered(improved(node, true), most)]);
+        const std::size_t place = root ? gumbel_.choose_at_root(tree_, simulated_) : gumbel_.choose_below(tree_, node);
+        const auto edge = static_cast<std::uint32_t>(node.first + place);
+        return place < node.tried ? edge : tree_.try_edge(node, edge);
     }
     Action drawn(std::span<const Edge> edges) {
         std::vector<double> weights;
@@ -447,54 +426,61 @@ class Mcts {
             return sum > 0.0f ? weights[static_cast<std::size_t>(a)] / sum : 1.0f / static_cast<float>(count);
         });
     }
+    static std::uint32_t mark_of(float prior) {
+        return static_cast<std::uint32_t>(std::lround(prior * static_cast<float>(Edge::kSure)));
+    }
     template <int N, class Prior>
     void open_sorted(std::uint32_t at, const ActionSet<N>& legal, const Prior& prior) {
-        constexpr auto kSure = static_cast<float>(Edge::kSure);
-        tree_.open(at, legal, [&](Action a) { return static_cast<std::uint32_t>(std::lround(prior(a) * kSure)); });
+        tree_.open(at, legal, [&](Action a) { return mark_of(prior(a)); });
         const std::span<Edge> edges = tree_.edges_of(tree_.nodes[at]);
         std::stable_sort(edges.begin(), edges.end(), [](const Edge& a, const Edge& b) { return a.mark() > b.mark(); });
     }
     template <int N>
     void open_root(const ActionSet<N>& legal, std::span<const float> weights) {
-        const auto count = static_cast<std::size_t>(legal.size());
-        root_priors_.assign(static_cast<std::size_t>(game_.num_actions()), 0.0f);
-        float sum = 0.0f, noises = 0.0f;
+        const int count = legal.size();
+        std::vector<float> priors(static_cast<std::size_t>(game_.num_actions()), 0.0f);
+        float sum = 0.0f;
         for (const Action a : legal) sum += weights.empty() ? 0.0f : weights[static_cast<std::size_t>(a)];
-        std::vector<float> noise(options_.noise > 0.0f ? count : 0);
-        for (float& x : noise) noises += x = gamma(options_.alpha);
+        const std::vector<float> noise = dirichlet(count);
         std::size_t i = 0;
         for (const Action a : legal) {
-            float& prior = root_priors_[static_cast<std::size_t>(a)];
+            float& prior = priors[static_cast<std::size_t>(a)];
             prior = sum > 0.0f ? weights[static_cast<std::size_t>(a)] / sum : 1.0f / static_cast<float>(count);
-            if (noises > 0.0f) prior += options_.noise * (noise[i++] / noises - prior);
+            if (!noise.empty()) prior += options_.noise * (noise[i++] - prior);
         }
-        open_sorted(0, legal, [&](Action a) { return root_priors_[static_cast<std::size_t>(a)]; });
+        open_sorted(0, legal, [&](Action a) { return priors[static_cast<std::size_t>(a)]; });
         if (options_.rule != Rule::kGumbel) return;
-        Rng rng = dice_.event();
-        for (std::size_t a = 0; a < root_priors_.size(); ++a) {
-            gumbels_.push_back(static_cast<float>(-std::log(-std::log(rng.uniform() + 0x1.0p-54))));
-        }
-        schedule_ = considered_visits(std::min(options_.considered, static_cast<int>(count)), options_.simulations);
+        gumbel_.begin(priors, count, options_.considered, options_.simulations, dice_.event());
     }
-    // A gamma variate (Marsaglia and Tsang 2000), for Dirichlet noise.
-    float gamma(float shape) {
-        Rng rng = dice_.event();
-        const double boost = shape < 1.0f ? std::pow(1.0 - rng.uniform(), 1.0 / static_cast<double>(shape)) : 1.0;
-        const double d = static_cast<double>(shape < 1.0f ? shape + 1.0f : shape) - 1.0 / 3.0,
-                     c = 1.0 / std::sqrt(9.0 * d);
-        while (true) {
-            const double x =
-                std::sqrt(-2.0 * std::log(1.0 - rng.uniform())) * std::cos(6.283185307179586 * rng.uniform());
-            const double v = (1.0 + c * x) * (1.0 + c * x) * (1.0 + c * x);
-            if (v > 0.0 && std::log(1.0 - rng.uniform()) < 0.5 * x * x + d - d * v + d * std::log(v)) {
-                return static_cast<float>(d * v * boost);
-            }
+    // Noise in the priors of a root that was an inner node. Edges never tried stay sorted, as choose_puct wants them.
+    void disturb_root() {
+        Node& node = tree_.nodes[0];
+        const std::span<Edge> edges = tree_.edges_of(node);
+        const std::vector<float> noise = dirichlet(node.count);
+        for (std::size_t i = 0; i < noise.size(); ++i) {
+            const float prior = static_cast<float>(edges[i].mark()) / static_cast<float>(Edge::kSure);
+            edges[i].set_mark(mark_of(prior + options_.noise * (noise[i] - prior)));
         }
+        const auto likelier = [](const Edge& a, const Edge& b) { return a.mark() > b.mark(); };
+        std::stable_sort(edges.begin() + node.tried, edges.end(), likelier);
+        if (edges.size() > 1 && edges.front().mark() == edges.back().mark()) {  // else all would be taken for alike
+            edges.front().set_mark(edges.front().mark() ^ 1u);
+        }
+    }
+    // Shares of noise that sum to 1; none where none is asked for.
+    std::vector<float> dirichlet(int count) {
+        std::vector<float> shares(options_.noise > 0.0f ? static_cast<std::size_t>(count) : 0);
+        float sum = 0.0f;
+        for (float& share : shares) sum += share = gamma_variate(options_.alpha, dice_.event());
+        if (!(sum > 0.0f)) shares.clear();
+        for (float& share : shares) share /= sum;
+        return shares;
     }
 
     // ---- proofs, for two players ----
-    bool is_proven(const Edge& edge) const { return edge.visits() != 0 && tree_.nodes[edge.link()].proven; }
-    float proven_worth(const Edge& edge, Player player) const { return tree_.nodes[edge.link()].worth[player]; }
+    const Node& after(const Edge& edge) const { return tree_.nodes[tree_.node_after(edge)]; }
+    bool is_proven(const Edge& edge) const { return edge.visits() != 0 && after(edge).proven; }
+    float proven_worth(const Edge& edge, Player player) const { return after(edge).worth[player]; }
     float value_of(const Edge& edge, const Node& node) const {
         return options_.solve && is_proven(edge) ? proven_worth(edge, node.player) : edge.mean();
     }
@@ -504,14 +490,14 @@ class Mcts {
         below->proven = true;
         for (std::size_t p = 0; p < 2; ++p) below->worth[p] = returns[p];
         for (std::size_t depth = depth_; depth-- > 0;) {
-            Node& node = tree_.nodes[depth == 0 ? 0 : tree_.edges[path_[depth - 1].edge].link()];
+            Node& node = tree_.nodes[depth == 0 ? 0 : tree_.node_after(tree_.edges[path_[depth - 1].edge])];
             const Player mover = node.player;
             const Node* best = below;
             if (!(below->worth[mover] > below->worth[1 - mover])) {
                 if (node.tried < node.count) return;
                 for (const Edge& edge : tree_.edges_of(node)) {
                     if (!is_proven(edge)) return;
-                    const Node& other = tree_.nodes[edge.link()];
+                    const Node& other = after(edge);
                     if (other.worth[mover] > best->worth[mover]) best = &other;
                 }
             }
@@ -531,10 +517,9 @@ class Mcts {
     std::uint64_t roots_ = 0;  // so far
     std::vector<Step> path_;   // its first depth_ steps
     std::size_t depth_ = 0;
-    std::vector<Action> actions_;               // of the way to a leaf handed out
-    std::vector<Waiting> waiting_;              // for the evaluator, oldest first
-    std::vector<float> root_priors_, gumbels_;  // by action
-    std::vector<std::uint32_t> schedule_;
+    std::vector<Action> actions_;   // of the way to a leaf handed out
+    std::vector<Waiting> waiting_;  // for the evaluator, oldest first
+    Gumbel gumbel_;
 };
 
 }  // namespace spf

@@ -25,7 +25,7 @@ struct Dice {
     std::uint64_t key;
     std::uint64_t events = 0;
 
-    explicit Dice(std::uint64_t seed) : draws(mix_seeds(seed, 0x5EA2C)), key(mix_seeds(seed, 0xD1CE)) {}
+    explicit Dice(std::uint64_t seed) : draws(seed, 0x5EA2C), key(mix_seeds(seed, 0xD1CE)) {}
     Rng event() { return Rng(key, events++); }
 };
 

@@ -141,7 +141,7 @@ std::int64_t play(Draws& draws, std::int64_t moves) {
 
 int main(int argc, char** argv) {
     const std::int64_t wanted = argc > 1 ? std::atoll(argv[1]) : 1'000'000;
-    spf::SmallDraws draws(argc > 2 ? static_cast<std::uint64_t>(std::atoll(argv[2])) : 1);
+    spf::SmallDraws draws(argc > 2 ? static_cast<std::uint64_t>(std::atoll(argv[2])) : 1, 0);
     const std::int64_t each = std::clamp<std::int64_t>(wanted / 200, 2'000, 200'000);
     const auto start = std::chrono::steady_clock::now();
     std::int64_t played = 0, batches = 0;

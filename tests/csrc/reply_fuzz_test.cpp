@@ -45,7 +45,7 @@ void fuzz(const Game& game) {
         replies::judge(game, state, spf::read_strict(game, state, reply));
         replies::heard(game, reply);
         const bool follow = reading.action >= 0 && rng.below(2) == 0;
-        spf::SmallDraws draws(rng.next());
+        spf::SmallDraws draws(rng.next(), 0);
         const spf::Action random = spf::sample_action(game.legal_actions(state), draws);
         game.apply(state, follow ? reading.action : random);
     }
@@ -65,7 +65,7 @@ void fuzz(const Game& game) {
             const spf::Reading reading = spf::read_lenient(seat, state, reply);
             replies::judge(seat, state, reading);
             replies::judge(seat, state, spf::read_strict(seat, state, reply));
-            spf::SmallDraws draws(rng.next());
+            spf::SmallDraws draws(rng.next(), 0);
             const spf::Action random = spf::sample_action(seat.legal_actions(state), draws);
             moves[p] = reading.action >= 0 ? reading.action : random;
         }

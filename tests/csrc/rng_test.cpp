@@ -1,21 +1,37 @@
-// Oracle: the known answers published with Random123 for Philox 4x32-10, and simple statistics.
+// Oracle: what java.util.SplittableRandom and Vigna's splitmix64.c give for seeds 0 and 1234567, and statistics.
 #include "core/rng.h"
 
 #include "check.h"
 
 namespace {
 
-bool same(const spf::PhiloxBlock& block, std::uint32_t a, std::uint32_t b, std::uint32_t c, std::uint32_t d) {
-    return block.x[0] == a && block.x[1] == b && block.x[2] == c && block.x[3] == d;
+void known_answers() {
+    spf::Rng zero(0, 0), million(1'234'567, 0);
+    for (const std::uint64_t answer : {0xe220a8397b1dcdafu, 0x6e789e6aa1b965f4u, 0x06c45d188009454fu}) {
+        CHECK(zero.next() == answer);
+    }
+    for (const std::uint64_t answer : {6457827717110365317u, 3203168211198807973u, 9817491932198370423u}) {
+        CHECK(million.next() == answer);
+    }
 }
 
-void known_answers() {
-    CHECK(same(spf::philox4x32({{0, 0, 0, 0}}, 0, 0), 0x6627e8d5, 0xe169c58d, 0xbc57ac4c, 0x9b00dbd8));
-    const std::uint32_t ones = 0xffffffff;
-    CHECK(
-        same(spf::philox4x32({{ones, ones, ones, ones}}, ones, ones), 0x408f276d, 0x41c83b0e, 0xa20bc7c6, 0x6d5451fd));
-    CHECK(same(spf::philox4x32({{0x243f6a88, 0x85a308d3, 0x13198a2e, 0x03707344}}, 0xa4093822, 0x299f31d0), 0xd16cfe09,
-               0x94fdcceb, 0x5001e420, 0x24126ea1));
+// The draws of neighbouring streams (plies) and of neighbouring seeds: chi-square of every pair and triple of them.
+void neighbouring_streams_are_independent() {
+    constexpr int kDraws = 270'000;
+    for (const bool seeds : {false, true}) {
+        int counts[27] = {};
+        for (std::uint64_t i = 0; i < kDraws; ++i) {
+            int cell = 0;
+            for (std::uint64_t next = i; next < i + 3; ++next) {
+                spf::Rng rng = seeds ? spf::Rng(next, 5) : spf::Rng(5, next);
+                cell = 3 * cell + static_cast<int>(rng.below(3));
+            }
+            ++counts[cell];
+        }
+        double chi_square = 0;
+        for (const int count : counts) chi_square += (count - kDraws / 27.0) * (count - kDraws / 27.0) * 27.0 / kDraws;
+        CHECK(chi_square > 7 && chi_square < 62);  // 26 degrees of freedom, neighbouring triples overlap
+    }
 }
 
 void bounded_numbers_are_uniform() {
@@ -34,7 +50,7 @@ void bounded_numbers_are_uniform() {
 
 // Pairs of consecutive small draws in changing bases, over many fractions: chi-square of every pair.
 void small_draws_are_uniform_and_independent() {
-    spf::SmallDraws draws(3);
+    spf::SmallDraws draws(3, 0);
     int counts[5][9] = {};
     constexpr int kDraws = 450'000;
     for (int i = 0; i < kDraws; ++i) {
@@ -74,6 +90,7 @@ void streams_are_functions_of_their_keys() {
 
 int main() {
     known_answers();
+    neighbouring_streams_are_independent();
     bounded_numbers_are_uniform();
     small_draws_are_uniform_and_independent();
     nth_bit_is_the_nth();

@@ -2,6 +2,7 @@
 #include <algorithm>
 #include <cmath>
 #include <cstdint>
+#include <set>
 #include <stdexcept>
 #include <vector>
 
@@ -156,6 +157,82 @@ void test_memory() {
     CHECK(refused);
 }
 
+// Oracle: tic-tac-toe has 5,478 positions (765 up to symmetry), and the trees above, which share none. With shared
+// positions the draw is proven in a tree of no more nodes than there are positions, and every position is one node,
+// also after a move; the move keeps what was counted below it.
+void test_transpositions() {
+    const TicTacToe game;
+    SearchOptions sharing = options(Rule::kUct, 200'000);
+    sharing.solve = sharing.transpositions = true;
+    Mcts<TicTacToe> search(game, sharing);
+    TicTacToe::State state = game.initial();
+    search.begin(state, 1, kRoom);
+    search.run();
+    CHECK(search.tree().nodes[0].proven && search.tree().nodes[0].worth[0] == 0.0f);
+    const auto own_nodes = [&] {
+        return std::count_if(search.tree().nodes.begin(), search.tree().nodes.end(),
+                             [](const Node& node) { return !node.alias; });
+    };
+    CHECK(own_nodes() <= 5'478);
+    for (const Action cell : {4, 0, 8}) {
+        const std::int64_t kept = visits(game, search)[static_cast<std::size_t>(cell)];
+        game.apply(state, cell);
+        search.advance(cell, {}, state);
+        CHECK(sum(visits(game, search)) + 1 >= kept && kept > 0);  // other ways may have counted there too
+        CHECK(search.tree().nodes[0].worth[0] == 0.0f && own_nodes() <= 5'478);
+        for (const Node& node : search.tree().nodes) CHECK(!node.alias || !search.tree().nodes[node.next].alias);
+        search.run();
+    }
+
+    // An evaluator is asked once about every position; without sharing, again and again.
+    const ConnectFour four;
+    const std::vector<float> even(7, 1.0f);
+    for (const bool shared : {false, true}) {
+        SearchOptions puct = options(Rule::kPuct, 2'000);
+        puct.transpositions = shared;
+        Mcts<ConnectFour> asking(four, puct);
+        ConnectFour::State root = four.initial();
+        asking.begin(root, 1, kRoom);
+        for (int move = 0; move < 3; ++move) {
+            std::set<std::uint64_t> asked;  // anew: what was not below the last move is forgotten
+            int answers = 0, again = 0;
+            while (auto leaf = asking.select()) {
+                again += asked.insert(hash_of(leaf->state)).second ? 0 : 1;
+                asking.expand(leaf->state, even, {0.0f, 0.0f});
+                ++answers;
+            }
+            CHECK(shared ? again == 0 : move > 0 || again > 100);
+            CHECK(answers > 1'000 && sum(visits(four, asking)) >= 2'000);
+            four.apply(root, 3);
+            asking.advance(3, {}, root);
+        }
+    }
+}
+
+// Oracle: Dirichlet noise of concentration 10 has mean 1/7 and little variance, so priors of a root that was an inner
+// node move towards equal ones by the share of noise; without noise they stay.
+void test_noise_after_a_move() {
+    const ConnectFour game;
+    const std::vector<float> weights{0.0f, 0.0f, 0.0f, 1.0f, 0.0f, 0.0f, 0.0f};
+    for (const float share : {0.0f, 0.5f}) {
+        SearchOptions noisy = options(Rule::kPuct, 50);
+        noisy.noise = share;
+        noisy.alpha = 10.0f;
+        Mcts<ConnectFour> search(game, noisy);
+        ConnectFour::State state = game.initial();
+        search.begin(state, 1, kRoom);
+        while (auto leaf = search.select()) search.expand(leaf->state, weights, {0.0f, 0.0f});
+        game.apply(state, 3);
+        search.advance(3, {}, state);
+        for (const Edge& edge : search.tree().edges_of(search.tree().nodes[0])) {
+            const float prior = static_cast<float>(edge.mark()) / static_cast<float>(Edge::kSure);
+            const float before = search.tree().action_of(edge) == 3 ? 1.0f : 0.0f;
+            CHECK(share == 0.0f ? std::abs(prior - before) < 1e-4f
+                                : std::abs(prior - (0.5f * before + 0.5f / 7)) < 0.08f);
+        }
+    }
+}
+
 // The same from every world a player holds possible, and for any number of threads.
 void test_information_sets() {
     const KuhnPoker game;
@@ -171,6 +248,7 @@ void test_information_sets() {
         one.read(a, values);
         other.read(b, values);
         CHECK(a == b && sum(a) == 300);
+        for (const KnowledgeTree& tree : one.trees()) CHECK(tree.bytes() <= 32 * tree.nodes() + 12 * tree.edges());
         CHECK(one.best() == KuhnPoker::kPass);  // a jack folds
     }
 }
@@ -208,6 +286,8 @@ int main() {
     test_advance();
     test_outside_evaluator();
     test_memory();
+    test_transpositions();
+    test_noise_after_a_move();
     test_information_sets();
     test_threads(ConnectFour{});
     test_threads(Pig{});

@@ -23,13 +23,16 @@ def seated(batch: games.Batch, row: int, episode: int = 0) -> Ask:
     ("game", "kind"), [("tic_tac_toe", "mcts"), ("connect_four", "mcts"), ("kuhn_poker", "ismcts")]
 )
 def test_it_beats_random_play(game: str, kind: str) -> None:
-    """Oracle: the returns of 200 games in each seat, as the scheduler plays them. All replies are legal."""
+    """Oracle: the returns of 500 games in each seat, as the scheduler plays them, three standard errors above 0. All
+    replies are legal."""
     player = SearchPlayer(kind, simulations=100, rollouts=10)  # type: ignore[arg-type]
+    returns: list[float] = []
     for seat in range(2):
         cast = {f"player_{seat}": player, f"player_{1 - seat}": RandomPolicy()}
-        episodes = play.play_games(cast, games=[game], episodes=200, seed=seat)
+        episodes = play.play_games(cast, games=[game], episodes=500, seed=seat)
         assert all(episode.legal_rate == 1 for episode in episodes)
-        assert np.mean([episode.returns[f"player_{seat}"] for episode in episodes]) > 0.1
+        returns += [episode.returns[f"player_{seat}"] for episode in episodes]
+    assert np.mean(returns) > 3 * np.std(returns) / len(returns) ** 0.5
 
 
 def test_a_reply_depends_on_its_key_alone() -> None:

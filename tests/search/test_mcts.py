@@ -23,23 +23,25 @@ def at(game: str, *histories: list[int]) -> games.Batch:
     return batch
 
 
-def test_every_forced_win_is_found() -> None:
+@pytest.mark.parametrize("transpositions", [False, True])
+def test_every_forced_win_is_found(transpositions: bool) -> None:
     """Oracle: a full search of OpenSpiel's rules, committed with the script that wrote it."""
     batch = at("connect_four", *(position["history"] for position in FORCED_WINS))
-    found = search.mcts(batch, simulations=20_000, solve=True, seed=1)
+    found = search.mcts(batch, simulations=20_000, solve=True, transpositions=transpositions, seed=1)
     for row, position in enumerate(FORCED_WINS):
         assert found.values[row].max() == 1.0, position
         assert found.values[row, found.action[row]] == 1.0, position
 
 
-def test_tic_tac_toe_is_solved_everywhere() -> None:
+@pytest.mark.parametrize("transpositions", [False, True])
+def test_tic_tac_toe_is_solved_everywhere(transpositions: bool) -> None:
     """Oracle: minimax over all positions. Where the search proves a move's value, it is the exact one."""
     table = solvers.minimax("tic_tac_toe")
     batch = games.make("tic_tac_toe", 3000, seed=2)
     for ply in range(4):
         batch.step(batch.sample_actions(ply))
     rows = np.flatnonzero(~batch.terminated)
-    found = search.mcts(batch, rows=rows, simulations=5_000, solve=True)
+    found = search.mcts(batch, rows=rows, simulations=5_000, solve=True, transpositions=transpositions)
     for row, action, values in zip(rows, found.action, found.values, strict=True):
         player = int(batch.current_player[row])
         exact = table[batch.information_state(row, player)]
@@ -175,6 +177,31 @@ def test_one_tree_fills_a_batch(leaves: int) -> None:
     assert np.abs(found.values).max() <= 1.0  # a loss left behind would be seen
 
 
+@pytest.mark.parametrize("options", [{}, {"rule": "gumbel", "considered": 4}])
+def test_shared_positions_are_asked_for_once(options: dict[str, object]) -> None:
+    """Oracle: the same search without sharing, which asks for many positions again; four leaves at a time."""
+    asked: list[str] = []
+
+    def listen(batch: games.Batch) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        asked.extend(batch.information_state(row, 0) for row in range(len(batch)))
+        return np.ones((len(batch), 9)), np.zeros(len(batch))
+
+    counts = {}
+    for shared in (False, True):
+        asked.clear()
+        found = search.mcts(
+            games.make("tic_tac_toe", 1),
+            evaluator=listen,
+            simulations=2000,
+            transpositions=shared,
+            **options,  # type: ignore[arg-type]
+        )
+        assert found.visits.sum() == 2000
+        counts[shared] = len(asked) - len(set(asked))
+    assert counts[False] > 50
+    assert counts[True] == 0
+
+
 def test_the_tree_goes_with_the_game() -> None:
     """Oracle: arithmetic. What is left after a move are the visits below it, and new ones come on top."""
     batch = games.make("connect_four", 3, seed=4)
@@ -200,7 +227,8 @@ def test_chance_is_followed() -> None:
 
 
 @pytest.mark.parametrize(
-    "options", [{"solve": True}, {"evaluator": "uniform"}, {"rule": "gumbel"}, {"rollouts": 3}]
+    "options",
+    [{"solve": True}, {"evaluator": "uniform"}, {"rule": "gumbel"}, {"rollouts": 3}, {"transpositions": True}],
 )
 def test_threads_change_nothing(options: dict[str, object]) -> None:
     """Oracle: one thread. Nor do the other rows: a row searched alone, with its seed, gives the same."""

@@ -30,6 +30,10 @@ CASES: dict[str, tuple[Callable[[], object], str]] = {
         lambda: search.mcts(games.make("pig", 1), solve=True),
         "solve needs two players and no chance",
     ),
+    "transpositions": (
+        lambda: search.mcts(games.make("pig", 1), transpositions=True),
+        "transpositions need perfect information, no chance",
+    ),
     "observers": (lambda: search.ismcts(games.make("kuhn_poker", 1), observers="none"), "observers must be"),  # type: ignore[arg-type]
     "memory": (
         lambda: search.mcts(board(), simulations=10_000, max_bytes=5_000),
