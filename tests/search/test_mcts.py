@@ -228,7 +228,13 @@ def test_chance_is_followed() -> None:
 
 @pytest.mark.parametrize(
     "options",
-    [{"solve": True}, {"evaluator": "uniform"}, {"rule": "gumbel"}, {"rollouts": 3}, {"transpositions": True}],
+    [
+        {"solve": True},
+        {"evaluator": "uniform"},
+        {"rule": "gumbel"},
+        {"rollouts": 3},
+        {"transpositions": True},
+    ],
 )
 def test_threads_change_nothing(options: dict[str, object]) -> None:
     """Oracle: one thread. Nor do the other rows: a row searched alone, with its seed, gives the same."""
