@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import copy
 from dataclasses import replace
 
 import numpy as np
 import pytest
+import torch
 
 from selfplay_fast import games, play, search
+from selfplay_fast.learn import Update, pack, reinforce_loss, update
+from selfplay_fast.learn.warmup import warm_up
 from selfplay_fast.policies import ModelEvaluator, OpponentPool, RandomPolicy, ScriptedPolicy, SearchPlayer
 from selfplay_fast.policies.language_model import LanguageModel
 from selfplay_fast.policies.nano import build_nano
@@ -102,6 +106,45 @@ def test_who_is_chosen(choose: str) -> None:
     shares = [names.count(name) / 3000 for name in "abc"]
     expected = {"uniform": [1 / 3] * 3, "latest": [0, 0, 1], "prioritised": [0, 0.2, 0.8]}[choose]
     np.testing.assert_allclose(shares, expected, atol=0.03)
+
+
+def test_training_against_past_selves() -> None:
+    """Oracle: contract. What a pool holds stays as it was while the learner changes, all past selves are met, and the
+    learner is trained on its own turns alone, whichever seat it has."""
+    learner = LanguageModel(*build_nano(["kuhn_poker"], seed=0))
+    warm_up(learner, ["kuhn_poker"], steps=20, turns=32, learning_rate=1e-2, seed=0)
+    optimizer = torch.optim.AdamW(learner.model.parameters(), lr=1e-4)
+    pool = OpponentPool({}, seed=3)
+    frozen = {}
+    met: set[str] = set()
+    for step in range(3):
+        past = LanguageModel(copy.deepcopy(learner.model), learner.tokenizer)
+        pool.add(f"step {step}", past)
+        frozen[f"step {step}"] = {name: value.clone() for name, value in past.model.state_dict().items()}
+        role, other = (f"player_{(step + i) % 2}" for i in range(2))
+        episodes = play.play_games({role: learner, other: pool}, games=["kuhn_poker"], episodes=24, seed=step)
+        met |= {pool.member_of(Key(episode.seed, episode.index, 0)) for episode in episodes}
+        pool.record(episodes, role)
+        advantages = [
+            [episode.returns[role] if turn.ask.role == role else 0.0 for turn in episode.turns]
+            for episode in episodes
+        ]
+        batch = pack(episodes, advantages, token_normaliser=10.0)
+        own = sum(
+            len(turn.reply.tokens)
+            for episode in episodes
+            for turn in episode.turns
+            if turn.ask.role == role and episode.returns[role] != 0
+        )
+        assert int(batch.offsets[-1]) == own
+        update(learner, optimizer, batch, Update(loss=reinforce_loss))
+    assert met == set(pool.members)
+    assert sum(pool.met.values()) == 72
+    for name, weights in frozen.items():
+        now = pool.members[name].model.state_dict()  # type: ignore[attr-defined]
+        assert all(torch.equal(now[key], value) for key, value in weights.items())
+    first, last = frozen["step 0"], learner.model.state_dict()
+    assert not all(torch.equal(last[key], value) for key, value in first.items())
 
 
 def test_refusals() -> None:
