@@ -9,6 +9,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+import torch
 import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
@@ -19,33 +20,35 @@ SHARED, SPILLED = 232_448, 32  # bytes that a Hopper GPU gives a block; bytes th
 PTXAS = Path(triton.__file__).parent / "backends" / "nvidia" / "bin" / "ptxas"
 
 
-def token_logprobs_kernels() -> dict[str, tuple[Any, dict[str, str], dict[str, int], dict[str, int]]]:
-    """Name -> kernel, types of what is no number, constants, launch options."""
-    tile = token_logprobs._TILE
-    matrices = {
-        "hidden": f"tensordesc<bf16[{tile['BLOCK_T']}, {tile['BLOCK_H']}]>",
-        "weight": f"tensordesc<bf16[{tile['BLOCK_V']}, {tile['BLOCK_H']}]>",
-        "targets_ptr": "*i64",
-        "out_ptr": "*bf16",
-    }
-    forward = {**tile, "TILES": token_logprobs._TILES}
-    return {
-        "token_logprobs forward": (
-            token_logprobs._forward_kernel,
-            matrices,
-            forward,
-            token_logprobs._LAUNCH,
-        ),
-        "token_logprobs backward": (
-            token_logprobs._backward_kernel,
-            matrices,
-            tile,
-            token_logprobs._LAUNCH,
-        ),
-    }
+def token_logprobs_kernels() -> dict[str, tuple[Any, dict[str, str], dict[str, Any], dict[str, int]]]:
+    """Name -> kernel, types of what is no number, constants, launch options; plain and with every option."""
+    kernels = {}
+    for what, options in (("", False), (", bias, cap", True)):
+        head = token_logprobs.Head(torch.ones(1), softcap=float(options))
+        for name, tile in (
+            ("forward", token_logprobs._TILE),
+            ("backward", token_logprobs._tile_backward(head)),
+        ):
+            types = {
+                "hidden": f"tensordesc<bf16[{tile['BLOCK_T']}, {tile['BLOCK_H']}]>",
+                "weight": f"tensordesc<bf16[{tile['BLOCK_V']}, {tile['BLOCK_H']}]>",
+                "targets_ptr": "*i64",
+                "bias_ptr": "*bf16",
+                "out_ptr": "*bf16",
+                "softcap": "fp32",
+                "inner": "fp32",
+            }
+            constants: dict[str, Any] = {**tile, "HAS_BIAS": options, "CAPPED": options}
+            if not options:
+                constants["bias_ptr"] = None
+            if name == "forward":
+                constants |= {"TILES": token_logprobs._TILES, "SQUARES": options}
+            kernel = getattr(token_logprobs, f"_{name}_kernel")
+            kernels[f"token_logprobs {name}{what}"] = (kernel, types, constants, token_logprobs._LAUNCH)
+    return kernels
 
 
-def compiled(kernel: Any, types: dict[str, str], constants: dict[str, int], launch: dict[str, int]) -> Any:
+def compiled(kernel: Any, types: dict[str, str], constants: dict[str, Any], launch: dict[str, int]) -> Any:
     """Numbers and pointers are taken to be multiples of 16, as torch's are."""
     names = kernel.arg_names
     kinds = {name: "*fp32" if name.endswith("_ptr") else "i32" for name in names}
@@ -72,7 +75,7 @@ def main() -> None:
         products = done.asm["ptx"].count("wgmma.mma_async")
         shared = done.metadata.shared
         print(
-            f"{name:28}{registers:4} registers{spilled:5} B spilled{shared:8} B shared{products:4} tensor-core products"
+            f"{name:36}{registers:4} registers{spilled:5} B spilled{shared:8} B shared{products:4} tensor-core products"
         )
         if spilled > SPILLED or shared > SHARED or products == 0:
             bad.append(name)

@@ -120,12 +120,12 @@ def assert_right(name: str, function: Function, p: Problem) -> str:
             for i in range(0, SOME, 64)
         ]  # fmt: skip
     if entropy is None:
-        error = float((logprobs - torch.cat([truth for truth, _ in exact]).mean()).abs())
+        error = float((logprobs - torch.cat([truth for truth, *_ in exact]).mean()).abs())
         assert error <= 0.01, f"{name}: mean log-prob {error:.0e}"
         return f"{name}: mean log-prob {error:.0e}"
     errors = [
         float((mine.double() - torch.cat(truth)).abs().max())
-        for mine, truth in zip((logprobs, entropy), zip(*exact, strict=True), strict=True)
+        for mine, truth in zip((logprobs, entropy), list(zip(*exact, strict=True))[:2], strict=True)
     ]
     backward(function, some)
     backward(naive, wide)

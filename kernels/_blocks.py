@@ -29,6 +29,11 @@ def matmul_tile(left, right, row, column, width, BM: tl.constexpr, BN: tl.conste
 
 
 @triton.jit
+def tanh(x):
+    return 1 - 2 / (1 + tl.exp2(x * (2 * LOG2_E)))
+
+
+@triton.jit
 def fold_logits(scores, largest, total, weighted):
     """One more block of scores (in powers of two) of the same rows, with m their largest so far:
 

@@ -43,12 +43,141 @@ def test_values_and_gradients_equal_float64(tokens, vocabulary, temperature, pat
     (lp * g_lp + ent * g_ent).sum().backward()
     b = [x.double().requires_grad_() for x in (h, w)]
     wide = scale.double() if isinstance(scale, torch.Tensor) else scale
-    lp64, ent64 = token_logprobs_reference(*b, t, wide)
+    lp64, ent64, _ = token_logprobs_reference(*b, t, wide)
     (lp64 * g_lp + ent64 * g_ent).sum().backward()
     assert torch.allclose(lp.double(), lp64, atol=1e-5)
     assert torch.allclose(ent.double(), ent64, atol=1e-5)
     for x, y in zip(a, b, strict=True):
         assert (x.grad - y.grad).abs().max() <= 1e-5 * y.grad.abs().max()
+
+
+@pytest.mark.parametrize("softcap", [None, 3.0])
+def test_bias_cap_scale_mask_and_all_that_can_be_returned(softcap, path, monkeypatch):
+    """Oracle: float64 of the kept rows alone. Masked rows give 0, take no gradient and may have any target."""
+    monkeypatch.setattr(module, "_BLOCK_ENTRIES", 17 * 333)
+    h, w, t = make(70, 24, 333)
+    bias, mask = torch.randn(333), torch.arange(70) % 3 != 0
+    likeliest = (h @ w.T + bias).argmax(-1)  # caps and scales rise with what they are made of
+    t = torch.where(mask, torch.where(torch.arange(70) % 2 == 0, likeliest, t), -100)
+    scale = torch.linspace(0.3, 2, 70)
+    g_lp, g_ent = torch.randn(70), torch.randn(70)
+    a = [x.clone().requires_grad_() for x in (h, w, bias)]
+    options = {"softcap": softcap, "logit_scale": 0.4}
+    lp, ent, squares, top1 = token_logprobs(
+        *a[:2],
+        t,
+        temperature=scale,
+        bias=a[2],
+        mask=mask,
+        return_entropy=True,
+        return_log_sum_sq=True,
+        return_top1=True,
+        **options,
+    )
+    (lp * g_lp + ent * g_ent).sum().backward()
+    b = [x.double().requires_grad_() for x in (h, w, bias)]
+    lp64, ent64, squares64 = token_logprobs_reference(
+        b[0][mask], b[1], t[mask], scale[mask].double(), bias=b[2], **options
+    )
+    (lp64 * g_lp[mask] + ent64 * g_ent[mask]).sum().backward()
+    for ours, exact in ((lp, lp64), (ent, ent64), (squares, squares64)):
+        assert torch.allclose(ours[mask].double(), exact, atol=2e-5)
+        assert not ours[~mask].any()
+    assert top1[mask].tolist() == (likeliest == t)[mask].tolist()
+    for x, y in zip(a, b, strict=True):
+        assert (x.grad - y.grad).abs().max() <= 2e-5 * y.grad.abs().max()
+
+
+def test_all_rows_masked(path):
+    """Oracle: nothing is computed, so nothing can be wrong: zeros, zero gradients, and NaN in hidden does not show."""
+    h, w, t = make(6, 8, 11)
+    a = [torch.full_like(h, torch.nan).requires_grad_(), w.clone().requires_grad_()]
+    lp, ent = token_logprobs(*a, t, mask=torch.zeros(6, dtype=torch.bool), return_entropy=True)
+    (lp + ent).sum().backward()
+    assert not lp.any()
+    assert not ent.any()
+    assert all(torch.equal(x.grad, torch.zeros_like(x)) for x in a)
+
+
+def test_masked_rows_may_hold_anything(path):
+    """Oracle: the same rows without the masked ones, bit for bit; those hold NaN."""
+    h, w, t = make(40, 16, 90)
+    mask = torch.arange(40) % 4 == 1
+    dirty = torch.where(mask[:, None], h, torch.nan).requires_grad_()
+    clean = h[mask].requires_grad_()
+    lp = token_logprobs(dirty, w, t, mask=mask)
+    lp.sum().backward()
+    alone = token_logprobs(clean, w, t[mask])
+    alone.sum().backward()
+    assert torch.equal(lp[mask], alone)
+    assert torch.equal(dirty.grad[mask], clean.grad)
+    assert not dirty.grad[~mask].any()
+
+
+def test_the_references_gradient():
+    """Oracle: finite differences of the reference in float64, whose autograd the other tests lean on."""
+    h, w, t = make(4, 5, 6)
+    inputs = [x.double().requires_grad_() for x in (h, w, torch.randn(6))]
+    temperature = torch.linspace(0.5, 2, 4).double()
+    assert torch.autograd.gradcheck(
+        lambda h, w, b: token_logprobs_reference(h, w, t, temperature, bias=b, softcap=2.0, logit_scale=0.5),
+        inputs,
+    )
+
+
+@pytest.mark.parametrize("masked", [False, True])
+def test_it_is_an_op(masked):
+    """Oracle: `torch.library.opcheck`: schema, fake kernel, autograd, and all of it under symbolic shapes."""
+    h, w, t = make(7, 8, 12)
+    bias = torch.randn(12, requires_grad=True)
+    mask = torch.arange(7) != 3 if masked else None
+    arguments = (h.requires_grad_(), w.requires_grad_(), t, torch.ones(7), bias, mask, 2.0, 0.5, masked)
+    torch.library.opcheck(module._op, arguments)
+    columns = (torch.randn(7), torch.randn(7), h.detach(), w.detach(), t, torch.ones(7), bias.detach(), mask)
+    numbers = (torch.zeros(7), torch.ones(7), 0.0, 1.0, True, masked, True)
+    torch.library.opcheck(module._backward_op, columns + numbers)
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_it_compiles_whole():
+    """Oracle: the same call outside of torch.compile, values and gradients; fullgraph allows no break."""
+    h, w, t = make(9, 8, 21)
+    mask = torch.arange(9) % 3 != 0
+
+    def loss(h, w):
+        lp, ent = token_logprobs(h, w, t, temperature=0.7, mask=mask, return_entropy=True)
+        return (lp - 0.1 * ent).sum()
+
+    compiled = torch.compile(loss, fullgraph=True, backend="aot_eager")
+    a, b = ([x.clone().requires_grad_() for x in (h, w)] for _ in range(2))
+    one, two = loss(*a), compiled(*b)
+    one.backward()
+    two.backward()
+    assert torch.equal(one, two)
+    assert all(torch.equal(x.grad, y.grad) for x, y in zip(a, b, strict=True))
+
+
+def test_a_distributed_head_and_a_tied_one(tmp_path):
+    """Oracle: the plain weight. A DTensor is gathered, its gradient comes back as one; a weight that is the embedding
+    too gets the sum of both gradients."""
+    h, w, t = make(9, 8, 21)
+    plain = w.clone().requires_grad_()
+    token_logprobs(h, plain, t).sum().backward()
+    torch.distributed.init_process_group(
+        "gloo", init_method=f"file://{tmp_path / 'meet'}", rank=0, world_size=1
+    )
+    try:
+        mesh = torch.distributed.init_device_mesh("cpu", (1,))
+        shards = [torch.distributed.tensor.Shard(0)]
+        spread = torch.distributed.tensor.distribute_tensor(w.clone(), mesh, shards).requires_grad_()
+        token_logprobs(h, spread, t).sum().backward()
+        assert torch.equal(spread.grad.full_tensor(), plain.grad)
+    finally:
+        torch.distributed.destroy_process_group()
+    tied, wide = w.clone().requires_grad_(), w.double().requires_grad_()
+    token_logprobs(tied[t], tied, t).sum().backward()
+    token_logprobs_reference(wide[t], wide, t)[0].sum().backward()
+    assert torch.allclose(tied.grad.double(), wide.grad, atol=1e-5)
 
 
 def test_gradient_at_probability_near_one(path):
@@ -70,7 +199,7 @@ def test_columns_beyond_the_vocabulary_count_for_nothing(path):
     h, w, t = make(5, 16, 67)
     h, w = h.abs(), -8 * w.abs()
     lp, ent = token_logprobs(h, w, t, return_entropy=True)
-    lp64, ent64 = token_logprobs_reference(h.double(), w.double(), t)
+    lp64, ent64, _ = token_logprobs_reference(h.double(), w.double(), t)
     assert lp64.min() < -30
     assert torch.allclose(lp.double(), lp64, atol=1e-4)
     assert torch.allclose(ent.double(), ent64, atol=1e-5)
@@ -107,12 +236,35 @@ def test_entropy_only_and_logprob_only_gradients(path):
         (lambda h, w, t: (h, w, t + 9), "targets must be from 0 to 8"),
         (lambda h, w, t: (h, w, t - 9), "targets must be from 0 to 8"),
         (lambda h, w, t: (h.double(), w, t), "dtype"),
+        (lambda h, w, t: (h.double(), w.double(), t), "hidden must be float32"),
+        (lambda h, w, t: (h, w[:0], t), "weight must have at least one row"),
     ],
 )
 def test_bad_input_names_the_argument(change, name):
     """Oracle: the documented ValueError."""
     with pytest.raises(ValueError, match=name):
         token_logprobs(*change(*make(5, 4, 9)))
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"bias": torch.zeros(8)}, r"bias must be floating \[9\]"),
+        ({"bias": torch.zeros(9, dtype=torch.int64)}, "bias must be floating"),
+        ({"mask": torch.ones(4, dtype=torch.bool)}, r"mask must be bool \[5\]"),
+        ({"mask": torch.ones(5)}, "mask must be bool"),
+        ({"softcap": 0.0}, "softcap must be > 0"),
+        ({"logit_scale": -1.0}, "logit_scale must be > 0"),
+        ({"logit_scale": float("nan")}, "logit_scale must be > 0"),
+        ({"temperature": torch.ones(4)}, "temperature must be a number or floating"),
+        ({"temperature": torch.full((5,), torch.nan)}, "temperature must be > 0"),
+        ({"temperature": float("inf")}, "temperature must be > 0"),
+    ],
+)
+def test_bad_options_name_themselves(options, words):
+    """Oracle: the documented ValueError."""
+    with pytest.raises(ValueError, match=words):
+        token_logprobs(*make(5, 4, 9), **options)
 
 
 def test_temperature_must_be_positive():
@@ -135,7 +287,7 @@ def test_on_the_gpu(dtype, tokens, width, vocabulary):
     b = [x.detach().double().requires_grad_() for x in a]
     temperature = torch.linspace(0.3, 2, tokens, device="cuda")
     lp, ent = token_logprobs(*a, t, temperature=temperature, return_entropy=True)
-    lp64, ent64 = token_logprobs_reference(*b, t, temperature.double())
+    lp64, ent64, _ = token_logprobs_reference(*b, t, temperature.double())
     g_lp, g_ent = torch.randn(2, tokens, device="cuda").unbind()
     g_lp[::3] = g_ent[::3] = 0
     torch.autograd.backward([lp, ent], [g_lp, g_ent])
@@ -150,6 +302,6 @@ def test_half_precision_inputs_do_not_round_the_logits():
     """Oracle: float64 of the same rounded inputs; logits rounded to bfloat16 would be off by 0.03 here."""
     h, w, t = (x if x.dtype == torch.int64 else x.bfloat16() for x in make(40, 32, 500))
     lp, ent = token_logprobs(h, w, t, return_entropy=True)
-    lp64, ent64 = token_logprobs_reference(h.double(), w.double(), t)
+    lp64, ent64, _ = token_logprobs_reference(h.double(), w.double(), t)
     assert (lp.double() - lp64).abs().max() <= 1e-4
     assert (ent.double() - ent64).abs().max() <= 1e-4
