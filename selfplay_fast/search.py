@@ -39,6 +39,8 @@ Evaluator: TypeAlias = "Callable[[Batch], tuple[ArrayLike, ArrayLike]]"
 """Leaves as a batch of games -> (priors [K, A], values): what ``Search.expand`` takes."""
 Rule = Literal["uct", "puct", "gumbel"]
 MOST_SIMULATIONS = 2**24 - 1  # what an edge can count
+MOST_CONSIDERED = 1_000_000
+LARGEST = 1e6  # of what is added up in float32
 MOST_ROLLOUTS = 1_000_000  # of one leaf: no signal is heard while a search runs
 
 
@@ -90,8 +92,9 @@ class Options:
     max_bytes: int = 2**31
 
     def __post_init__(self) -> None:
-        for name in ("considered", "leaves", "max_bytes"):
+        for name in ("leaves", "max_bytes"):
             arguments.whole(name, getattr(self, name), 1)
+        arguments.whole("considered", self.considered, 1, MOST_CONSIDERED)
         arguments.whole("simulations", self.simulations, 1, MOST_SIMULATIONS)
         arguments.whole("rollouts", self.rollouts, 1, MOST_ROLLOUTS)
         arguments.flag("solve", self.solve)
@@ -99,11 +102,11 @@ class Options:
         if self.rule not in (None, "uct", "puct", "gumbel"):
             raise ValueError(f"rule must be 'uct', 'puct' or 'gumbel', got {self.rule!r}")
         for name, low, high in (
-            ("c", 0.0, math.inf),
+            ("c", 0.0, LARGEST),
             ("noise", 0.0, 1.0),
             ("alpha", 1e-3, math.inf),
             ("temperature", 0.0, math.inf),
-            ("virtual_loss", 0.0, math.inf),
+            ("virtual_loss", 0.0, LARGEST),
         ):
             value = getattr(self, name)
             real = isinstance(value, int | float | np.number) and math.isfinite(value)
@@ -115,6 +118,8 @@ class Options:
         if not callable(evaluator) and evaluator not in ("rollout", "uniform"):
             raise ValueError(f"evaluator must be 'rollout', 'uniform' or a function, got {evaluator!r}")
         rule = self.rule or ("uct" if evaluator == "rollout" else "puct")
+        if rule == "uct" and self.noise > 0:
+            raise ValueError("noise goes with rule='puct' or 'gumbel', whose priors it disturbs")
         if self.solve and (rule != "uct" or callable(evaluator)):
             raise ValueError("solve goes with rule='uct' and evaluator='rollout'")
         options = _native.SearchOptions()
@@ -288,6 +293,8 @@ class Search:
                 f" or {(count,)}" if self.players == 2 and self.zero_sum else ""
             )
             raise ValueError(f"values must have the shape {wanted}, got {returns.shape}")
+        if np.abs(returns).max(initial=0.0) > LARGEST:
+            raise ValueError(f"values must be from {-LARGEST:g} to {LARGEST:g}")
         self._native.expand(weights, returns)
         self._pending = None
 
@@ -350,6 +357,8 @@ class Cached:
 
 def considered_visits(actions: int, simulations: int) -> list[int]:
     """Sequential halving over ``actions``: for every simulation, the visits an action must have to be considered."""
+    arguments.whole("actions", actions, 1, MOST_CONSIDERED)
+    arguments.whole("simulations", simulations, 0, MOST_SIMULATIONS)
     return _native.considered_visits(actions, simulations)
 
 

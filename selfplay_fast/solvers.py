@@ -8,6 +8,7 @@ options may be part of the name: ``"kuhn_poker(rounds=2)"``.
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -49,6 +50,7 @@ FloatArray = NDArray[np.float64]
 Form: TypeAlias = "_native.GameTree | _native.Positions"
 
 MAX_NODES = 1_000_000
+MOST_NODES = 2**31 - 1  # what the trees can number
 
 DISCOUNTS: dict[str, tuple[float, float, float]] = {
     "cfr": (inf, inf, 0.0),  # Zinkevich et al. 2007
@@ -268,7 +270,10 @@ def cfr(
     given = zip((alpha, beta, gamma), DISCOUNTS[variant], strict=True)
     tree = _tree(game, max_nodes, "cfr")
     arguments.whole("cfr: iterations", iterations, 0)
-    solver = _native.Cfr(tree, *(default if value is None else value for value, default in given))
+    discounts = [default if value is None else value for value, default in given]
+    if math.isfinite(discounts[2]) and discounts[2] * math.log(max(iterations, 2)) > 600:
+        raise ValueError(f"cfr: gamma must keep iterations^gamma below 1e260, got {discounts[2]}")
+    solver = _native.Cfr(tree, *discounts)
     solver.run(iterations)
     return _as_policy(tree, solver.average_policy())
 
@@ -362,6 +367,7 @@ def load_policy(path: str | Path, game: str, *, max_nodes: int = MAX_NODES) -> T
 
 @lru_cache(maxsize=64)
 def _form(game: str, max_nodes: int) -> Form:
+    arguments.whole("max_nodes", max_nodes, 1, MOST_NODES)
     about = games.describe(game)
     return _walk(about.name, tuple(about.options.items()), max_nodes)
 

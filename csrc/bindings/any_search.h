@@ -3,6 +3,7 @@
 
 #include <cstdint>
 #include <memory>
+#include <shared_mutex>
 #include <span>
 #include <vector>
 
@@ -32,6 +33,12 @@ class AnySearch {
     virtual void advance(std::span<const std::int64_t> actions) = 0;
     virtual void read(Found found) = 0;
     virtual void read_policy(std::span<float> policy) = 0;
+
+    std::shared_mutex& in_use() const { return in_use_; }
+    bool failed = false;  // in the middle of a call
+
+  private:
+    mutable std::shared_mutex in_use_;  // held by the bindings for the time of a call
 };
 
 struct SearchEntry {

@@ -91,6 +91,22 @@ py::tuple search(const AnyBatch& batch, const std::optional<Integers>& rows, con
     return results.tuple();
 }
 
+// One thread at a time has a search; after an exception (its memory ran out) its trees are not used again.
+template <class Call>
+auto alone(AnySearch& self, const Call& call) {
+    const py::gil_scoped_release unlocked;
+    const Changes mine(self.in_use());
+    if (self.failed) throw std::invalid_argument("this search failed before; begin a new one");
+    try {
+        return call();
+    } catch (const std::invalid_argument&) {  // refused before anything changed
+        throw;
+    } catch (...) {
+        self.failed = true;
+        throw;
+    }
+}
+
 void expand(AnySearch& self, const Floats& weights, const Floats& returns) {
     const auto leaves = static_cast<py::ssize_t>(self.leaf_rows().size());
     const GameInfo& info = self.games().info();
@@ -98,8 +114,10 @@ void expand(AnySearch& self, const Floats& weights, const Floats& returns) {
         throw std::invalid_argument("expand: one answer for each of the " + std::to_string(leaves) +
                                     " leaves is wanted");
     }
-    self.expand({weights.data(), static_cast<std::size_t>(weights.size())},
-                {returns.data(), static_cast<std::size_t>(returns.size())});
+    alone(self, [&] {
+        self.expand({weights.data(), static_cast<std::size_t>(weights.size())},
+                    {returns.data(), static_cast<std::size_t>(returns.size())});
+    });
 }
 
 }  // namespace
@@ -159,9 +177,10 @@ void bind_search(py::module_& m) {
                      return spf::entry_of(batch).keep(batch, spf::call_of(options, seeds, threads, batch.size()));
                  }),
              py::arg("batch"), py::arg("options"), py::arg("seeds"), py::arg("threads"))
-        .def("run", &AnySearch::run, py::call_guard<py::gil_scoped_release>())
-        .def("select", &AnySearch::select, py::arg("most"), py::call_guard<py::gil_scoped_release>(),
-             "The leaves to evaluate as games, or None.")
+        .def("run", [](AnySearch& self) { spf::alone(self, [&] { self.run(); }); })
+        .def(
+            "select", [](AnySearch& self, int most) { return spf::alone(self, [&] { return self.select(most); }); },
+            py::arg("most"), "The leaves to evaluate as games, or None.")
         .def_property_readonly("leaf_rows",
                                [](const AnySearch& self) {
                                    const auto& rows = self.leaf_rows();
@@ -171,20 +190,22 @@ void bind_search(py::module_& m) {
         .def(
             "advance",
             [](AnySearch& self, const spf::Integers& actions) {
-                self.advance({actions.data(), static_cast<std::size_t>(actions.size())});
+                spf::alone(self, [&] { self.advance({actions.data(), static_cast<std::size_t>(actions.size())}); });
             },
             py::arg("actions"))
         .def("results",
              [](AnySearch& self) {
                  spf::Results results(self.games().size(), self.games().info().num_actions);
-                 self.read(results.views());
+                 const spf::Found views = results.views();
+                 spf::alone(self, [&] { self.read(views); });
                  return results.tuple();
              })
         .def("policy", [](AnySearch& self) {
             py::array_t<float> policy(
                 {self.games().size(), static_cast<std::int64_t>(self.games().info().num_actions)});
             std::fill_n(policy.mutable_data(), policy.size(), 0.0f);
-            self.read_policy({policy.mutable_data(), static_cast<std::size_t>(policy.size())});
+            const std::span<float> shares(policy.mutable_data(), static_cast<std::size_t>(policy.size()));
+            spf::alone(self, [&] { self.read_policy(shares); });
             return policy;
         });
 }

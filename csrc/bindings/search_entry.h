@@ -35,6 +35,11 @@ class GameSearch final : public AnySearch {
         rows_.clear();
     }
     void advance(std::span<const std::int64_t> actions) override {
+        if (games_.batch().options().autoreset != Autoreset::kOff) {
+            throw std::invalid_argument(
+                "advance: games that begin again by themselves are not followed; give Search a batch with "
+                "autoreset=\"off\"");
+        }
         games_.step(actions, std::nullopt, {});
         forest_.advance(games_.batch());
     }

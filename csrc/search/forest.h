@@ -56,10 +56,16 @@ void search_rows(const Batch<Game>& batch, Rows rows, const SearchOptions& optio
     });
 }
 
+// What one tree may take: as many are searched at once as there are threads, or rows.
+inline std::size_t share_of(const SearchOptions& options, int threads, const Found& found) {
+    const auto rows = std::max<std::size_t>(1, found.actions.size());
+    return options.max_bytes / std::min(static_cast<std::size_t>(threads), rows);
+}
+
 template <TurnGame Game>
 void search_mcts(const Batch<Game>& batch, Rows rows, Seeds seeds, const SearchOptions& options, int threads,
                  Found found) {
-    const std::size_t share = options.max_bytes / static_cast<std::size_t>(threads);
+    const std::size_t share = share_of(options, threads, found);
     search_rows(
         batch, rows, options, threads, Mcts<Game>(batch.game(), options),
         [&](Mcts<Game>& search, const typename Game::State& state, std::size_t i) {
@@ -72,7 +78,7 @@ void search_mcts(const Batch<Game>& batch, Rows rows, Seeds seeds, const SearchO
 template <TurnGame Game>
 void search_ismcts(const Batch<Game>& batch, Rows rows, Seeds seeds, const SearchOptions& options, bool multiple,
                    int threads, Found found) {
-    const std::size_t share = options.max_bytes / static_cast<std::size_t>(threads);
+    const std::size_t share = share_of(options, threads, found);
     search_rows(
         batch, rows, options, threads, Ismcts<Game>(batch.game(), options, multiple),
         [&](Ismcts<Game>& search, const typename Game::State& state, std::size_t i) {

@@ -9,6 +9,8 @@
 #include <cstdint>
 #include <optional>
 #include <span>
+#include <stdexcept>
+#include <string>
 #include <tuple>
 #include <vector>
 
@@ -93,6 +95,7 @@ class Mcts {
             waiting_.push_back({0, {}});
             return Leaf{0, root_, {}};
         }
+        check_room_for_visits();
         while (!done()) {
             State state = root_;
             actions_.clear();
@@ -171,10 +174,10 @@ class Mcts {
             return;
         }
         float sum = 0.0f;
-        for (const Edge& edge : edges) sum += static_cast<float>(edge.visits());
+        for (const Edge& edge : edges) sum += static_cast<float>(claim_of(edge));
         for (const Edge& edge : edges) {
             policy[static_cast<std::size_t>(tree_.action_of(edge))] =
-                sum > 0.0f ? static_cast<float>(edge.visits()) / sum : 1.0f / static_cast<float>(edges.size());
+                sum > 0.0f ? static_cast<float>(claim_of(edge)) / sum : 1.0f / static_cast<float>(edges.size());
         }
     }
     // What to play. A sure return, of a game that is over or a position that is proven, counts before visits, visits
@@ -216,6 +219,11 @@ class Mcts {
         simulated_ = 0;
         waiting_.clear();
     }
+    void check_room_for_visits() const {
+        if (root_visits_ + static_cast<std::uint32_t>(options_.simulations - simulated_) <= Edge::kMost) return;
+        throw std::length_error("simulations: a tree that is kept counts at most " + std::to_string(Edge::kMost) +
+                                " visits; begin a new search");
+    }
     std::uint32_t visits_of(const Node& node) const {
         std::uint32_t visits = 1;
         for (const Edge& edge : tree_.edges_of(node)) visits += edge.visits();
@@ -225,13 +233,20 @@ class Mcts {
     template <Rule kRule, bool kSolve>
     void run_as() {
         if (over()) return;
-        if (!evaluated()) open(0, root_, {});
+        check_room_for_visits();
+        if (!evaluated()) {
+            open(0, root_, {});
+            if (kRule == Rule::kGumbel && options_.rollouts > 0) {  // whose completed values start from the root's
+                const Returns<Game> returns = play_out(game_, root_, options_.rollouts, dice_);
+                tree_.nodes[0].worth[0] = returns[static_cast<std::size_t>(tree_.nodes[0].player)];
+            }
+        }
         for (; simulated_ < options_.simulations; ++simulated_) {
             if (kSolve && tree_.nodes[0].proven) return;
             State state = root_;
             const std::uint32_t leaf = descend<kRule, kSolve, false>(state);
-            if (tree_.nodes[leaf].player < 0) {
-                const Returns<Game> returns = returns_of(game_, state);
+            if (tree_.nodes[leaf].player < 0 || tree_.nodes[leaf].proven) {
+                const Returns<Game> returns = tree_.nodes[leaf].proven ? worth_of(leaf) : returns_of(game_, state);
                 back_up(returns);
                 if constexpr (kSolve) prove(leaf, returns);
                 continue;
@@ -255,9 +270,12 @@ class Mcts {
         depth_ = 0;
         std::uint32_t at = 0, visits = root_visits_;
         while (true) {
-            if (tree_.nodes[at].player < 0) return at;
+            if (tree_.nodes[at].player < 0 || (kSolve && tree_.nodes[at].proven)) return at;
             if (tree_.nodes[at].count == 0) {
-                if constexpr (kAsk) return kBusy;
+                if constexpr (kAsk) {
+                    untry_aliases();
+                    return kBusy;
+                }
                 open(at, state, {});
             }
             const std::uint32_t pick = choose<kRule, kSolve>(tree_.nodes[at], at == 0, visits);
@@ -315,6 +333,16 @@ class Mcts {
         }
         return 0;
     }
+    // Takes back the edges that a descent which came to nothing tried on its way.
+    void untry_aliases() {
+        for (std::size_t depth = depth_; depth-- > 0;) {
+            Edge& edge = tree_.edges[path_[depth].edge];
+            if (edge.visits() != 0) continue;
+            edge.set_link(tree_.nodes[edge.link()].action);
+            tree_.nodes.pop_back();  // the alias; nothing was added after it
+            --tree_.nodes[depth == 0 ? 0 : tree_.node_after(tree_.edges[path_[depth - 1].edge])].tried;
+        }
+    }
     // The node of a position that another way led to; 0 if there is none, or none yet to go on from.
     template <bool kAsk>
     std::uint32_t met_before(std::uint64_t position) const {
@@ -353,15 +381,16 @@ class Mcts {
         }
         const float k = options_.c * root_of_log(visits);
         const Edge* const edges = tree_.edges.data() + node.first;
-        return node.first + with_counts(visits, [&](const auto& counts) {
-                   return highest(node.count, -INFINITY, [&](std::uint32_t i) {
-                       if constexpr (kSolve) {
-                           if (is_proven(edges[i])) return proven_worth(edges[i], node.player);
-                       }
-                       const float r = counts.inverse_root(edges[i].visits());
-                       return edges[i].total * r * r + (edges[i].is_over() ? 0.0f : k * r);
-                   });
-               });
+        const std::uint32_t best = with_counts(visits, [&](const auto& counts) {
+            return highest(node.count, -INFINITY, [&](std::uint32_t i) {
+                if constexpr (kSolve) {
+                    if (is_proven(edges[i])) return proven_worth(edges[i], node.player);
+                }
+                const float r = counts.inverse_root(edges[i].visits());
+                return edges[i].total * r * r + (edges[i].is_over() ? 0.0f : k * r);
+            });
+        });
+        return node.first + best % node.count;  // the first where no score is a number
     }
 
     // mean + c P sqrt(N) / (1 + n), the mean of an action never tried being 0. Of those only the likeliest can win, and
@@ -384,7 +413,7 @@ class Mcts {
             return highest(node.tried, floor,
                            [&](std::uint32_t i) { return score(edges[i], k * static_cast<float>(edges[i].mark())); });
         });
-        if (best < node.tried || node.tried == node.count) return node.first + best;
+        if (best < node.tried || node.tried == node.count) return node.first + best % node.count;
         const auto left = static_cast<std::uint32_t>(node.count - node.tried);
         return tree_.try_edge(node, node.first + best + (alike ? dice_.draws.below(left) : 0));
     }
@@ -397,9 +426,9 @@ class Mcts {
     Action drawn(std::span<const Edge> edges) {
         std::vector<double> weights;
         double sum = 0.0, most = 1.0;
-        for (const Edge& edge : edges) most = std::max(most, static_cast<double>(edge.visits()));
+        for (const Edge& edge : edges) most = std::max(most, static_cast<double>(claim_of(edge)));
         for (const Edge& edge : edges) {
-            weights.push_back(std::pow(edge.visits() / most, 1.0 / static_cast<double>(options_.temperature)));
+            weights.push_back(std::pow(claim_of(edge) / most, 1.0 / static_cast<double>(options_.temperature)));
             sum += weights.back();
         }
         double left = Rng(mix_seeds(dice_.key, roots_), 0).uniform() * sum;
@@ -477,7 +506,21 @@ class Mcts {
         return shares;
     }
 
+    // Visits of a root's edge, as they count for what is played: of a proven root those of the best edges alone.
+    std::uint32_t claim_of(const Edge& edge) const {
+        const Node& node = tree_.nodes[0];
+        if (!options_.solve || !node.proven) return edge.visits();
+        return is_proven(edge) && proven_worth(edge, node.player) >= node.worth[node.player] ? edge.visits() : 0;
+    }
+
     // ---- proofs, for two players ----
+    Returns<Game> worth_of(std::uint32_t proven) const {
+        Returns<Game> returns{};
+        for (std::size_t p = 0; p < std::min<std::size_t>(2, returns.size()); ++p) {
+            returns[p] = tree_.nodes[proven].worth[p];
+        }
+        return returns;
+    }
     const Node& after(const Edge& edge) const { return tree_.nodes[tree_.node_after(edge)]; }
     bool is_proven(const Edge& edge) const { return edge.visits() != 0 && after(edge).proven; }
     float proven_worth(const Edge& edge, Player player) const { return after(edge).worth[player]; }

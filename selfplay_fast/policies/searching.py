@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal
 
@@ -75,18 +76,20 @@ class SearchPlayer:
 class ModelEvaluator:
     """A policy as the evaluator of a search: priors are its scores of all legal replies, in one batch.
 
-    Values are the mean of ``rollouts`` random playouts per leaf. temperature: of the scoring.
+    Values are the mean of ``rollouts`` random playouts per leaf, by a stream of the position and ``seed``: whatever
+    else is asked, a position is worth the same. temperature: of the scoring.
     """
 
-    def __init__(self, policy: Policy, *, rollouts: int = 1, temperature: float = 1.0) -> None:
+    def __init__(self, policy: Policy, *, rollouts: int = 1, temperature: float = 1.0, seed: int = 0) -> None:
         if rollouts < 1:
             raise ValueError(f"rollouts must be at least 1, got {rollouts}")
         self.policy = policy
         self.rollouts = rollouts
         self.sampling = Sampling(temperature=temperature)
+        self.seed = seed
 
     def __call__(self, leaves: Batch) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-        legal = leaves.legal_actions
+        legal, observations = leaves.legal_actions, leaves.observation()
         asks = [
             Ask(
                 role=f"player_{leaves.current_player[row]}",
@@ -95,14 +98,19 @@ class ModelEvaluator:
                 choices=tuple(leaves.reply_text(row, int(a)) for a in np.flatnonzero(legal[row])),
                 sampling=self.sampling,
             )
-            for row, text in enumerate(leaves.observation())
+            for row, text in enumerate(observations)
         ]
         priors = np.zeros(legal.shape, np.float32)
         for row, scores in enumerate(self.policy.score(asks)):
             priors[row, legal[row]] = np.exp(scores)
-        ends = leaves.resample(np.repeat(np.arange(len(leaves)), self.rollouts))
+        return priors, np.stack([self._value(leaves, row, text) for row, text in enumerate(observations)])
+
+    def _value(self, leaves: Batch, row: int, text: str) -> NDArray[np.float32]:
+        stream = derive_seed(self.seed, zlib.crc32(f"{leaves.current_player[row]} {text}".encode()))
+        ends = leaves.resample([row] * self.rollouts, seed=stream)
         ends.random_playouts()
-        return priors, ends.returns.reshape(len(leaves), self.rollouts, -1).mean(axis=1)
+        mean: NDArray[np.float32] = ends.returns.mean(axis=0)
+        return mean
 
 
 class OpponentPool:

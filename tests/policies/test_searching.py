@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -106,6 +107,28 @@ def test_who_is_chosen(choose: str) -> None:
     shares = [names.count(name) / 3000 for name in "abc"]
     expected = {"uniform": [1 / 3] * 3, "latest": [0, 0, 1], "prioritised": [0, 0.2, 0.8]}[choose]
     np.testing.assert_allclose(shares, expected, atol=0.03)
+
+
+def test_what_a_position_is_worth() -> None:
+    """Oracle: the same position asked alone. Neighbours and places change nothing; other positions and other seeds draw
+    anew, so that the mean over seeds nears random play's return, 0.29 for whoever opens."""
+
+    class Even(RandomPolicy):
+        def score(self, asks: Sequence[Ask]) -> list[np.ndarray]:
+            return [np.full(len(ask.choices or ()), -1.0, np.float32) for ask in asks]
+
+    policy = Even()
+    board = games.make("tic_tac_toe", 3)
+    board.step([4], rows=[1])
+    _, values = ModelEvaluator(policy)(board)
+    _, alone = ModelEvaluator(policy)(board.resample([2]))
+    assert (values[0] == values[2]).all()
+    assert (values[2] == alone[0]).all()
+    over = [
+        ModelEvaluator(policy, rollouts=50, seed=seed)(board.resample([0]))[1][0, 0] for seed in range(20)
+    ]
+    assert np.std(over) > 0
+    assert abs(np.mean(over) - 0.297) < 4 * 0.9 / 1000**0.5
 
 
 def test_training_against_past_selves() -> None:

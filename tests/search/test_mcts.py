@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import threading
 from pathlib import Path
 
 import numpy as np
@@ -179,7 +180,7 @@ def test_one_tree_fills_a_batch(leaves: int) -> None:
 
 @pytest.mark.parametrize("options", [{}, {"rule": "gumbel", "considered": 4}])
 def test_shared_positions_are_asked_for_once(options: dict[str, object]) -> None:
-    """Oracle: the same search without sharing, which asks for many positions again; four leaves at a time."""
+    """Oracle: the same search without sharing, which asks for many positions again."""
     asked: list[str] = []
 
     def listen(batch: games.Batch) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
@@ -200,6 +201,50 @@ def test_shared_positions_are_asked_for_once(options: dict[str, object]) -> None
         counts[shared] = len(asked) - len(set(asked))
     assert counts[False] > 50
     assert counts[True] == 0
+
+
+def test_games_that_begin_again_are_not_followed() -> None:
+    """Oracle: contract, a refusal before anything changes; the search goes on from where it was."""
+    for mode in ("same_step", "next_step"):
+        batch = games.make("tic_tac_toe", 2, autoreset=mode)  # type: ignore[arg-type]
+        trees = search.Search(batch, simulations=50)
+        found = trees.run().results
+        with pytest.raises(ValueError, match=r"advance: games that begin again .* autoreset=.off"):
+            trees.advance(found.action)
+        assert (trees.results.visits == found.visits).all()
+
+
+def test_one_search_and_two_threads() -> None:
+    """Oracle: the search run by itself. Calls of several threads wait for each other."""
+    batch = games.make("connect_four", 2)
+    alone = search.Search(batch, simulations=30_000, seed=1).run().results
+    shared = search.Search(batch, simulations=30_000, seed=1)
+    thread = threading.Thread(target=shared.run)
+    thread.start()
+    while thread.is_alive():
+        assert shared.results.visits.sum() in (0, 60_000)
+        assert shared.policy.shape == (2, 7)
+    thread.join()
+    assert (shared.results.visits == alone.visits).all()
+
+
+def test_a_sure_win_is_all_of_the_policy() -> None:
+    """Oracle: the rules. Three in a row stand open: 3 wins at once, so it is the policy and every draw of it."""
+    batch = at("connect_four", [3, 0, 3, 0, 3, 1])
+    trees = search.Search(batch, simulations=1000, solve=True, seed=1).run()
+    assert trees.policy[0].tolist() == [0, 0, 0, 1, 0, 0, 0]
+    drawn = search.mcts(batch, rows=np.zeros(200, np.int64), simulations=1000, solve=True, temperature=1.0)
+    assert (drawn.action == 3).all()
+
+
+def test_memory_is_shared_among_what_is_searched_at_once() -> None:
+    """Oracle: one thread. One row needs no more with 64 threads."""
+    batch = games.make("connect_four", 1)
+    one, many = (
+        search.mcts(batch, simulations=20_000, max_bytes=2**24, threads=threads, seed=1)
+        for threads in (1, 64)
+    )
+    assert (one.visits == many.visits).all()
 
 
 def test_the_tree_goes_with_the_game() -> None:

@@ -34,6 +34,13 @@ CASES: dict[str, tuple[Callable[[], object], str]] = {
         lambda: search.mcts(games.make("pig", 1), transpositions=True),
         "transpositions need perfect information, no chance",
     ),
+    "noise in UCT": (lambda: search.mcts(board(), noise=0.5), "noise goes with rule"),
+    "considered": (
+        lambda: search.mcts(board(), rule="gumbel", considered=2**40),
+        "considered must be at most",
+    ),
+    "schedule": (lambda: search.considered_visits(3, -5), "simulations must be at least 0"),
+    "large c": (lambda: search.mcts(board(), c=1e39), "c must be"),
     "observers": (lambda: search.ismcts(games.make("kuhn_poker", 1), observers="none"), "observers must be"),  # type: ignore[arg-type]
     "memory": (
         lambda: search.mcts(board(), simulations=10_000, max_bytes=5_000),

@@ -79,6 +79,10 @@ def test_bad_arguments() -> None:
         solvers.cfr("kuhn_poker", 1, alpha=float("nan"))
     with pytest.raises(ValueError, match="gamma must be a number >= 0"):
         solvers.cfr("kuhn_poker", 1, gamma=float("inf"))
+    with pytest.raises(ValueError, match=r"gamma must keep iterations\^gamma below"):
+        solvers.cfr("kuhn_poker", 10_000, gamma=80.0)
+    with pytest.raises(ValueError, match="max_nodes must be at least 1"):
+        solvers.cfr("kuhn_poker", 1, max_nodes=-1)
     with pytest.raises(ValueError, match="sampling must be 'external' or 'outcome', not 'chance'"):
         solvers.mccfr("kuhn_poker", 1, "chance")  # type: ignore[arg-type]
     for exploration in (0.0, 1.5, float("nan")):
