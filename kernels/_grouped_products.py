@@ -14,17 +14,19 @@ from torch import Tensor
 
 # Triton's interpreter multiplies the bit patterns of bfloat16 numbers, so there they are widened first.
 UPCAST = tl.constexpr(os.environ.get("TRITON_INTERPRET") == "1")
-FROM_INPUT = ("gelu", "silu")  # the slopes of the other activations follow from what they gave
+_FROM_INPUT = ("gelu", "silu")  # the slopes of the other activations follow from what they gave
 
-# Rows of a tile by how many an expert has on average; chosen so that nothing spills, not measured on a GPU.
-TILES = {
+# By how many rows an expert has on average. Chosen so that no register spills; not measured on a GPU.
+_TILES = {
     16: {"BLOCK_T": 16, "BLOCK_N": 64, "BLOCK_K": 64, "num_warps": 4, "num_stages": 3},
     64: {"BLOCK_T": 64, "BLOCK_N": 128, "BLOCK_K": 64, "num_warps": 4, "num_stages": 3},
     128: {"BLOCK_T": 128, "BLOCK_N": 128, "BLOCK_K": 64, "num_warps": 8, "num_stages": 3},
 }
-WEIGHT_TILE = {"BLOCK_T": 64, "BLOCK_M": 128, "BLOCK_N": 128, "num_warps": 8, "num_stages": 3}
-BIAS_TILE = {"BLOCK_T": 64, "BLOCK_N": 64, "num_warps": 4}
-COMBINE_BLOCK = 1024
+_TILE_FLOAT32 = {"BLOCK_T": 64, "BLOCK_N": 64, "BLOCK_K": 32, "num_warps": 8, "num_stages": 3}
+_HIDDEN_GRAD_COLUMNS = 64  # so much happens to a tile after its product that it must be narrower
+_WEIGHT_TILE = {"BLOCK_T": 64, "BLOCK_M": 128, "BLOCK_N": 128, "num_warps": 8, "num_stages": 3}
+_BIAS_TILE = {"BLOCK_T": 64, "BLOCK_N": 64, "num_warps": 4}
+_COMBINE_BLOCK = 1024
 
 
 @triton.jit
@@ -192,14 +194,15 @@ def _combine_kernel(pairs_ptr, out_ptr, top, count, width, BLOCK: tl.constexpr):
 
 @triton.jit
 def _hidden_grad_kernel(
-    grad_ptr, weight_ptr, gate_ptr, order_ptr, offsets_ptr, key_ptr, hidden_ptr, before_ptr, out_ptr, gate_grad_ptr,
+    grad_ptr, weight_ptr, bias_ptr, gate_ptr, order_ptr, offsets_ptr, key_ptr, hidden_ptr, before_ptr,
+    out_ptr, gate_grad_ptr,
     pairs_count, top, experts, width, units, threshold, scale,
     ACTIVATION: tl.constexpr, DROPOUT: tl.constexpr, KEEP_BEFORE: tl.constexpr,
     EXPERTS: tl.constexpr, BLOCK_T: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr,
 ):  # fmt: skip
-    """out [slots, units] = the gradient before the activation, and this tile's part of the gradient of the gate.
+    """out [slots, units] = the gradient before the activation; gate_grad = each tile's part of that of the gate.
 
-    grad [tokens, width], weight [experts, units, width], gate_grad [tiles of units, pairs].
+    grad [tokens, width], weight [experts, units, width], bias [experts, width], gate_grad [tiles of units, pairs].
     """
     parts = tl.cdiv(units, BLOCK_N)
     part = tl.program_id(0) % parts
@@ -217,7 +220,16 @@ def _hidden_grad_kernel(
         stored = inside[:, None] & there[None, :]
         hidden = tl.load(hidden_ptr + at, mask=stored, other=0.0).to(tl.float32)
         to = gate_grad_ptr + part.to(tl.int64) * pairs_count + pairs
-        tl.store(to, tl.sum(total * hidden, 1), mask=inside)
+        share = tl.sum(total * hidden, 1)
+        if part == 0:
+            for k in tl.range(0, width, BLOCK_K):
+                inner = k + tl.arange(0, BLOCK_K)
+                own = inner < width
+                bias = tl.load(bias_ptr + expert.to(tl.int64) * width + inner, mask=own, other=0.0)
+                rows = grad_ptr + tokens[:, None] * width + inner[None, :]
+                up = tl.load(rows, mask=inside[:, None] & own[None, :], other=0.0)
+                share += tl.sum(up.to(tl.float32) * bias.to(tl.float32)[None, :], 1)
+        tl.store(to, share, mask=inside)
         gate = tl.load(gate_ptr + pairs, mask=inside, other=0.0).to(tl.float32)
         total *= gate[:, None]
         value = (
@@ -299,8 +311,10 @@ def _bias_grad_kernel(
     tl.store(to, total.to(out_ptr.dtype.element_ty), mask=columns < width)
 
 
-def _tile(pairs: int, experts: int) -> dict[str, int]:
-    return TILES[next((rows for rows in TILES if pairs <= rows * experts), max(TILES))]
+def _tile(x: Tensor, pairs: int, experts: int) -> dict[str, int]:
+    if x.dtype == torch.float32:
+        return _TILE_FLOAT32
+    return _TILES[next((rows for rows in _TILES if pairs <= rows * experts), max(_TILES))]
 
 
 def _combined(pairs: Tensor, tokens: int) -> Tensor:
@@ -309,8 +323,8 @@ def _combined(pairs: Tensor, tokens: int) -> Tensor:
     if top == 1:
         return pairs
     out = pairs.new_empty(tokens, pairs.shape[1])
-    _combine_kernel[(triton.cdiv(out.numel(), COMBINE_BLOCK),)](
-        pairs, out, top, out.numel(), pairs.shape[1], BLOCK=COMBINE_BLOCK
+    _combine_kernel[(triton.cdiv(out.numel(), _COMBINE_BLOCK),)](
+        pairs, out, top, out.numel(), pairs.shape[1], BLOCK=_COMBINE_BLOCK
     )
     return out
 
@@ -322,9 +336,9 @@ def forward(
     """y [T, o], hidden [slots, h] and what went into the activation, which is empty where nobody needs it."""
     (experts, units, width), last = w1.shape, w2.shape[2]
     pairs, top = len(order), gate.shape[1]
-    tile, lanes = _tile(pairs, experts), triton.next_power_of_2(experts)
+    tile, lanes = _tile(x, pairs, experts), triton.next_power_of_2(experts)
     rows = triton.cdiv(pairs, tile["BLOCK_T"]) + experts
-    keep_before = keep and activation in FROM_INPUT
+    keep_before = keep and activation in _FROM_INPUT
     hidden = x.new_empty(pairs, units)
     before = torch.empty_like(hidden) if keep_before else x.new_empty(0, units)
     _up_kernel[(rows * triton.cdiv(units, tile["BLOCK_N"]),)](
@@ -344,21 +358,22 @@ def backward(
     hidden: Tensor, before: Tensor, key: Tensor, activation: str, threshold: int, scale: float,
     need_x: bool, need_weights: bool,
 ) -> tuple[Tensor, list[Tensor], Tensor]:  # fmt: skip
-    """The gradients of x, of [w1, b1, w2, b2] and, but for the term of b2, of gate, float32 [T * k].
+    """The gradients of x, of [w1, b1, w2, b2] and of gate, float32 [T * k].
 
     The first two are empty where they are not needed.
     """
     (experts, units, width), last = w1.shape, w2.shape[2]
     pairs, top = len(order), gate.shape[1]
-    tile, lanes = _tile(pairs, experts), triton.next_power_of_2(experts)
+    tile, lanes = _tile(x, pairs, experts), triton.next_power_of_2(experts)
     rows = triton.cdiv(pairs, tile["BLOCK_T"]) + experts
-    parts = triton.cdiv(units, tile["BLOCK_N"])
+    narrow = {**tile, "BLOCK_N": _HIDDEN_GRAD_COLUMNS}
+    parts = triton.cdiv(units, _HIDDEN_GRAD_COLUMNS)
     down = torch.empty_like(hidden)
     gate_grads = torch.empty(parts, pairs, dtype=torch.float32, device=x.device)
     _hidden_grad_kernel[(rows * parts,)](
-        grad, w2, gate, order, offsets, key, hidden, before, down, gate_grads,
+        grad, w2, b2, gate, order, offsets, key, hidden, before, down, gate_grads,
         pairs, top, experts, last, units, threshold, scale,
-        ACTIVATION=activation, DROPOUT=threshold > 0, KEEP_BEFORE=activation in FROM_INPUT, EXPERTS=lanes, **tile,
+        ACTIVATION=activation, DROPOUT=threshold > 0, KEEP_BEFORE=activation in _FROM_INPUT, EXPERTS=lanes, **narrow,
     )  # fmt: skip
     grad_x = x.new_empty(0)
     if need_x:
@@ -377,14 +392,14 @@ def backward(
             torch.empty_like(b2),
         ]
         for left, right, gated, out in ((down, x, False, weights[0]), (hidden, grad, True, weights[2])):
-            tiles = triton.cdiv(units, WEIGHT_TILE["BLOCK_M"]) * triton.cdiv(
-                out.shape[2], WEIGHT_TILE["BLOCK_N"]
+            tiles = triton.cdiv(units, _WEIGHT_TILE["BLOCK_M"]) * triton.cdiv(
+                out.shape[2], _WEIGHT_TILE["BLOCK_N"]
             )
             _weight_grad_kernel[(experts * tiles,)](
-                left, right, gate, order, offsets, out, top, units, out.shape[2], GATED=gated, **WEIGHT_TILE
+                left, right, gate, order, offsets, out, top, units, out.shape[2], GATED=gated, **_WEIGHT_TILE
             )
         for values, gated, out in ((down, False, weights[1]), (grad, True, weights[3])):
-            _bias_grad_kernel[(experts * triton.cdiv(out.shape[1], BIAS_TILE["BLOCK_N"]),)](
-                values, gate, order, offsets, out, top, out.shape[1], GATED=gated, **BIAS_TILE
+            _bias_grad_kernel[(experts * triton.cdiv(out.shape[1], _BIAS_TILE["BLOCK_N"]),)](
+                values, gate, order, offsets, out, top, out.shape[1], GATED=gated, **_BIAS_TILE
             )
     return grad_x, weights, gate_grads.sum(0)

@@ -10,8 +10,9 @@ dense network of width E h are those of E experts by ``view``.
 Pairs of token and expert are sorted by expert (`expert_routing`), each expert's rows are cut into tiles, and a tile
 finds its expert from the counts: rows of x are gathered by the product that reads them. What is kept for the backward
 pass is the hidden layer in the dtype of x, for gelu and silu also what went into the activation. A token's k results
-are added in the order of j and no sum uses atomics, so equal inputs give equal bits. Dropout depends on seed, token,
-expert and unit: splitmix64 (Steele et al. 2014), nothing stored. Elsewhere PyTorch does the same expert by expert.
+are added in the order of j and no sum uses atomics: equal inputs give equal bits, and a token's result depends neither
+on other tokens nor on their order. Dropout depends on seed, token, expert and unit: splitmix64 (Steele et al. 2014),
+nothing stored. Elsewhere PyTorch does the same expert by expert, where other tokens may change a last bit.
 """
 
 from __future__ import annotations
@@ -155,7 +156,7 @@ def _backward_experts(
     grad: Tensor, x: Tensor, w1: Tensor, w2: Tensor, b2: Tensor, gate: Tensor, order: Tensor, offsets: Tensor,
     hidden: Tensor, before: Tensor, key: Tensor, activation: str, dropout: float, need_x: bool, need_weights: bool,
 ) -> tuple[Tensor, list[Tensor], Tensor]:  # fmt: skip
-    """As `_grouped_products.backward`, with all of the gradient of gate."""
+    """As `_grouped_products.backward`."""
     wide, (experts, units, _) = _wide(x.dtype), w1.shape
     grad_x = torch.zeros_like(x, dtype=wide) if need_x else x.new_empty(0)
     shapes = (w1.shape, w1.shape[:2], w2.shape, b2.shape)
@@ -166,7 +167,7 @@ def _backward_experts(
     for expert, slots, pairs, rows in _rows_of_experts(order, offsets, len(x), gate.shape[1]):
         up, after = grad[rows].to(wide), hidden[slots].to(wide)
         down = up @ w2[expert].to(wide).T
-        gate_grad[pairs] = (down * after).sum(1) + up @ b2[expert].to(wide)
+        gate_grad[pairs] = (down * after).sum(1) + (up * b2[expert].to(wide)).sum(1)
         if need_weights:
             gated = up * gates[pairs, None]
             weights[2][expert] = after.T @ gated
@@ -227,7 +228,6 @@ def _grouped_mlp_backward(
         grad_x, weights, gate_grad = _grouped_products.backward(
             *tensors, activation, threshold, scale, need_x, need_weights
         )
-        gate_grad = gate_grad.view_as(gate) + (grad.float() @ b2.float().T).gather(1, expert_index)
     else:
         grad_x, weights, gate_grad = _backward_experts(*tensors, activation, dropout, need_x, need_weights)
     w1_grad, b1_grad, w2_grad, b2_grad = weights

@@ -35,6 +35,15 @@ def test_experts_without_pairs_and_an_expert_with_all(path):
     assert offsets.tolist() == [0, 0, 0, 50, 50]
 
 
+def test_all_experts_of_every_token(path):
+    """Oracle: `route_reference`, exactly; every expert once per token, and then one of them twice."""
+    index = torch.rand(30, 5).argsort(1)
+    for _ in range(2):
+        for mine, truth in zip(route(index, 5), route_reference(index, 5), strict=True):
+            assert torch.equal(mine, truth)
+        index[7, 2] = index[7, 3]
+
+
 def test_no_token(path):
     """Oracle: nothing to sort, all counts 0."""
     order, offsets = route(torch.empty(0, 2, dtype=torch.int64), 3)
