@@ -82,11 +82,11 @@ def _product(
 @triton.jit
 def _activated(value, ACTIVATION: tl.constexpr):
     if ACTIVATION == "relu":
-        result = tl.maximum(value, 0.0)
+        result = tl.where(value < 0, 0.0, value)  # what is no number stays so
     elif ACTIVATION == "tanh":
         result = 2 * tl.sigmoid(2 * value) - 1
     elif ACTIVATION == "elu":
-        result = tl.where(value > 0, value, tl.exp(tl.minimum(value, 0.0)) - 1)
+        result = tl.where(value > 0, value, tl.exp(tl.where(value > 0, 0.0, value)) - 1)
     elif ACTIVATION == "gelu":
         result = 0.5 * value * (1 + tl.erf(value * 0.7071067811865476))
     else:

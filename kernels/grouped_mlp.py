@@ -59,7 +59,7 @@ def _activate(value: Tensor, activation: str) -> Tensor:
 def _slope(before: Tensor, after: Tensor, activation: str) -> Tensor:
     """The derivative of the activation, which made ``after`` of ``before``."""
     if activation == "relu":
-        return (after > 0).to(after.dtype)
+        return after > 0
     if activation == "tanh":
         return 1 - after * after
     if activation == "elu":
@@ -122,6 +122,13 @@ def _add_rows(total: Tensor, rows: Any, values: Tensor) -> None:
         total.index_add_(0, rows, values)
 
 
+def _put_product(out: Tensor, left: Tensor, right: Tensor) -> None:
+    if out.dtype == left.dtype:
+        torch.mm(left, right, out=out)
+    else:
+        out.copy_(left @ right)
+
+
 def _wide(dtype: torch.dtype) -> torch.dtype:
     return torch.float64 if dtype == torch.float64 else torch.float32
 
@@ -160,7 +167,11 @@ def _backward_experts(
     wide, (experts, units, _) = _wide(x.dtype), w1.shape
     grad_x = torch.zeros_like(x, dtype=wide) if need_x else x.new_empty(0)
     shapes = (w1.shape, w1.shape[:2], w2.shape, b2.shape)
-    weights = [x.new_zeros(shape if need_weights else (0,)) for shape in shapes]
+    weights = [x.new_empty(shape if need_weights else (0,)) for shape in shapes]
+    if need_weights:
+        idle = offsets.diff() == 0
+        for tensor in weights:
+            tensor[idle] = 0
     gates = gate.flatten().to(wide)
     gate_grad = torch.empty_like(gates)
     every = torch.arange(len(x), device=x.device)
@@ -170,14 +181,15 @@ def _backward_experts(
         gate_grad[pairs] = (down * after).sum(1) + (up * b2[expert].to(wide)).sum(1)
         if need_weights:
             gated = up * gates[pairs, None]
-            weights[2][expert] = after.T @ gated
+            _put_product(weights[2][expert], after.T, gated)
             weights[3][expert] = gated.sum(0)
-        into = before[slots].to(wide) if activation in _FROM_INPUT else after
-        down.mul_(_slope(into, after * (1 - dropout), activation)).mul_(gates[pairs, None])
         if dropout:
+            after = after * (1 - dropout)
             down *= _kept(key, every[rows], expert, experts, units, dropout) / (1 - dropout)
+        into = before[slots].to(wide) if activation in _FROM_INPUT else after
+        down.mul_(_slope(into, after, activation)).mul_(gates[pairs, None])
         if need_weights:
-            weights[0][expert] = down.T @ x[rows].to(wide)
+            _put_product(weights[0][expert], down.T, x[rows].to(wide))
             weights[1][expert] = down.sum(0)
         if need_x:
             _add_rows(grad_x, rows, down @ w1[expert].to(wide))

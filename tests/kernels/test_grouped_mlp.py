@@ -125,6 +125,16 @@ def test_an_expert_chosen_twice(path):
     assert max(errors(inputs).values()) <= 2e-6
 
 
+def test_what_is_no_number_is_not_hidden(path):
+    """Oracle: NaN in y for the token that has one, whatever the activation, and for no other."""
+    inputs = make(tokens=20)
+    inputs["x"][3, 5] = float("nan")
+    for activation in ACTIVATIONS:
+        y = grouped_mlp(**inputs, activation=activation)
+        assert y[3].isnan().all()
+        assert y.isnan().any(1).sum() == 1
+
+
 def test_no_token(path):
     """Oracle: an empty result and gradients of 0."""
     ours = learnable(make(tokens=0))
