@@ -59,7 +59,7 @@ def _activate(value: Tensor, activation: str) -> Tensor:
 def _slope(before: Tensor, after: Tensor, activation: str) -> Tensor:
     """The derivative of the activation, which made ``after`` of ``before``."""
     if activation == "relu":
-        return after > 0
+        return after.sign()
     if activation == "tanh":
         return 1 - after * after
     if activation == "elu":
