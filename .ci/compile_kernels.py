@@ -13,7 +13,7 @@ import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
-from selfplay_fast.kernels import discounted_sums, token_logprobs
+from selfplay_fast.kernels import discounted_sums, segment_normalise, token_logprobs
 
 SHARED, SPILLED = 232_448, 32  # bytes that a Hopper GPU gives a block; bytes that may be traded
 PTXAS = Path(triton.__file__).parent / "backends" / "nvidia" / "bin" / "ptxas"
@@ -65,7 +65,19 @@ def discounted_sums_kernels() -> dict[str, Kernel]:
     }
 
 
-KERNELS = (token_logprobs_kernels, discounted_sums_kernels)
+def segment_normalise_kernels() -> dict[str, Kernel]:
+    flags = ("SEGMENTS", "WEIGHTS", "SCALE", "UNBIASED", "EPS_INSIDE", "LEAVE_ONE_OUT", "KEEP")
+    constants = {
+        **dict.fromkeys(flags, True),
+        "BLOCK": segment_normalise._BLOCK,
+        "OTHERS": segment_normalise._OTHERS,
+    }
+    types = {"segments_ptr": "*i64", "eps": "fp32"}
+    kernel = Kernel(segment_normalise._normalise_kernel, types, constants, {"num_warps": 4}, products=False)
+    return {"segment_normalise": kernel}
+
+
+KERNELS = (token_logprobs_kernels, discounted_sums_kernels, segment_normalise_kernels)
 
 
 def compiled(kernel: Kernel) -> Any:
