@@ -15,7 +15,7 @@ from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
 from selfplay_fast.kernels import _grouped_products as grouped
-from selfplay_fast.kernels import expert_routing, token_logprobs
+from selfplay_fast.kernels import discounted_sums, expert_routing, segment_normalise, token_logprobs
 
 SHARED, SPILLED = 232_448, 32  # bytes that a Hopper GPU gives a block; bytes that may be traded
 PTXAS = Path(triton.__file__).parent / "backends" / "nvidia" / "bin" / "ptxas"
@@ -101,8 +101,42 @@ def grouped_mlp_cases() -> dict[str, Case]:
     return cases
 
 
+def discounted_sums_cases() -> dict[str, Case]:
+    types = {"segments_ptr": "*i64", "mask_ptr": "*u8", "discount": "fp32", "lambda_": "fp32"}
+    plain = dict.fromkeys(("SEGMENTS", "MASK", "BASELINE", "DISCOUNTS", "BOOTSTRAP"), False)
+    forms = {
+        "returns": {},
+        "advantages": {"MASK": True, "BASELINE": True, "BOOTSTRAP": True},
+        "segmented": {"MASK": True, "BASELINE": True, "SEGMENTS": True, "DISCOUNTS": True},
+    }
+    return {
+        f"discounted_sums {form}": Case(
+            discounted_sums._scan_kernel,
+            types,
+            {**plain, **flags, "BLOCK": discounted_sums._BLOCK},
+            {"num_warps": 4},
+            products=False,
+        )
+        for form, flags in forms.items()
+    }
+
+
+def segment_normalise_cases() -> dict[str, Case]:
+    flags = ("SEGMENTS", "WEIGHTS", "SCALE", "UNBIASED", "EPS_INSIDE", "LEAVE_ONE_OUT", "KEEP")
+    constants = {
+        **dict.fromkeys(flags, True),
+        "BLOCK": segment_normalise._BLOCK,
+        "OTHERS": segment_normalise._OTHERS,
+    }
+    types = {"segments_ptr": "*i64", "eps": "fp32"}
+    kernel = Case(segment_normalise._normalise_kernel, types, constants, {"num_warps": 4}, products=False)
+    return {"segment_normalise": kernel}
+
+
 CASES = (
     token_logprobs_cases,
+    discounted_sums_cases,
+    segment_normalise_cases,
     expert_routing_cases,
     grouped_mlp_cases,
 )

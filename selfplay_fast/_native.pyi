@@ -1,5 +1,5 @@
 """
-C++ engines, search, solvers and token trees of selfplay_fast
+C++ engines, search, solvers, token trees and scans of selfplay_fast
 """
 from __future__ import annotations
 import collections.abc
@@ -7,7 +7,7 @@ import numpy
 import numpy.typing
 import typing
 import typing_extensions
-__all__: list[str] = ['Cfr', 'CudaBatch', 'GameBatch', 'GameInfo', 'GameTooLargeError', 'GameTree', 'InformationState', 'MonteCarloCfr', 'Observers', 'OptionInfo', 'Positions', 'Rule', 'Search', 'SearchOptions', 'TokenTree', 'completed_values', 'considered_visits', 'cuda_devices', 'describe_game', 'game_names', 'search_rows', 'solver_form', 'tree_mask']
+__all__: list[str] = ['Cfr', 'CudaBatch', 'GameBatch', 'GameInfo', 'GameTooLargeError', 'GameTree', 'InformationState', 'MonteCarloCfr', 'Observers', 'OptionInfo', 'Positions', 'Rule', 'Search', 'SearchOptions', 'TokenTree', 'completed_values', 'considered_visits', 'cuda_devices', 'describe_game', 'discounted_sums', 'game_names', 'moving_advantages', 'search_rows', 'segment_normalise', 'solver_form', 'tree_mask']
 class OptionInfo:
     """
     One option of a game, as configured
@@ -573,11 +573,35 @@ def cuda_devices() -> int:
     """
 def describe_game(name: str, options: collections.abc.Sequence[tuple[str, typing.SupportsInt | typing.SupportsIndex | str]]) -> GameInfo:
     ...
+@typing.overload
+def discounted_sums(values: numpy.typing.NDArray[numpy.float32], *, segments: typing.Annotated[numpy.typing.ArrayLike, numpy.int64] | None = None, discount: typing.SupportsFloat | typing.SupportsIndex = 1.0, lambda_: typing.SupportsFloat | typing.SupportsIndex = 1.0, baseline: numpy.typing.NDArray[numpy.float32] | None = None, mask: numpy.typing.NDArray[numpy.bool] | None = None, discounts: numpy.typing.NDArray[numpy.float32] | None = None, bootstrap: numpy.typing.NDArray[numpy.float32] | None = None, with_returns: bool = False, threads: typing.SupportsInt | typing.SupportsIndex = 1) -> typing.Any:
+    """
+    Discounted sums from the right of values [B, T]; with_returns adds sums + baseline. See learn.discounted_sums.
+    """
+@typing.overload
+def discounted_sums(values: numpy.typing.NDArray[numpy.float64], *, segments: typing.Annotated[numpy.typing.ArrayLike, numpy.int64] | None = None, discount: typing.SupportsFloat | typing.SupportsIndex = 1.0, lambda_: typing.SupportsFloat | typing.SupportsIndex = 1.0, baseline: numpy.typing.NDArray[numpy.float64] | None = None, mask: numpy.typing.NDArray[numpy.bool] | None = None, discounts: numpy.typing.NDArray[numpy.float64] | None = None, bootstrap: numpy.typing.NDArray[numpy.float64] | None = None, with_returns: bool = False, threads: typing.SupportsInt | typing.SupportsIndex = 1) -> typing.Any:
+    """
+    Discounted sums from the right of values [B, T]; with_returns adds sums + baseline. See learn.discounted_sums.
+    """
 def game_names() -> list[str]:
     ...
+def moving_advantages(returns: typing.Annotated[numpy.typing.ArrayLike, numpy.float64], slots: typing.Annotated[numpy.typing.ArrayLike, numpy.int64], baselines: typing.Annotated[numpy.typing.ArrayLike, numpy.float64], *, decay: typing.SupportsFloat | typing.SupportsIndex, order: str) -> tuple:
+    """
+    Advantages [N] over moving averages [S], one per slot, and the new averages. See learn.moving_advantages.
+    """
 def search_rows(batch: GameBatch, rows: typing.Annotated[numpy.typing.ArrayLike, numpy.int64] | None, options: SearchOptions, seeds: typing.Annotated[numpy.typing.ArrayLike, numpy.uint64], threads: typing.SupportsInt | typing.SupportsIndex, observers: Observers) -> tuple:
     """
     (visits int64[K, A], mean returns float32[K, A], actions int64[K]) of searches from the rows.
+    """
+@typing.overload
+def segment_normalise(values: numpy.typing.NDArray[numpy.float32], *, segments: typing.Annotated[numpy.typing.ArrayLike, numpy.int64] | None = None, weights: numpy.typing.NDArray[numpy.float32] | None = None, scale: str | None = 'unbiased', eps: typing.SupportsFloat | typing.SupportsIndex = 1e-06, eps_inside: bool = False, leave_one_out: bool = False, keep_singletons: bool = False) -> numpy.ndarray:
+    """
+    Values [N] relative to their segment. See learn.segment_normalise.
+    """
+@typing.overload
+def segment_normalise(values: numpy.typing.NDArray[numpy.float64], *, segments: typing.Annotated[numpy.typing.ArrayLike, numpy.int64] | None = None, weights: numpy.typing.NDArray[numpy.float64] | None = None, scale: str | None = 'unbiased', eps: typing.SupportsFloat | typing.SupportsIndex = 1e-06, eps_inside: bool = False, leave_one_out: bool = False, keep_singletons: bool = False) -> numpy.ndarray:
+    """
+    Values [N] relative to their segment. See learn.segment_normalise.
     """
 def solver_form(name: str, options: collections.abc.Mapping[str, typing.SupportsInt | typing.SupportsIndex | str], max_nodes: typing.SupportsInt | typing.SupportsIndex) -> GameTree | Positions:
     """

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 CSRC = Path(__file__).parents[2] / "csrc"
-EVERYTHING = {"core", "games", "text", "search", "solvers", "rollout", "cuda", "bindings"}
+EVERYTHING = {"core", "games", "text", "search", "solvers", "rollout", "learn", "cuda", "bindings"}
 ALLOWED = {
     "core": {"core"},
     "games": {"core", "games"},
@@ -14,6 +14,7 @@ ALLOWED = {
     "search": {"core", "search"},
     "solvers": {"core", "solvers"},
     "rollout": {"rollout"},
+    "learn": {"core", "learn"},
     "cuda": {"core", "games", "cuda"},
     "bindings": EVERYTHING,
 }
