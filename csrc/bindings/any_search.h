@@ -3,7 +3,7 @@
 
 #include <cstdint>
 #include <memory>
-#include <shared_mutex>
+#include <mutex>
 #include <span>
 #include <vector>
 
@@ -34,11 +34,11 @@ class AnySearch {
     virtual void read(Found found) = 0;
     virtual void read_policy(std::span<float> policy) = 0;
 
-    std::shared_mutex& in_use() const { return in_use_; }
+    std::mutex& in_use() const { return in_use_; }
     bool failed = false;  // in the middle of a call
 
   private:
-    mutable std::shared_mutex in_use_;  // held by the bindings for the time of a call
+    mutable std::mutex in_use_;  // held by the bindings for the time of a call
 };
 
 struct SearchEntry {

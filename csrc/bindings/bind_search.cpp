@@ -6,6 +6,7 @@
 
 #include <cstdint>
 #include <memory>
+#include <mutex>
 #include <new>
 #include <optional>
 #include <stdexcept>
@@ -95,7 +96,7 @@ py::tuple search(const AnyBatch& batch, const std::optional<Integers>& rows, con
 template <class Call>
 auto alone(AnySearch& self, const Call& call) {
     const py::gil_scoped_release unlocked;
-    const Changes mine(self.in_use());
+    const std::lock_guard mine(self.in_use());
     if (self.failed) throw std::invalid_argument("this search failed before; begin a new one");
     try {
         return call();
@@ -108,13 +109,13 @@ auto alone(AnySearch& self, const Call& call) {
 }
 
 void expand(AnySearch& self, const Floats& weights, const Floats& returns) {
-    const auto leaves = static_cast<py::ssize_t>(self.leaf_rows().size());
-    const GameInfo& info = self.games().info();
-    if (weights.size() != leaves * info.num_actions || returns.size() != leaves * info.num_players) {
-        throw std::invalid_argument("expand: one answer for each of the " + std::to_string(leaves) +
-                                    " leaves is wanted");
-    }
     alone(self, [&] {
+        const auto leaves = static_cast<py::ssize_t>(self.leaf_rows().size());
+        const GameInfo& info = self.games().info();
+        if (weights.size() != leaves * info.num_actions || returns.size() != leaves * info.num_players) {
+            throw std::invalid_argument("expand: one answer for each of the " + std::to_string(leaves) +
+                                        " leaves is wanted");
+        }
         self.expand({weights.data(), static_cast<std::size_t>(weights.size())},
                     {returns.data(), static_cast<std::size_t>(returns.size())});
     });
@@ -182,8 +183,8 @@ void bind_search(py::module_& m) {
             "select", [](AnySearch& self, int most) { return spf::alone(self, [&] { return self.select(most); }); },
             py::arg("most"), "The leaves to evaluate as games, or None.")
         .def_property_readonly("leaf_rows",
-                               [](const AnySearch& self) {
-                                   const auto& rows = self.leaf_rows();
+                               [](AnySearch& self) {
+                                   const auto rows = spf::alone(self, [&] { return self.leaf_rows(); });
                                    return py::array_t<std::int64_t>(static_cast<py::ssize_t>(rows.size()), rows.data());
                                })
         .def("expand", &spf::expand, py::arg("weights"), py::arg("returns"))

@@ -17,8 +17,9 @@
 #include "core/resample.h"
 #include "core/rng.h"
 #include "search/formulas.h"
-#include "search/mcts.h"
 #include "search/playout.h"
+#include "search/search_options.h"
+#include "search/tree.h"
 
 namespace spf {
 
@@ -168,11 +169,6 @@ class Ismcts {
     const std::vector<KnowledgeTree>& trees() const { return trees_; }
 
   private:
-    struct Step {
-        std::uint32_t edge;
-        Player player;
-    };
-
     std::size_t tree_of(Player player) const { return multiple_ ? static_cast<std::size_t>(player) : 0; }
     Player owner(std::size_t tree) const { return multiple_ ? static_cast<Player>(tree) : observer_; }
 

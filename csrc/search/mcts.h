@@ -19,27 +19,11 @@
 #include "search/formulas.h"
 #include "search/gumbel.h"
 #include "search/playout.h"
+#include "search/proofs.h"
+#include "search/search_options.h"
 #include "search/tree.h"
 
 namespace spf {
-
-enum class Rule : std::uint8_t { kUct, kPuct, kGumbel };
-
-struct SearchOptions {
-    Rule rule = Rule::kUct;
-    int simulations = 100;
-    float c = 2.0f;               // weight of exploration in UCT and PUCT
-    int rollouts = 1;             // per leaf; 0: a leaf is worth nothing until it is over
-    bool solve = false;           // prove wins and losses, in UCT where there are two players and no chance
-    bool insist = false;          // on solving: elsewhere it is refused
-    bool transpositions = false;  // a position is one node, whichever way leads to it
-    int considered = 16;          // actions that Gumbel search begins with
-    float noise = 0.0f;           // share of Dirichlet noise in the priors at the root
-    float alpha = 0.3f;           // its concentration
-    float virtual_loss = 1.0f;
-    float temperature = 0.0f;  // actions are drawn by visits^(1 / temperature); 0: the best one
-    std::size_t max_bytes = std::size_t{1} << 31;
-};
 
 template <TurnGame Game>
 class Mcts {
@@ -190,7 +174,9 @@ class Mcts {
         if (options_.temperature > 0.0f) return drawn(edges);
         const auto rank = [&](const Edge& edge) {
             const bool over = options_.rule == Rule::kUct && edge.is_over();
-            const float sure = is_proven(edge) ? proven_worth(edge, node.player) : over ? edge.mean() : 0.0f;
+            const float sure = is_proven(tree_, edge) ? proven_worth(tree_, edge, node.player)
+                               : over                 ? edge.mean()
+                                                      : 0.0f;
             return std::tuple(sure, edge.visits(), edge.mean());
         };
         return tree_.action_of(*std::max_element(edges.begin(), edges.end(),
@@ -198,10 +184,6 @@ class Mcts {
     }
 
   private:
-    struct Step {
-        std::uint32_t edge;
-        Player player;
-    };
     struct Waiting {
         std::uint32_t leaf;
         std::vector<Step> path;
@@ -220,7 +202,8 @@ class Mcts {
         waiting_.clear();
     }
     void check_room_for_visits() const {
-        if (root_visits_ + static_cast<std::uint32_t>(options_.simulations - simulated_) <= Edge::kMost) return;
+        const std::uint32_t counted = root_visits_ - 1;  // by the edges of the root, one of which may get all the rest
+        if (counted + static_cast<std::uint32_t>(options_.simulations - simulated_) <= Edge::kMost) return;
         throw std::length_error("simulations: a tree that is kept counts at most " + std::to_string(Edge::kMost) +
                                 " visits; begin a new search");
     }
@@ -248,7 +231,7 @@ class Mcts {
             if (tree_.nodes[leaf].player < 0 || tree_.nodes[leaf].proven) {
                 const Returns<Game> returns = tree_.nodes[leaf].proven ? worth_of(leaf) : returns_of(game_, state);
                 back_up(returns);
-                if constexpr (kSolve) prove(leaf, returns);
+                if constexpr (kSolve) prove(tree_, path(), leaf, returns);
                 continue;
             }
             if (options_.rollouts == 0) {
@@ -384,7 +367,7 @@ class Mcts {
         const std::uint32_t best = with_counts(visits, [&](const auto& counts) {
             return highest(node.count, -INFINITY, [&](std::uint32_t i) {
                 if constexpr (kSolve) {
-                    if (is_proven(edges[i])) return proven_worth(edges[i], node.player);
+                    if (is_proven(tree_, edges[i])) return proven_worth(tree_, edges[i], node.player);
                 }
                 const float r = counts.inverse_root(edges[i].visits());
                 return edges[i].total * r * r + (edges[i].is_over() ? 0.0f : k * r);
@@ -510,44 +493,16 @@ class Mcts {
     std::uint32_t claim_of(const Edge& edge) const {
         const Node& node = tree_.nodes[0];
         if (!options_.solve || !node.proven) return edge.visits();
-        return is_proven(edge) && proven_worth(edge, node.player) >= node.worth[node.player] ? edge.visits() : 0;
+        const bool best = is_proven(tree_, edge) && proven_worth(tree_, edge, node.player) >= node.worth[node.player];
+        return best ? edge.visits() : 0;
     }
-
-    // ---- proofs, for two players ----
+    float value_of(const Edge& edge, const Node& node) const {
+        return options_.solve && is_proven(tree_, edge) ? proven_worth(tree_, edge, node.player) : edge.mean();
+    }
     Returns<Game> worth_of(std::uint32_t proven) const {
         Returns<Game> returns{};
-        for (std::size_t p = 0; p < std::min<std::size_t>(2, returns.size()); ++p) {
-            returns[p] = tree_.nodes[proven].worth[p];
-        }
+        std::copy_n(tree_.nodes[proven].worth, std::min<std::size_t>(2, returns.size()), returns.begin());
         return returns;
-    }
-    const Node& after(const Edge& edge) const { return tree_.nodes[tree_.node_after(edge)]; }
-    bool is_proven(const Edge& edge) const { return edge.visits() != 0 && after(edge).proven; }
-    float proven_worth(const Edge& edge, Player player) const { return after(edge).worth[player]; }
-    float value_of(const Edge& edge, const Node& node) const {
-        return options_.solve && is_proven(edge) ? proven_worth(edge, node.player) : edge.mean();
-    }
-    // A node is proven where an action beats the other player, or where all actions are proven.
-    void prove(std::uint32_t leaf, const Returns<Game>& returns) {
-        Node* below = &tree_.nodes[leaf];
-        below->proven = true;
-        for (std::size_t p = 0; p < 2; ++p) below->worth[p] = returns[p];
-        for (std::size_t depth = depth_; depth-- > 0;) {
-            Node& node = tree_.nodes[depth == 0 ? 0 : tree_.node_after(tree_.edges[path_[depth - 1].edge])];
-            const Player mover = node.player;
-            const Node* best = below;
-            if (!(below->worth[mover] > below->worth[1 - mover])) {
-                if (node.tried < node.count) return;
-                for (const Edge& edge : tree_.edges_of(node)) {
-                    if (!is_proven(edge)) return;
-                    const Node& other = after(edge);
-                    if (other.worth[mover] > best->worth[mover]) best = &other;
-                }
-            }
-            node.proven = true;
-            std::copy_n(best->worth, 2, node.worth);
-            below = &node;
-        }
     }
 
     Game game_;

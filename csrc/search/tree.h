@@ -60,6 +60,12 @@ struct Node {
 };
 static_assert(sizeof(Node) == 28);
 
+// One of the edges that a descent followed, and who chose it.
+struct Step {
+    std::uint32_t edge;
+    Player player;
+};
+
 class Tree {
   public:
     std::vector<Node> nodes;

@@ -241,6 +241,37 @@ void test_transpositions() {
     }
 }
 
+// Oracle: random play pays whoever opens tic-tac-toe 0.297 (585, 288 and 127 of a thousand games), and the root's
+// value, from which Gumbel search completes those of actions never tried, is a mean of such games.
+void test_root_of_gumbel_search() {
+    const TicTacToe game;
+    Mcts<TicTacToe> search(game, options(Rule::kGumbel, 1, 2'000));
+    search.begin(game.initial(), 3, kRoom);
+    search.run();
+    CHECK(std::abs(search.tree().nodes[0].worth[0] - 0.297f) < 0.1f);
+}
+
+// Oracle: an edge counts to 2^24 - 1. A fresh tree takes as many simulations, and one that is kept what is left.
+void test_visits_do_not_overflow() {
+    const TicTacToe game;
+    TicTacToe::State state = game.initial();
+    for (const Action cell : {0, 4, 8, 2, 6}) game.apply(state, cell);
+    Mcts<TicTacToe> search(game, options(Rule::kPuct, static_cast<int>(Edge::kMost), 0));
+    search.begin(state, 1, kRoom);
+    search.run();
+    CHECK(sum(visits(game, search)) == static_cast<std::int64_t>(Edge::kMost));
+    game.apply(state, 3);  // ends nothing
+    search.advance(3, {}, state);
+    CHECK(sum(visits(game, search)) > 0);
+    bool refused = false;
+    try {
+        search.run();
+    } catch (const std::length_error&) {
+        refused = true;
+    }
+    CHECK(refused);
+}
+
 // Oracle: Dirichlet noise of concentration 10 has mean 1/7 and little variance, so priors of a root that was an inner
 // node move towards equal ones by the share of noise; without noise they stay.
 void test_noise_after_a_move() {
@@ -320,6 +351,8 @@ int main() {
     test_memory();
     test_transpositions();
     test_noise_after_a_move();
+    test_root_of_gumbel_search();
+    test_visits_do_not_overflow();
     test_information_sets();
     test_threads(ConnectFour{});
     test_threads(Pig{});
