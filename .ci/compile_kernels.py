@@ -11,11 +11,12 @@ from typing import Any, NamedTuple
 
 import torch
 import triton
+from selfplay_fast.kernels._head import Head
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
 from selfplay_fast.kernels import _grouped_products as grouped
-from selfplay_fast.kernels import discounted_sums, expert_routing, segment_normalise, token_logprobs
+from selfplay_fast.kernels import _head_triton, discounted_sums, expert_routing, segment_normalise
 
 SHARED, SPILLED = 232_448, 32  # bytes that a Hopper GPU gives a block; bytes that may be traded
 PTXAS = Path(triton.__file__).parent / "backends" / "nvidia" / "bin" / "ptxas"
@@ -35,10 +36,10 @@ def token_logprobs_cases() -> dict[str, Case]:
     """Plain and with every option."""
     cases = {}
     for what, options in (("", False), (", bias, cap", True)):
-        head = token_logprobs.Head(torch.ones(1), softcap=float(options))
+        head = Head(torch.ones(1), softcap=float(options))
         for name, tile in (
-            ("forward", token_logprobs._TILE),
-            ("backward", token_logprobs._tile_backward(head)),
+            ("forward", _head_triton._TILE),
+            ("backward", _head_triton._tile_backward(head)),
         ):
             types = {
                 "hidden": f"tensordesc<bf16[{tile['BLOCK_T']}, {tile['BLOCK_H']}]>",
@@ -53,9 +54,9 @@ def token_logprobs_cases() -> dict[str, Case]:
             if not options:
                 constants["bias_ptr"] = None
             if name == "forward":
-                constants |= {"TILES": token_logprobs._TILES, "SQUARES": options}
-            kernel = getattr(token_logprobs, f"_{name}_kernel")
-            cases[f"token_logprobs {name}{what}"] = Case(kernel, types, constants, token_logprobs._LAUNCH)
+                constants |= {"TILES": _head_triton._TILES, "SQUARES": options}
+            kernel = getattr(_head_triton, f"_{name}_kernel")
+            cases[f"token_logprobs {name}{what}"] = Case(kernel, types, constants, _head_triton._LAUNCH)
     return cases
 
 

@@ -12,13 +12,13 @@ elsewhere PyTorch doubles the reach of all tokens log2(T) times.
 
 from __future__ import annotations
 
-import importlib.util
 from typing import Any
 
 import torch
 from torch import Tensor
 
-HAS_TRITON = importlib.util.find_spec("triton") is not None
+from ._paths import HAS_TRITON, sum_dtype
+
 if HAS_TRITON:
     import triton
     import triton.language as tl
@@ -202,7 +202,7 @@ def _factors(
     lambda_: float,
 ) -> Tensor:
     """What a token's sum takes of the next one's [B, T]."""
-    wide = values.to(_wide(values))
+    wide = values.to(sum_dtype(values.dtype))
     factors = wide.new_full(values.shape, discount) if discounts is None else discounts.to(wide.dtype)
     factors = factors * lambda_
     if mask is not None:
@@ -241,7 +241,7 @@ def _scan_pytorch(
     discount: float,
     lambda_: float,
 ) -> Tensor:
-    total = values.to(_wide(values))
+    total = values.to(sum_dtype(values.dtype))
     if values.numel() == 0:
         return torch.empty_like(total)
     if baseline is not None or bootstrap is not None:
@@ -281,7 +281,7 @@ def _discounted_sums(
 
 @_discounted_sums.register_fake
 def _(values: Tensor, *_: Any) -> Tensor:
-    return torch.empty(values.shape, dtype=_wide(values), device=values.device)
+    return torch.empty(values.shape, dtype=sum_dtype(values.dtype), device=values.device)
 
 
 def _save(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
@@ -302,10 +302,6 @@ def _backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
 
 
 _discounted_sums.register_autograd(_backward, setup_context=_save)
-
-
-def _wide(values: Tensor) -> torch.dtype:
-    return torch.float64 if values.dtype == torch.float64 else torch.float32
 
 
 def discounted_sums(

@@ -11,12 +11,11 @@ FastMoE (He et al. 2021, arXiv 2103.13262), without its copies to the host.
 
 from __future__ import annotations
 
-import importlib.util
-
 import torch
 from torch import Tensor
 
-HAS_TRITON = importlib.util.find_spec("triton") is not None
+from ._paths import HAS_TRITON
+
 if HAS_TRITON:
     import triton
     import triton.language as tl

@@ -17,7 +17,6 @@ nothing stored. Elsewhere PyTorch does the same expert by expert, where other to
 
 from __future__ import annotations
 
-import importlib.util
 import itertools
 import math
 from collections.abc import Iterator
@@ -26,9 +25,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ._paths import HAS_TRITON, sum_dtype
 from .expert_routing import check_experts, route
 
-HAS_TRITON = importlib.util.find_spec("triton") is not None
 if HAS_TRITON:
     from . import _grouped_products
 
@@ -129,16 +128,12 @@ def _put_product(out: Tensor, left: Tensor, right: Tensor) -> None:
         out.copy_(left @ right)
 
 
-def _wide(dtype: torch.dtype) -> torch.dtype:
-    return torch.float64 if dtype == torch.float64 else torch.float32
-
-
 def _forward_experts(
     x: Tensor, w1: Tensor, b1: Tensor, w2: Tensor, b2: Tensor, gate: Tensor, order: Tensor, offsets: Tensor,
     key: Tensor, activation: str, dropout: float, keep: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
     """As `_grouped_products.forward`, expert by expert, half precision widened."""
-    wide, (experts, units, _) = _wide(x.dtype), w1.shape
+    wide, (experts, units, _) = sum_dtype(x.dtype), w1.shape
     keep_before = keep and activation in _FROM_INPUT
     y = torch.zeros(len(x), w2.shape[2], dtype=wide, device=x.device)
     hidden = x.new_empty(len(order) if keep else 0, units)
@@ -164,7 +159,7 @@ def _backward_experts(
     hidden: Tensor, before: Tensor, key: Tensor, activation: str, dropout: float, need_x: bool, need_weights: bool,
 ) -> tuple[Tensor, list[Tensor], Tensor]:  # fmt: skip
     """As `_grouped_products.backward`."""
-    wide, (experts, units, _) = _wide(x.dtype), w1.shape
+    wide, (experts, units, _) = sum_dtype(x.dtype), w1.shape
     grad_x = torch.zeros_like(x, dtype=wide) if need_x else x.new_empty(0)
     shapes = (w1.shape, w1.shape[:2], w2.shape, b2.shape)
     weights = [x.new_empty(shape if need_weights else (0,)) for shape in shapes]

@@ -11,14 +11,14 @@ be any number and one launch does; more samples than that is good for, and the C
 
 from __future__ import annotations
 
-import importlib.util
 import math
 from typing import Any
 
 import torch
 from torch import Tensor
 
-HAS_TRITON = importlib.util.find_spec("triton") is not None
+from ._paths import HAS_TRITON, sum_dtype
+
 if HAS_TRITON:
     import triton
     import triton.language as tl
@@ -215,7 +215,7 @@ def _normalise_pytorch(
     alone = values.double() if keep_singletons else torch.zeros_like(centred)
     centred = torch.where(count == 1, torch.where(w > 0, alone, 0.0), centred * out)
     done = torch.where(spread > 0, centred / torch.where(spread > 0, spread, 1.0), 0.0)
-    return done.to(_wide(values))
+    return done.to(sum_dtype(values.dtype))
 
 
 @torch.library.custom_op("selfplay_fast::segment_normalise", mutates_args=())
@@ -237,7 +237,7 @@ def _segment_normalise(
 
 @_segment_normalise.register_fake
 def _(values: Tensor, *_: Any) -> Tensor:
-    return torch.empty(values.shape, dtype=_wide(values), device=values.device)
+    return torch.empty(values.shape, dtype=sum_dtype(values.dtype), device=values.device)
 
 
 @torch.library.custom_op("selfplay_fast::segment_normalise_backward", mutates_args=())
@@ -288,10 +288,6 @@ def _backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
 _segment_normalise.register_autograd(_backward, setup_context=_save)
 
 
-def _wide(values: Tensor) -> torch.dtype:
-    return torch.float64 if values.dtype == torch.float64 else torch.float32
-
-
 def segment_normalise(
     values: Tensor,
     segments: Tensor | None = None,
@@ -330,7 +326,7 @@ def segment_normalise(
     if segments is not None and segments.dtype not in (torch.int32, torch.int64):
         raise ValueError(f"segment_normalise: segments must be int32 or int64, got {segments.dtype}")
     if weights is not None:
-        weights = weights.detach().to(_wide(values)).reshape(-1)
+        weights = weights.detach().to(sum_dtype(values.dtype)).reshape(-1)
     flat = None if segments is None else segments.reshape(-1)
     out = _segment_normalise(
         values.reshape(-1), flat, weights, scale or "", float(eps), eps_inside, leave_one_out, keep_singletons

@@ -8,6 +8,7 @@ from typing import Literal
 
 import numpy as np
 
+from selfplay_fast.learn.credit import moving_advantages
 from selfplay_fast.records import Episode
 
 Order = Literal["post", "pre", "batch"]
@@ -45,24 +46,22 @@ def role_conditioned_advantages(
     """
     if order not in ("post", "pre", "batch"):
         raise ValueError(f"order: must be 'post', 'pre' or 'batch', got {order!r}")
-    decay, values = baseline.decay, dict(baseline.values)
-    seen: dict[Slot, list[float]] = {}
-    advantages: Advantages = []
-    for episode in episodes:
-        by_role: dict[str, float] = {}
-        for role, reward in episode.returns.items():
-            slot = (episode.game, role)
-            old = values.get(slot, 0.0)
-            if order == "batch":
-                seen.setdefault(slot, []).append(reward)
-                by_role[role] = reward - old
-            else:
-                values[slot] = decay * old + (1 - decay) * reward
-                by_role[role] = reward - (values[slot] if order == "post" else old)
-        advantages.append(_spread(episode, by_role, discount))
-    for slot, rewards in seen.items():
-        values[slot] = decay * values.get(slot, 0.0) + (1 - decay) * float(np.mean(rewards))
-    return advantages, RoleBaseline(decay=decay, values=values)
+    slots: dict[Slot, int] = {}
+    numbers = [slots.setdefault((e.game, role), len(slots)) for e in episodes for role in e.returns]
+    rewards = [reward for episode in episodes for reward in episode.returns.values()]
+    flat, after = moving_advantages(
+        rewards,
+        np.array(numbers, np.int64),
+        [baseline[slot] for slot in slots],
+        decay=baseline.decay,
+        order=order,
+    )
+    own = iter(flat.tolist())
+    advantages = [
+        _spread(episode, {role: next(own) for role in episode.returns}, discount) for episode in episodes
+    ]
+    values = dict(baseline.values) | dict(zip(slots, after.tolist(), strict=True))
+    return advantages, RoleBaseline(decay=baseline.decay, values=values)
 
 
 def undiscounted_returns(episodes: Sequence[Episode]) -> Advantages:

@@ -1,25 +1,17 @@
 """Oracle: the recurrence token by token in float64 (`discounted_sums_reference`), scipy, and numbers by hand."""
 
-import os
-
 import numpy as np
 import pytest
 import selfplay_fast.kernels.discounted_sums as module
 import torch
+from scipy import signal
 from selfplay_fast.kernels.discounted_sums import discounted_sums, discounted_sums_reference
 
 
-@pytest.fixture(params=["pytorch", "triton"])
-def path(request, monkeypatch):
+@pytest.fixture
+def path(way):
     """The PyTorch code, or the Triton code in its interpreter, in small blocks and chunks."""
-    if request.param == "triton":
-        pytest.importorskip("triton")
-        if os.environ.get("TRITON_INTERPRET") != "1":
-            pytest.skip("Triton compiles here; the tests on the GPU run this")
-        monkeypatch.setattr(module, "_fits_triton", lambda values: values.dtype != torch.float64)
-        monkeypatch.setattr(module, "_BLOCK", 32)
-        monkeypatch.setattr(module, "_CHUNK", 48)
-    return request.param
+    return way(module, _fits_triton=lambda values: values.dtype != torch.float64, _BLOCK=32, _CHUNK=48)
 
 
 def make(rows, length, device="cpu"):
@@ -104,7 +96,6 @@ def test_float64_stays_float64():
 
 def test_returns_equal_a_filter(path):
     """Oracle: scipy.signal.lfilter of the reversed row."""
-    signal = pytest.importorskip("scipy.signal")
     values = torch.randn(2, 100)
     want = signal.lfilter([1], [1, -0.95], values.double().numpy()[:, ::-1], axis=1)[:, ::-1]
     assert np.abs(discounted_sums(values, discount=0.95).numpy() - want).max() < 1e-5

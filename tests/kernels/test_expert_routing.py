@@ -1,23 +1,15 @@
 """Oracle: a stable argsort and counts by comparison (`route_reference`)."""
 
-import os
-
 import pytest
 import selfplay_fast.kernels.expert_routing as module
 import torch
 from selfplay_fast.kernels.expert_routing import route, route_reference
 
 
-@pytest.fixture(params=["pytorch", "triton"])
-def path(request, monkeypatch):
+@pytest.fixture
+def path(way):
     """The PyTorch code, or the Triton code in its interpreter, in small blocks."""
-    if request.param == "triton":
-        pytest.importorskip("triton")
-        if os.environ.get("TRITON_INTERPRET") != "1":
-            pytest.skip("Triton compiles here; the tests on the GPU run this")
-        monkeypatch.setattr(module, "_fits_triton", lambda expert_index: True)
-        monkeypatch.setattr(module, "_ENTRIES", 128)
-    return request.param
+    return way(module, _fits_triton=lambda expert_index: True, _ENTRIES=128)
 
 
 @pytest.mark.parametrize(("tokens", "top", "experts"), [(1, 1, 1), (63, 1, 3), (40, 3, 16), (7, 5, 37)])

@@ -1,7 +1,6 @@
 """Oracle: the formula over all experts in float64 (`grouped_mlp_reference`)."""
 
 import math
-import os
 
 import pytest
 import selfplay_fast.kernels.expert_routing as routing
@@ -66,22 +65,15 @@ def kept_units(seed, tokens, experts, units, dropout):
     return kept.double() / (1 - dropout)
 
 
-@pytest.fixture(params=["pytorch", "triton"])
-def path(request, monkeypatch):
+@pytest.fixture
+def path(way):
     """The PyTorch code, or the Triton code in its interpreter, in small tiles."""
-    if request.param == "triton":
-        pytest.importorskip("triton")
-        if os.environ.get("TRITON_INTERPRET") != "1":
-            pytest.skip("Triton compiles here; the tests on the GPU run this")
-        products = module._grouped_products
-        tile = {"BLOCK_T": 16, "BLOCK_N": 32, "BLOCK_K": 32}
-        monkeypatch.setattr(module, "_fits_triton", lambda x: x.dtype != torch.float64 and len(x) > 0)
-        monkeypatch.setattr(routing, "_fits_triton", lambda expert_index: True)
-        monkeypatch.setattr(products, "_TILES", {16: tile})
-        monkeypatch.setattr(products, "_TILE_FLOAT32", tile)
-        monkeypatch.setattr(products, "_HIDDEN_GRAD_COLUMNS", 16)
-        monkeypatch.setattr(products, "_WEIGHT_TILE", {"BLOCK_T": 16, "BLOCK_M": 32, "BLOCK_N": 32})
-    return request.param
+    tile = {"BLOCK_T": 16, "BLOCK_N": 32, "BLOCK_K": 32}
+    weights = {"BLOCK_T": 16, "BLOCK_M": 32, "BLOCK_N": 32}
+    products = getattr(module, "_grouped_products", None)  # only where Triton is
+    way(module, _fits_triton=lambda x: x.dtype != torch.float64 and len(x) > 0)
+    way(routing, _fits_triton=lambda expert_index: True)
+    return way(products, _TILES={16: tile}, _TILE_FLOAT32=tile, _HIDDEN_GRAD_COLUMNS=16, _WEIGHT_TILE=weights)
 
 
 @pytest.mark.parametrize("activation", ACTIVATIONS)

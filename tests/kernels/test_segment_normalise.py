@@ -1,23 +1,15 @@
 """Oracle: the formula segment by segment in float64 (`segment_normalise_reference`), and numbers by hand."""
 
-import os
-
 import pytest
 import selfplay_fast.kernels.segment_normalise as module
 import torch
 from selfplay_fast.kernels.segment_normalise import segment_normalise, segment_normalise_reference
 
 
-@pytest.fixture(params=["pytorch", "triton"])
-def path(request, monkeypatch):
+@pytest.fixture
+def path(way):
     """The PyTorch code, or the Triton code in its interpreter."""
-    if request.param == "triton":
-        pytest.importorskip("triton")
-        if os.environ.get("TRITON_INTERPRET") != "1":
-            pytest.skip("Triton compiles here; the tests on the GPU run this")
-        monkeypatch.setattr(module, "_fits_triton", lambda values: values.dtype != torch.float64)
-        monkeypatch.setattr(module, "_OTHERS", 32)
-    return request.param
+    return way(module, _fits_triton=lambda values: values.dtype != torch.float64, _OTHERS=32)
 
 
 OPTIONS = (

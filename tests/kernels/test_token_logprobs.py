@@ -1,11 +1,11 @@
 """Oracle: the whole formula in float64 (`token_logprobs_reference`), and finite gradients where p is near 1."""
 
-import os
-
 import pytest
 import selfplay_fast.kernels.token_logprobs as module
 import torch
 from selfplay_fast.kernels.token_logprobs import token_logprobs, token_logprobs_reference
+
+from selfplay_fast.kernels import _head
 
 
 def make(tokens, hidden, vocabulary, scale=1.0, seed=0):
@@ -16,25 +16,19 @@ def make(tokens, hidden, vocabulary, scale=1.0, seed=0):
     return h, w, t
 
 
-@pytest.fixture(params=["pytorch", "triton"])
-def path(request, monkeypatch):
+@pytest.fixture
+def path(way):
     """The PyTorch code, or the Triton code in its interpreter, in small tiles and slices."""
-    if request.param == "triton":
-        pytest.importorskip("triton")
-        if os.environ.get("TRITON_INTERPRET") != "1":
-            pytest.skip("Triton compiles here; the tests on the GPU run this")
-        monkeypatch.setattr(module, "_fits_triton", lambda hidden, weight: True)
-        monkeypatch.setattr(module, "_TILE", {"BLOCK_T": 64, "BLOCK_V": 64, "BLOCK_H": 16, "GROUP": 2})
-        monkeypatch.setattr(module, "_TILES", 3)
-        monkeypatch.setattr(module, "_SLICE", 320)
-    return request.param
+    tile = {"BLOCK_T": 64, "BLOCK_V": 64, "BLOCK_H": 16, "GROUP": 2}
+    tiles = getattr(module, "_head_triton", None)  # only where Triton is
+    return way(tiles, fits=lambda hidden, weight: True, _TILE=tile, _TILES=3, _SLICE=320)
 
 
 @pytest.mark.parametrize(("tokens", "vocabulary"), [(1, 7), (63, 1000), (300, 65)])
 @pytest.mark.parametrize("temperature", [1.0, 0.7, "per token"])
 def test_values_and_gradients_equal_float64(tokens, vocabulary, temperature, path, monkeypatch):
     """Values to 1e-5 and gradients to 1e-5 relative, with arbitrary upstream gradients and several blocks."""
-    monkeypatch.setattr(module, "_BLOCK_ENTRIES", 17 * vocabulary)  # block edges inside the batch
+    monkeypatch.setattr(_head, "_BLOCK_ENTRIES", 17 * vocabulary)  # block edges inside the batch
     h, w, t = make(tokens, 24, vocabulary)
     scale = torch.linspace(0.3, 2, tokens) if temperature == "per token" else temperature
     g_lp, g_ent = torch.randn(tokens), torch.randn(tokens)
@@ -54,7 +48,7 @@ def test_values_and_gradients_equal_float64(tokens, vocabulary, temperature, pat
 @pytest.mark.parametrize("softcap", [None, 3.0])
 def test_bias_cap_scale_mask_and_all_that_can_be_returned(softcap, path, monkeypatch):
     """Oracle: float64 of the kept rows alone. Masked rows give 0, take no gradient and may have any target."""
-    monkeypatch.setattr(module, "_BLOCK_ENTRIES", 17 * 333)
+    monkeypatch.setattr(_head, "_BLOCK_ENTRIES", 17 * 333)
     h, w, t = make(70, 24, 333)
     bias, mask = torch.randn(333), torch.arange(70) % 3 != 0
     likeliest = (h @ w.T + bias).argmax(-1)  # caps and scales rise with what they are made of

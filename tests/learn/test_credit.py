@@ -6,31 +6,12 @@ import sys
 import numpy as np
 import pytest
 import torch
+from scipy import signal
 from selfplay_fast.kernels.discounted_sums import discounted_sums_reference
 from selfplay_fast.kernels.segment_normalise import segment_normalise_reference
 
-from selfplay_fast.learn import RoleBaseline, credit, role_conditioned_advantages
+from selfplay_fast.learn import credit
 from selfplay_fast.learn.credit import discounted_sums, gae, moving_advantages, segment_normalise
-from selfplay_fast.records import Ask, Episode, Key, Reply, Turn
-
-RETURNS = [
-    (1, -1),
-    (-1, 1),
-    (0.5, -1.5),
-    (0, 0),
-    (1, -1),
-]  # of two roles; the averages start at 0, decay 0.95
-MOVING = {
-    "pre": [(1, -1), (-1.05, 1.05), (0.5025, -1.5025), (-0.022625, 0.072625), (0.978506, -0.931006)],
-    "post": [
-        (0.95, -0.95),
-        (-0.9975, 0.9975),
-        (0.477375, -1.427375),
-        (-0.021494, 0.068994),
-        (0.929581, -0.884456),
-    ],
-    "batch": RETURNS,
-}
 
 
 def make(rows, length, dtype=np.float32):
@@ -96,7 +77,6 @@ def test_by_hand():
 
 def test_whole_returns_telescope():
     """Oracle: scipy.signal.lfilter; with lambda 1 values cancel and the bootstrap is in the return once."""
-    signal = pytest.importorskip("scipy.signal")
     rewards, values, _, bootstrap = make(6, 50, np.float64)
     _, returns = gae(rewards, values, discount=0.97, bootstrap=bootstrap)
     want = signal.lfilter([1], [1, -0.97], rewards[:, ::-1], axis=1)[:, ::-1]
@@ -262,22 +242,24 @@ def test_bad_segments_name_the_argument(change, name):
 
 @pytest.mark.parametrize("order", ["pre", "post", "batch"])
 def test_moving_averages(order):
-    """Oracle: golden numbers by hand (SPIRAL, Eq. 2), and `role_conditioned_advantages` on 200 episodes."""
-    got, _ = moving_advantages(np.array(RETURNS).ravel(), np.tile([0, 1], 5), np.zeros(2), order=order)
-    assert np.abs(got.reshape(-1, 2) - MOVING[order]).max() < 1e-6
-    returns = np.random.default_rng(0).normal(size=(200, 2))
-    turns = tuple(
-        Turn(ask=Ask(role=role, append="", key=Key(0, 0, k)), reply=Reply(text=""))
-        for k, role in enumerate(("a", "b"))
-    )
-    episodes = [
-        Episode(game="g", index=i, seed=0, group=i, turns=turns, returns=dict(zip("ab", pair, strict=True)))
-        for i, pair in enumerate(returns)
-    ]
-    want, baseline = role_conditioned_advantages(episodes, RoleBaseline(), order=order)
-    got, after = moving_advantages(returns.ravel(), np.tile([0, 1], 200), np.zeros(2), order=order)
-    assert np.abs(got.reshape(-1, 2) - want).max() < 1e-12
-    assert np.abs(after - [baseline["g", "a"], baseline["g", "b"]]).max() < 1e-12
+    """Oracle: the update of SPIRAL's Eq. 2, sample by sample; its golden numbers are those of the test of
+    `role_conditioned_advantages`, which goes this way."""
+    rng = np.random.default_rng(0)
+    returns, slots, decay = rng.normal(size=300), rng.integers(0, 5, 300), 0.9
+    averages = rng.normal(size=6)  # of one slot nobody is
+    got, after = moving_advantages(returns, slots, averages, decay=decay, order=order)
+    now, want = averages.copy(), []
+    for reward, slot in zip(returns, slots, strict=True):
+        old = now[slot]
+        if order != "batch":
+            now[slot] = decay * old + (1 - decay) * reward
+        want.append(reward - (now[slot] if order == "post" else old))
+    for slot in range(5):
+        if order == "batch":
+            now[slot] = decay * now[slot] + (1 - decay) * returns[slots == slot].mean()
+    assert np.abs(got - want).max() < 1e-12
+    assert np.abs(after - now).max() < 1e-12
+    assert after[5] == averages[5]
 
 
 @pytest.mark.parametrize(
