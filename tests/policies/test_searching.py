@@ -16,7 +16,7 @@ from selfplay_fast.learn.warmup import warm_up
 from selfplay_fast.policies import ModelEvaluator, OpponentPool, RandomPolicy, ScriptedPolicy, SearchPlayer
 from selfplay_fast.policies.language_model import LanguageModel
 from selfplay_fast.policies.nano import build_nano
-from selfplay_fast.records import Ask, GameSeat, Key
+from selfplay_fast.records import Ask, GameSeat, Key, Sampling
 
 
 def seated(batch: games.Batch, row: int, episode: int = 0) -> Ask:
@@ -135,7 +135,7 @@ def test_training_against_past_selves() -> None:
     """Oracle: contract. What a pool holds stays as it was while the learner changes, all past selves are met, and the
     learner is trained on its own turns alone, whichever seat it has."""
     learner = LanguageModel(*build_nano(["kuhn_poker"], seed=0))
-    warm_up(learner, ["kuhn_poker"], steps=20, turns=32, learning_rate=1e-2, seed=0)
+    warm_up(learner, ["kuhn_poker"], steps=12, turns=24, learning_rate=1e-2, seed=0)
     optimizer = torch.optim.AdamW(learner.model.parameters(), lr=1e-4)
     pool = OpponentPool({}, seed=3)
     frozen = {}
@@ -145,7 +145,9 @@ def test_training_against_past_selves() -> None:
         pool.add(f"step {step}", past)
         frozen[f"step {step}"] = {name: value.clone() for name, value in past.model.state_dict().items()}
         role, other = (f"player_{(step + i) % 2}" for i in range(2))
-        episodes = play.play_games({role: learner, other: pool}, games=["kuhn_poker"], episodes=24, seed=step)
+        cast = {role: learner, other: pool}
+        short = Sampling(max_tokens=24)
+        episodes = play.play_games(cast, games=["kuhn_poker"], episodes=24, sampling=short, seed=step)
         met |= {pool.member_of(Key(episode.seed, episode.index, 0)) for episode in episodes}
         pool.record(episodes, role)
         advantages = [
