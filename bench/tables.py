@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).parents[1]
-PAGES = (ROOT / "README.md", ROOT / "docs" / "games.md")
+PAGES = (ROOT / "README.md", ROOT / "docs" / "games.md", ROOT / "docs" / "kernels.md")
 RESULTS = Path(__file__).parent / "results"
 PACKAGES = (
     "python",
@@ -24,6 +24,8 @@ PACKAGES = (
     "mctx",
     "envpool",
     "jax",
+    "scipy",
+    "verl",
 )
 BLOCK = re.compile(r"(<!-- bench (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
 
