@@ -151,6 +151,7 @@ def compared(
     ours, theirs = (1000 * milliseconds(timings[key]) for key in ("ours", "peer"))
     return {
         "case": name,
+        "unit": "µs",
         "ours": ours,
         "peer": theirs,
         "ratio": theirs / ours,
@@ -168,7 +169,7 @@ def main() -> None:
     torch.manual_seed(0)
     torch.set_num_threads(1)
     rows = advantages(options.rows, options.tokens, options.repeats) + groups(options.repeats)
-    facts = machine(("torch", "numpy", "scipy", "verl"))
+    facts = {**machine(("torch", "numpy", "scipy", "verl")), "device": "cpu, one thread"}
     print_table(facts, rows, "µs")
     save("gae_vs_loops", facts, rows)
 
