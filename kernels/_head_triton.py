@@ -1,4 +1,8 @@
-"""Triton's part of `token_logprobs`: one kernel multiplies and folds, one makes a slice of the logits' gradient."""
+"""Triton's part of the head: one kernel multiplies and folds, one makes a slice of the logits' gradient.
+
+Where a loss is known with the log-probs (`one_pass`), the vendor's library multiplies a block of tokens with the whole
+weight; one kernel folds the rows of the product, another makes the gradient from the same numbers.
+"""
 
 from __future__ import annotations
 
@@ -11,13 +15,49 @@ from torch import Tensor
 from triton.tools.tensor_descriptor import TensorDescriptor
 
 from ._blocks import LOG2_E, fold_logits, grouped_tile, matmul_tile, tanh
-from ._head import Folded, Gradients, Head, Needs
+from ._head import Derive, Folded, Gradients, Head, Needs, Sums, add_product, product
 
 _SLICE = 8192  # columns of the vocabulary whose gradients are held at a time
 # The fastest of the tiles tried on an NVIDIA H100 at widths 2560 and 4096.
 _TILE = {"BLOCK_T": 128, "BLOCK_V": 256, "BLOCK_H": 64, "GROUP": 8}
 _LAUNCH = {"num_warps": 8, "num_stages": 3}
 _TILES = 8  # tiles of the vocabulary that one program of the forward pass folds
+# Of one pass: logits of a block of tokens, more where the weight's sum is read and written once a block; columns of a
+# row that a program works on.
+_BLOCK_ENTRIES, _BLOCK_ENTRIES_WEIGHT = 1 << 26, 1 << 28
+_FOLD = {"BLOCK": 4096, "num_warps": 8}
+_GRADIENT = {"BLOCK": 1024, "num_warps": 4}
+
+
+@triton.jit
+def _score(
+    product, inverse, bias_ptr, columns, vocabulary, softcap, inner, HAS_BIAS: tl.constexpr, CAPPED: tl.constexpr
+):  # fmt: skip
+    """Products [R, C] -> logits in powers of two, very low beyond the vocabulary; inverse [R], columns [C]."""
+    inside = columns < vocabulary
+    if HAS_BIAS:
+        product += tl.load(bias_ptr + columns, mask=inside, other=0.0).to(tl.float32)[None, :]
+    if CAPPED:
+        product = softcap * tanh(product * inner)
+    return tl.where(inside[None, :], product * (inverse * LOG2_E)[:, None], -1e30)
+
+
+@triton.jit
+def _gradient(
+    scores, inverse, target, log_sum, entropy, up, up_entropy, columns, vocabulary, softcap, inner,
+    CAPPED: tl.constexpr,
+):  # fmt: skip
+    """Scores [R, C], numbers of their rows [R] and columns [C] -> the gradient of the products."""
+    # d logprob = [target] - p and d entropy = -p (log p + entropy), in float32: p - 1 in bfloat16 loses all near 1.
+    logp = (scores - log_sum[:, None]) / LOG2_E
+    up *= inverse
+    slope = up[:, None] + (up_entropy * inverse)[:, None] * (logp + entropy[:, None])
+    grad = tl.where(columns[None, :] == target[:, None], up[:, None], 0.0) - tl.exp2(logp * LOG2_E) * slope
+    if CAPPED:
+        inside = tl.where((columns < vocabulary)[None, :], scores, 0.0)
+        capped = inside / (inverse * LOG2_E * softcap)[:, None]
+        grad *= (1 - capped * capped) * (softcap * inner)
+    return grad
 
 
 @triton.jit
@@ -29,14 +69,10 @@ def _scores(
     """A tile of logits in powers of two, very low beyond the vocabulary; its rows and columns."""
     rows = row + tl.arange(0, BLOCK_T)
     columns = column + tl.arange(0, BLOCK_V)
-    scale = tl.load(inverse_ptr + rows, mask=rows < tokens, other=1.0) * LOG2_E
-    logits = matmul_tile(hidden, weight, row, column, width, BLOCK_T, BLOCK_V, BLOCK_H)
-    if HAS_BIAS:
-        bias = tl.load(bias_ptr + columns, mask=columns < vocabulary, other=0.0)
-        logits += bias.to(tl.float32)[None, :]
-    if CAPPED:
-        logits = softcap * tanh(logits * inner)
-    return tl.where((columns < vocabulary)[None, :], logits * scale[:, None], -1e30), rows, columns
+    inverse = tl.load(inverse_ptr + rows, mask=rows < tokens, other=1.0)
+    product = matmul_tile(hidden, weight, row, column, width, BLOCK_T, BLOCK_V, BLOCK_H)
+    scores = _score(product, inverse, bias_ptr, columns, vocabulary, softcap, inner, HAS_BIAS, CAPPED)
+    return scores, rows, columns
 
 
 @triton.jit
@@ -93,26 +129,73 @@ def _backward_kernel(
         softcap, inner, HAS_BIAS, CAPPED, BLOCK_T, BLOCK_V, BLOCK_H,
     )  # fmt: skip
     inside = rows < tokens
-    logp = (scores - tl.load(log_sum_ptr + rows, mask=inside, other=0.0)[:, None]) / LOG2_E
-    target = tl.load(targets_ptr + rows, mask=inside, other=0).to(tl.int32)
-    inverse = tl.load(inverse_ptr + rows, mask=inside, other=1.0)
-    entropy = tl.load(entropy_ptr + rows, mask=inside, other=0.0)
-    up = tl.load(grad_logprob_ptr + rows, mask=inside, other=0.0) * inverse
-    up_entropy = tl.load(grad_entropy_ptr + rows, mask=inside, other=0.0) * inverse
-    # d logprob = [target] - p and d entropy = -p (log p + entropy), in float32: p - 1 in bfloat16 loses all near 1.
-    slope = up[:, None] + up_entropy[:, None] * (logp + entropy[:, None])
-    grad = tl.where(columns[None, :] == target[:, None], up[:, None], 0.0) - tl.exp2(logp * LOG2_E) * slope
-    if CAPPED:
-        capped = (
-            tl.where((columns < vocabulary)[None, :], scores, 0.0) / (inverse * LOG2_E * softcap)[:, None]
-        )
-        grad *= (1 - capped * capped) * (softcap * inner)
+    grad = _gradient(
+        scores,
+        tl.load(inverse_ptr + rows, mask=inside, other=1.0),
+        tl.load(targets_ptr + rows, mask=inside, other=0).to(tl.int32),
+        tl.load(log_sum_ptr + rows, mask=inside, other=0.0),
+        tl.load(entropy_ptr + rows, mask=inside, other=0.0),
+        tl.load(grad_logprob_ptr + rows, mask=inside, other=0.0),
+        tl.load(grad_entropy_ptr + rows, mask=inside, other=0.0),
+        columns, vocabulary, softcap, inner, CAPPED,
+    )  # fmt: skip
     to = out_ptr + rows.to(tl.int64)[:, None] * columns_out + (columns - first)[None, :]
     tl.store(
         to,
         grad.to(out_ptr.dtype.element_ty),
         mask=inside[:, None] & (columns < first + columns_out)[None, :],
     )
+
+
+@triton.jit
+def _fold_kernel(
+    products_ptr, targets_ptr, inverse_ptr, bias_ptr, logprobs_ptr, entropy_ptr, log_sum_ptr, vocabulary,
+    softcap, inner, HAS_BIAS: tl.constexpr, CAPPED: tl.constexpr, BLOCK: tl.constexpr,
+):  # fmt: skip
+    """One row of products [R, vocabulary] -> its logprob, entropy and log_sum."""
+    row = tl.program_id(0).to(tl.int64) + tl.zeros([1], tl.int64)
+    inverse = tl.load(inverse_ptr + row)
+    target = tl.load(targets_ptr + row).to(tl.int32)
+    largest = tl.full([1], -1e30, tl.float32)
+    total = tl.zeros([1], tl.float32)
+    weighted = tl.zeros([1], tl.float32)
+    chosen = tl.zeros([1], tl.float32)
+    for first in tl.range(0, vocabulary, BLOCK):
+        columns = first + tl.arange(0, BLOCK)
+        product = tl.load(
+            products_ptr + row[:, None] * vocabulary + columns[None, :], mask=(columns < vocabulary)[None, :], other=0.0
+        )  # fmt: skip
+        scores = _score(product, inverse, bias_ptr, columns, vocabulary, softcap, inner, HAS_BIAS, CAPPED)
+        chosen += tl.sum(tl.where(columns[None, :] == target[:, None], scores, 0.0), 1)
+        largest, total, weighted = fold_logits(scores, largest, total, weighted)
+    log_total = tl.log2(total)
+    tl.store(logprobs_ptr + row, (chosen - largest - log_total) / LOG2_E)
+    tl.store(entropy_ptr + row, (log_total - weighted / total) / LOG2_E)
+    tl.store(log_sum_ptr + row, largest + log_total)
+
+
+@triton.jit
+def _gradient_kernel(
+    products_ptr, rows_ptr, targets_ptr, inverse_ptr, bias_ptr, log_sum_ptr, entropy_ptr, up_ptr, up_entropy_ptr,
+    out_ptr, vocabulary, columns_out, softcap, inner,
+    HAS_BIAS: tl.constexpr, CAPPED: tl.constexpr, BLOCK: tl.constexpr,
+):  # fmt: skip
+    """out[i, :columns_out] = the gradient of row rows[i] of the products [R, vocabulary], 0 beyond these."""
+    place = tl.program_id(0).to(tl.int64) + tl.zeros([1], tl.int64)
+    row = tl.load(rows_ptr + place)
+    columns = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
+    inverse = tl.load(inverse_ptr + row)
+    product = tl.load(
+        products_ptr + row[:, None] * vocabulary + columns[None, :], mask=(columns < vocabulary)[None, :], other=0.0
+    )  # fmt: skip
+    scores = _score(product, inverse, bias_ptr, columns, vocabulary, softcap, inner, HAS_BIAS, CAPPED)
+    grad = _gradient(
+        scores, inverse, tl.load(targets_ptr + row).to(tl.int32), tl.load(log_sum_ptr + row),
+        tl.load(entropy_ptr + row), tl.load(up_ptr + row), tl.load(up_entropy_ptr + row),
+        columns, vocabulary, softcap, inner, CAPPED,
+    )  # fmt: skip
+    to = out_ptr + place[:, None] * columns_out + columns[None, :]
+    tl.store(to, grad.to(out_ptr.dtype.element_ty), mask=(columns < columns_out)[None, :])
 
 
 def fits(hidden: Tensor, weight: Tensor) -> bool:
@@ -212,12 +295,64 @@ def backward(
         )
         grad = grad[:, : last - first]
         if grad_hidden is not None:
-            _add_product(grad_hidden, grad, weight[first:last])
+            add_product(grad_hidden, grad, weight[first:last])
         if grad_weight is not None:
             torch.mm(grad.T, hidden, out=grad_weight[first:last])
         if grad_bias is not None:
             torch.sum(grad, 0, dtype=torch.float32, out=grad_bias[first:last])
     return None if grad_hidden is None else grad_hidden.to(hidden.dtype), grad_weight, grad_bias
+
+
+def one_pass(
+    hidden: Tensor,
+    weight: Tensor,
+    targets: Tensor,
+    head: Head,
+    derive: Derive,
+    needs: Needs,
+    weight_grad: Tensor | None,
+) -> tuple[Folded, Gradients]:
+    """As of `_head.one_pass`; where the weight's gradient is needed, ``weight_grad`` is given."""
+    tokens, vocabulary = len(hidden), len(weight)
+    folded = Folded.unfilled(hidden, squares=False)
+    sums = Sums.zeros(hidden, weight, needs._replace(weight=False))._replace(weight=weight_grad)
+    entries = _BLOCK_ENTRIES_WEIGHT if needs.weight else _BLOCK_ENTRIES
+    size = max(128, entries // vocabulary // 128 * 128)  # whole tiles of the matrix products
+    padded = -(-vocabulary // 8) * 8  # they are fast where rows begin at 16 bytes
+    room = torch.empty(min(size, tokens), vocabulary, dtype=torch.float32, device=hidden.device)
+    room_grad = torch.empty(min(size, tokens), padded, dtype=hidden.dtype, device=hidden.device)
+    for start in range(0, tokens, size):
+        rows = slice(start, min(start + size, tokens))
+        own, of = head.at(rows), targets[rows]
+        products = product(hidden[rows], weight.T, room[: len(of)])
+        inputs = (products, of, own.inverse_temperature, head.bias)
+        results = (folded.logprobs[rows], folded.entropy[rows], folded.log_sum[rows])
+        _fold_kernel[(len(of),)](
+            *inputs, *results, vocabulary, head.softcap, head.inner, **_switches(head), **_FOLD
+        )
+        up, up_entropy = derive(folded.logprobs[rows], folded.entropy[rows], rows)
+        wanted = ((up != 0) | (up_entropy != 0)).nonzero()[:, 0]
+        if len(wanted) == 0 or not any(needs):
+            continue
+        grad = room_grad[: len(wanted)]
+        _gradient_kernel[(len(wanted), triton.cdiv(padded, _GRADIENT["BLOCK"]))](
+            products,
+            wanted,
+            *inputs[1:],
+            folded.log_sum[rows],
+            folded.entropy[rows],
+            up.contiguous(),
+            up_entropy.contiguous(),
+            grad,
+            vocabulary,
+            padded,
+            head.softcap,
+            head.inner,
+            **_switches(head),
+            **_GRADIENT,
+        )
+        sums.add(rows.start + wanted, grad[:, :vocabulary], hidden[rows][wanted], weight)
+    return folded, sums._replace(weight=None).rounded(weight.dtype)
 
 
 def _tile_backward(head: Head) -> dict[str, int]:
@@ -227,14 +362,6 @@ def _tile_backward(head: Head) -> dict[str, int]:
 
 def _switches(head: Head) -> dict[str, bool]:
     return {"HAS_BIAS": head.bias is not None, "CAPPED": head.softcap > 0}
-
-
-def _add_product(total: Tensor, left: Tensor, right: Tensor) -> None:
-    """total += left @ right, summed in float32."""
-    if total.is_cuda:
-        torch.addmm(total, left, right, out_dtype=torch.float32, out=total)
-    else:
-        total.addmm_(left.float(), right.float())
 
 
 def _tiled(matrix: Tensor, rows: int) -> TensorDescriptor:

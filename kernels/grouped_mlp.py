@@ -25,7 +25,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ._paths import HAS_TRITON, sum_dtype
+from ._paths import HAS_TRITON, sum_dtype, without_autocast
 from .expert_routing import check_experts, route
 
 if HAS_TRITON:
@@ -192,6 +192,7 @@ def _backward_experts(
 
 
 @torch.library.custom_op("selfplay_fast::grouped_mlp", mutates_args=())
+@without_autocast
 def _grouped_mlp(
     x: Tensor, w1: Tensor, b1: Tensor, w2: Tensor, b2: Tensor, expert_index: Tensor, gate: Tensor, seed: Tensor,
     activation: str, dropout: float, keep: bool,
@@ -222,6 +223,7 @@ def _(x, w1, b1, w2, b2, expert_index, gate, seed, activation, dropout, keep):
 
 
 @torch.library.custom_op("selfplay_fast::grouped_mlp_backward", mutates_args=())
+@without_autocast
 def _grouped_mlp_backward(
     grad: Tensor, x: Tensor, w1: Tensor, w2: Tensor, b2: Tensor, expert_index: Tensor, gate: Tensor, seed: Tensor,
     hidden: Tensor, before: Tensor, order: Tensor, offsets: Tensor,

@@ -17,7 +17,6 @@ for none; and ``inner``, the factor before the cap.
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 import torch
@@ -25,10 +24,13 @@ from torch import Tensor
 
 from . import _head
 from ._head import Head, Needs
-from ._paths import HAS_TRITON
+from ._head_arguments import check_column, check_values, head_arguments, kept_rows, spread
+from ._paths import HAS_TRITON, without_autocast
 
 if HAS_TRITON:
     from . import _head_triton
+
+_NAME = "token_logprobs"
 
 
 def token_logprobs_reference(
@@ -54,26 +56,13 @@ def token_logprobs_reference(
 # ---- the ops ----
 
 
-def _path(hidden: Tensor, weight: Tensor) -> Any:
+def path(hidden: Tensor, weight: Tensor) -> Any:
     """Whoever computes this: the Triton kernels, or PyTorch."""
     return _head_triton if HAS_TRITON and len(hidden) and _head_triton.fits(hidden, weight) else _head
 
 
-def _some(mask: Tensor | None) -> Tensor | None:
-    """The rows of a mask; None where all are meant."""
-    if mask is None or bool(mask.all()):
-        return None
-    return mask.nonzero()[:, 0]
-
-
-def _spread(values: Tensor, rows: Tensor | None, tokens: int) -> Tensor:
-    """Values of some rows among zeros for the others."""
-    if rows is None:
-        return values
-    return values.new_zeros(tokens, *values.shape[1:]).index_copy_(0, rows, values)
-
-
 @torch.library.custom_op("selfplay_fast::token_logprobs", mutates_args=())
+@without_autocast
 def _op(
     hidden: Tensor,
     weight: Tensor,
@@ -86,15 +75,15 @@ def _op(
     squares: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     """logprobs, entropy, log_sum, top1 and log sum p^2 (empty unless squares), [T] each; 0 where masked."""
-    rows, tokens = _some(mask), len(hidden)
+    rows, tokens = kept_rows(mask), len(hidden)
     head = Head(inverse_temperature, bias, softcap, inner)
     if rows is not None:
         hidden, targets, head = hidden[rows], targets[rows], head.at(rows)
-    _check_values(targets, head, len(weight))
+    check_values(_NAME, targets, head.inverse_temperature, len(weight))
     hidden, weight = hidden.contiguous(), weight.contiguous()
-    folded = _path(hidden, weight).forward(hidden, weight, targets.contiguous(), head, squares)
-    logprobs, entropy, log_sum, top1 = (_spread(value, rows, tokens) for value in folded[:4])
-    log_squares = _spread(folded.squares, rows, tokens) if squares else hidden.new_empty(0).float()
+    folded = path(hidden, weight).forward(hidden, weight, targets.contiguous(), head, squares)
+    logprobs, entropy, log_sum, top1 = (spread(value, rows, tokens) for value in folded[:4])
+    log_squares = spread(folded.squares, rows, tokens) if squares else hidden.new_empty(0).float()
     return logprobs, entropy, log_sum, top1, log_squares
 
 
@@ -106,6 +95,7 @@ def _(hidden: Tensor, *options: Any) -> tuple[Tensor, ...]:
 
 
 @torch.library.custom_op("selfplay_fast::token_logprobs_backward", mutates_args=())
+@without_autocast
 def _backward_op(
     grad_logprobs: Tensor,
     grad_entropy: Tensor,
@@ -125,7 +115,7 @@ def _backward_op(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Gradients of hidden, weight and bias; empty where not needed."""
     wanted = (grad_logprobs != 0) | (grad_entropy != 0)
-    rows, tokens = _some(wanted if mask is None else wanted & mask), len(hidden)
+    rows, tokens = kept_rows(wanted if mask is None else wanted & mask), len(hidden)
     head = Head(inverse_temperature, bias, softcap, inner)
     columns = (grad_logprobs, grad_entropy, targets, log_sum, entropy)
     if rows is not None:
@@ -134,7 +124,7 @@ def _backward_op(
     grad_logprobs, grad_entropy, targets, log_sum, entropy = (
         (column if rows is None else column[rows]).contiguous() for column in columns
     )
-    grad_hidden, grad_weight, grad_bias = _path(hidden, weight).backward(
+    grad_hidden, grad_weight, grad_bias = path(hidden, weight).backward(
         (grad_logprobs, grad_entropy),
         hidden,
         weight,
@@ -145,7 +135,7 @@ def _backward_op(
         Needs(need_hidden, need_weight, need_bias),
     )
     return (
-        hidden.new_empty(0) if grad_hidden is None else _spread(grad_hidden, rows, tokens),
+        hidden.new_empty(0) if grad_hidden is None else spread(grad_hidden, rows, tokens),
         weight.new_empty(0) if grad_weight is None else grad_weight,
         weight.new_empty(0) if grad_bias is None or bias is None else grad_bias.to(bias.dtype),
     )
@@ -180,14 +170,6 @@ def _differentiate(
 _op.register_autograd(_differentiate, setup_context=_save)
 
 
-def _check_values(targets: Tensor, head: Head, vocabulary: int) -> None:
-    """What only the numbers themselves can tell; a compiled graph does not look at them."""
-    if not ((targets >= 0) & (targets < vocabulary)).all():
-        raise ValueError(f"token_logprobs: targets must be from 0 to {vocabulary - 1} where not masked")
-    if not ((head.inverse_temperature > 0) & head.inverse_temperature.isfinite()).all():
-        raise ValueError("token_logprobs: temperature must be > 0 for every token")
-
-
 def token_logprobs(
     hidden: Tensor,
     weight: Tensor,
@@ -213,60 +195,21 @@ def token_logprobs(
     Differentiable in hidden, weight and bias through logprobs and entropy, with any upstream gradients. A weight that
     is a DTensor is gathered. Raises ValueError on a shape, dtype, device or range mismatch.
     """
-    weight, bias = _whole(weight), None if bias is None else _whole(bias)
-    if hidden.ndim != 2 or weight.ndim != 2 or hidden.shape[1] != weight.shape[1]:
-        raise ValueError(
-            f"token_logprobs: hidden [T, H] and weight [V, H] do not fit: {tuple(hidden.shape)}, {tuple(weight.shape)}"
-        )
-    tokens, vocabulary = hidden.shape[0], weight.shape[0]
-    if vocabulary == 0:
-        raise ValueError("token_logprobs: weight must have at least one row")
-    if targets.shape != hidden.shape[:1] or targets.dtype != torch.int64:
-        raise ValueError(
-            f"token_logprobs: targets must be int64 [{tokens}], got {targets.dtype} {tuple(targets.shape)}"
-        )
-    if hidden.dtype != weight.dtype or hidden.device != weight.device or hidden.device != targets.device:
-        raise ValueError("token_logprobs: hidden and weight must share dtype, and all three their device")
-    if hidden.dtype not in (torch.float32, torch.bfloat16, torch.float16):
-        raise ValueError(f"token_logprobs: hidden must be float32, bfloat16 or float16, got {hidden.dtype}")
-    if bias is not None and (
-        bias.shape != weight.shape[:1] or not bias.is_floating_point() or bias.device != hidden.device
-    ):
-        raise ValueError(
-            f"token_logprobs: bias must be floating [{vocabulary}] on {hidden.device}, got {bias.dtype} "
-            f"{tuple(bias.shape)} on {bias.device}"
-        )
-    if mask is not None and (
-        mask.shape != targets.shape or mask.dtype != torch.bool or mask.device != hidden.device
-    ):
-        raise ValueError(
-            f"token_logprobs: mask must be bool [{tokens}] on {hidden.device}, got {mask.dtype} {tuple(mask.shape)} on "
-            f"{mask.device}"
-        )
-    for name, value in (("softcap", softcap), ("logit_scale", logit_scale)):
-        if value is not None and not 0 < value < math.inf:
-            raise ValueError(f"token_logprobs: {name} must be > 0, got {value}")
-    scale = logit_scale if softcap is None else 1.0
-    if isinstance(temperature, Tensor):
-        if temperature.shape != targets.shape or not temperature.is_floating_point():
-            raise ValueError(
-                f"token_logprobs: temperature must be a number or floating [{tokens}], got {temperature.dtype} "
-                f"{tuple(temperature.shape)}"
-            )
-        inverse = scale / temperature.detach().to(hidden.device, torch.float32)
-    else:
-        if not 0 < temperature < math.inf:
-            raise ValueError(f"token_logprobs: temperature must be > 0, got {temperature}")
-        inverse = torch.full((tokens,), scale / temperature, dtype=torch.float32, device=hidden.device)
-    inner = 1.0 if softcap is None else logit_scale / softcap
+    head = head_arguments(_NAME, hidden, weight, temperature, bias, softcap, logit_scale)
+    check_column(_NAME, "targets", targets, len(hidden), hidden.device, torch.int64)
+    if mask is not None:
+        check_column(_NAME, "mask", mask, len(hidden), hidden.device, torch.bool)
     logprobs, entropy, _, top1, log_squares = _op(
-        hidden, weight, targets, inverse, bias, mask, softcap or 0.0, inner, return_log_sum_sq
+        hidden,
+        head.weight,
+        targets,
+        head.inverse_temperature,
+        head.bias,
+        mask,
+        head.softcap,
+        head.inner,
+        return_log_sum_sq,
     )
     asked = ((return_entropy, entropy), (return_log_sum_sq, log_squares), (return_top1, top1))
     more = [value for wanted, value in asked if wanted]
     return (logprobs, *more) if more else logprobs
-
-
-def _whole(parameter: Tensor) -> Tensor:
-    """A DTensor, as FSDP2 and tensor parallelism make of parameters, gathered; its gradient is scattered again."""
-    return parameter.full_tensor() if hasattr(parameter, "full_tensor") else parameter

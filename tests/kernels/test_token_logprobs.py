@@ -16,6 +16,13 @@ def make(tokens, hidden, vocabulary, scale=1.0, seed=0):
     return h, w, t
 
 
+def small_blocks(monkeypatch, vocabulary):
+    """Edges of blocks and strips inside the batch."""
+    monkeypatch.setattr(_head, "_BLOCK_ROWS", 17)
+    monkeypatch.setattr(_head, "_BLOCK_ENTRIES", 17 * vocabulary)
+    monkeypatch.setattr(_head, "_STRIP_ENTRIES", 5 * vocabulary)
+
+
 @pytest.fixture
 def path(way):
     """The PyTorch code, or the Triton code in its interpreter, in small tiles and slices."""
@@ -28,7 +35,7 @@ def path(way):
 @pytest.mark.parametrize("temperature", [1.0, 0.7, "per token"])
 def test_values_and_gradients_equal_float64(tokens, vocabulary, temperature, path, monkeypatch):
     """Values to 1e-5 and gradients to 1e-5 relative, with arbitrary upstream gradients and several blocks."""
-    monkeypatch.setattr(_head, "_BLOCK_ENTRIES", 17 * vocabulary)  # block edges inside the batch
+    small_blocks(monkeypatch, vocabulary)
     h, w, t = make(tokens, 24, vocabulary)
     scale = torch.linspace(0.3, 2, tokens) if temperature == "per token" else temperature
     g_lp, g_ent = torch.randn(tokens), torch.randn(tokens)
@@ -48,7 +55,7 @@ def test_values_and_gradients_equal_float64(tokens, vocabulary, temperature, pat
 @pytest.mark.parametrize("softcap", [None, 3.0])
 def test_bias_cap_scale_mask_and_all_that_can_be_returned(softcap, path, monkeypatch):
     """Oracle: float64 of the kept rows alone. Masked rows give 0, take no gradient and may have any target."""
-    monkeypatch.setattr(_head, "_BLOCK_ENTRIES", 17 * 333)
+    small_blocks(monkeypatch, 333)
     h, w, t = make(70, 24, 333)
     bias, mask = torch.randn(333), torch.arange(70) % 3 != 0
     likeliest = (h @ w.T + bias).argmax(-1)  # caps and scales rise with what they are made of
@@ -250,7 +257,7 @@ def test_bad_input_names_the_argument(change, name):
         ({"softcap": 0.0}, "softcap must be > 0"),
         ({"logit_scale": -1.0}, "logit_scale must be > 0"),
         ({"logit_scale": float("nan")}, "logit_scale must be > 0"),
-        ({"temperature": torch.ones(4)}, "temperature must be a number or floating"),
+        ({"temperature": torch.ones(4)}, "temperature, if not a number, must be floating"),
         ({"temperature": torch.full((5,), torch.nan)}, "temperature must be > 0"),
         ({"temperature": float("inf")}, "temperature must be > 0"),
     ],
