@@ -155,8 +155,8 @@ def one_pass(
             logits, up, up_entropy = logits[wanted], up[wanted], up_entropy[wanted]
         for strip, own in strips(logits, slice(0, len(logits))):
             at = place[own]
-            columns = (column[at] for column in (targets, folded.log_sum, folded.entropy))
-            slope_(strip, head.at(at), *columns, up[own], up_entropy[own])
+            log_sum, entropy = folded.log_sum[at], folded.entropy[at]
+            slope_(strip, head.at(at), targets[at], log_sum, entropy, up[own], up_entropy[own])
         sums.add(place, logits, hidden[place], wide)
     if weight_grad is not None:
         sums = sums._replace(weight=None)

@@ -53,7 +53,7 @@ def _weighted(terms: Tensor, weights: Tensor | None) -> Tensor:
 _FORMULAS: WeakValueDictionary[int, Any] = WeakValueDictionary()
 
 
-@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
+@torch.compiler.assume_constant_result
 def _number(token_loss: TokenLoss) -> int:
     _FORMULAS[id(token_loss)] = token_loss
     return id(token_loss)
@@ -170,9 +170,9 @@ def _wanted_gradients(
 ) -> tuple[Tensor | None, ...]:
     """The backward pass over the tokens whose derivatives are not zero."""
     rows, tokens = kept_rows((ups[0] != 0) | (ups[1] != 0)), len(hidden)
-    columns = (*ups, targets, folded.log_sum, folded.entropy)
+    columns = [*ups, targets, folded.log_sum, folded.entropy]
     if rows is not None:
-        columns = tuple(column[rows] for column in columns)
+        columns = [column[rows] for column in columns]
         hidden, head = hidden[rows], head.at(rows)
     up, up_entropy, targets, log_sum, entropy = columns
     grad_hidden, *others = by.backward(

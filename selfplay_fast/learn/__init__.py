@@ -2,11 +2,13 @@
 
 from selfplay_fast.learn.advantages import RoleBaseline, role_conditioned_advantages
 from selfplay_fast.learn.credit import discounted_sums, gae, moving_advantages, segment_normalise
-from selfplay_fast.learn.losses import ppo_clip_loss, reinforce_loss
+from selfplay_fast.learn.losses import PolicyLoss, policy_loss, ppo_clip_loss, reinforce_loss
 from selfplay_fast.learn.packing import TokenBatch, pack
+from selfplay_fast.learn.preferences import preference_loss
 from selfplay_fast.learn.update import Update, update
 
 __all__ = [
+    "PolicyLoss",
     "RoleBaseline",
     "TokenBatch",
     "Update",
@@ -14,7 +16,9 @@ __all__ = [
     "gae",
     "moving_advantages",
     "pack",
+    "policy_loss",
     "ppo_clip_loss",
+    "preference_loss",
     "reinforce_loss",
     "role_conditioned_advantages",
     "segment_normalise",
