@@ -16,7 +16,13 @@ from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
 from selfplay_fast.kernels import _grouped_products as grouped
-from selfplay_fast.kernels import _head_triton, discounted_sums, expert_routing, segment_normalise
+from selfplay_fast.kernels import (
+    _head_triton,
+    _vocab_kl_triton,
+    discounted_sums,
+    expert_routing,
+    segment_normalise,
+)
 
 SHARED, SPILLED = 232_448, 32  # bytes that a Hopper GPU gives a block; bytes that may be traded
 PTXAS = Path(triton.__file__).parent / "backends" / "nvidia" / "bin" / "ptxas"
@@ -57,6 +63,42 @@ def token_logprobs_cases() -> dict[str, Case]:
                 constants |= {"TILES": _head_triton._TILES, "SQUARES": options}
             kernel = getattr(_head_triton, f"_{name}_kernel")
             cases[f"token_logprobs {name}{what}"] = Case(kernel, types, constants, _head_triton._LAUNCH)
+    return cases
+
+
+def fused_token_loss_cases() -> dict[str, Case]:
+    """The products are the vendor's: these fold a row of them and make its gradient."""
+    types = {"targets_ptr": "*i64", "rows_ptr": "*i64", "bias_ptr": "*bf16", "out_ptr": "*bf16"}
+    cases = {}
+    for what, options in (("", False), (", bias, cap", True)):
+        for name in ("fold", "gradient"):
+            launch = dict(getattr(_head_triton, f"_{name.upper()}"))
+            constants: dict[str, Any] = {"BLOCK": launch.pop("BLOCK"), "HAS_BIAS": options, "CAPPED": options}
+            if not options:
+                constants["bias_ptr"] = None
+            kernel = getattr(_head_triton, f"_{name}_kernel")
+            kinds = types | {"softcap": "fp32", "inner": "fp32"}
+            cases[f"fused_token_loss {name}{what}"] = Case(kernel, kinds, constants, launch, products=False)
+    return cases
+
+
+def vocab_kl_cases() -> dict[str, Case]:
+    """Plain, and with every option of both heads."""
+    tile = _vocab_kl_triton._TILE
+    cases = {}
+    for what, options in (("", False), (", bias, cap", True)):
+        types, constants = {"out_ptr": "*bf16"}, dict[str, Any](tile)
+        for other in ("", "other_"):
+            for matrix, size in (("hidden", "BLOCK_T"), ("weight", "BLOCK_V")):
+                types[other + matrix] = f"tensordesc<bf16[{tile[size]}, {tile['BLOCK_H']}]>"
+            types |= {f"{other}bias_ptr": "*bf16", f"{other}softcap": "fp32", f"{other}inner": "fp32"}
+            constants |= {f"{other.upper()}HAS_BIAS": options, f"{other.upper()}CAPPED": options}
+            if not options:
+                constants[f"{other}bias_ptr"] = None
+        for name, more in (("forward", {"TILES": _vocab_kl_triton._TILES}), ("backward", {})):
+            kernel = getattr(_vocab_kl_triton, f"_{name}_kernel")
+            launch = _vocab_kl_triton._LAUNCH
+            cases[f"vocab_kl {name}{what}"] = Case(kernel, types, {**constants, **more}, launch)
     return cases
 
 
@@ -136,6 +178,8 @@ def segment_normalise_cases() -> dict[str, Case]:
 
 CASES = (
     token_logprobs_cases,
+    fused_token_loss_cases,
+    vocab_kl_cases,
     discounted_sums_cases,
     segment_normalise_cases,
     expert_routing_cases,

@@ -42,6 +42,19 @@ class Head(NamedTuple):
         return capped.square_().neg_().add_(1).mul_(inverse * (self.inner * self.softcap))
 
 
+class Side(NamedTuple):
+    """One of two models of the same tokens: hidden [T, H], weight [V, H]."""
+
+    hidden: Tensor
+    weight: Tensor
+    head: Head
+
+    def at(self, rows: Tensor | None) -> Side:
+        """The same for some of the tokens, or for all of them, in one piece of memory."""
+        hidden, head = (self.hidden, self.head) if rows is None else (self.hidden[rows], self.head.at(rows))
+        return Side(hidden.contiguous(), self.weight.contiguous(), head)
+
+
 class Folded(NamedTuple):
     """Of each token, float32 [T]: log_sum is in powers of two where the Triton path made it; squares: log sum p^2."""
 

@@ -30,27 +30,28 @@ def head_arguments(
     logit_scale: float,
     side: str = "",
 ) -> Arguments:
-    """Raises ValueError, in one line that begins with ``name``; ``side`` ends the names where there are two heads."""
+    """Raises ValueError, in one line that begins with ``name``; ``side`` begins the names of one of two heads."""
     weight, bias = _whole(weight), None if bias is None else _whole(bias)
     if hidden.ndim != 2 or weight.ndim != 2 or hidden.shape[1] != weight.shape[1]:
         raise ValueError(
-            f"{name}: hidden{side} [T, H] and weight{side} [V, H] do not fit: {tuple(hidden.shape)}, "
+            f"{name}: {side}hidden [T, H] and {side}weight [V, H] do not fit: {tuple(hidden.shape)}, "
             f"{tuple(weight.shape)}"
         )
     if len(weight) == 0:
-        raise ValueError(f"{name}: weight{side} must have at least one row")
+        raise ValueError(f"{name}: {side}weight must have at least one row")
     if hidden.dtype != weight.dtype or hidden.device != weight.device:
         raise ValueError(
-            f"{name}: hidden{side} and weight{side} must share dtype and device, got {hidden.dtype} on "
+            f"{name}: {side}hidden and {side}weight must share dtype and device, got {hidden.dtype} on "
             f"{hidden.device}, {weight.dtype} on {weight.device}"
         )
     if hidden.dtype not in (torch.float32, torch.bfloat16, torch.float16):
-        raise ValueError(f"{name}: hidden{side} must be float32, bfloat16 or float16, got {hidden.dtype}")
+        raise ValueError(f"{name}: {side}hidden must be float32, bfloat16 or float16, got {hidden.dtype}")
     if bias is not None:
-        check_column(name, f"bias{side}", bias, len(weight), hidden.device)
+        check_column(name, f"{side}bias", bias, len(weight), hidden.device)
+        bias = bias.contiguous()
     for argument, value in (("softcap", softcap), ("logit_scale", logit_scale)):
         if value is not None and not 0 < value < math.inf:
-            raise ValueError(f"{name}: {argument}{side} must be > 0, got {value}")
+            raise ValueError(f"{name}: {side}{argument} must be > 0, got {value}")
     scale = logit_scale if softcap is None else 1.0
     if isinstance(temperature, Tensor):
         check_column(name, "temperature, if not a number,", temperature, len(hidden))

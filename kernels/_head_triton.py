@@ -43,6 +43,14 @@ def _score(
 
 
 @triton.jit
+def cap_slope(scores, inverse, columns, vocabulary, softcap, inner):
+    """d capped logit / d product where it does not divide by the temperature, of scores [R, C]."""
+    inside = tl.where((columns < vocabulary)[None, :], scores, 0.0)
+    capped = inside / (inverse * LOG2_E * softcap)[:, None]
+    return (1 - capped * capped) * (softcap * inner)
+
+
+@triton.jit
 def _gradient(
     scores, inverse, target, log_sum, entropy, up, up_entropy, columns, vocabulary, softcap, inner,
     CAPPED: tl.constexpr,
@@ -54,14 +62,12 @@ def _gradient(
     slope = up[:, None] + (up_entropy * inverse)[:, None] * (logp + entropy[:, None])
     grad = tl.where(columns[None, :] == target[:, None], up[:, None], 0.0) - tl.exp2(logp * LOG2_E) * slope
     if CAPPED:
-        inside = tl.where((columns < vocabulary)[None, :], scores, 0.0)
-        capped = inside / (inverse * LOG2_E * softcap)[:, None]
-        grad *= (1 - capped * capped) * (softcap * inner)
+        grad *= cap_slope(scores, inverse, columns, vocabulary, softcap, inner)
     return grad
 
 
 @triton.jit
-def _scores(
+def scores_tile(
     hidden, weight, inverse_ptr, bias_ptr, row, column, tokens, vocabulary, width, softcap, inner,
     HAS_BIAS: tl.constexpr, CAPPED: tl.constexpr,
     BLOCK_T: tl.constexpr, BLOCK_V: tl.constexpr, BLOCK_H: tl.constexpr,
@@ -95,7 +101,7 @@ def _forward_kernel(
     squares = tl.zeros([BLOCK_T], tl.float32)
     first = part * TILES
     for i in tl.range(first, tl.minimum(first + TILES, tl.cdiv(vocabulary, BLOCK_V))):
-        scores, _, columns = _scores(
+        scores, _, columns = scores_tile(
             hidden, weight, inverse_ptr, bias_ptr, tile * BLOCK_T, i * BLOCK_V, tokens, vocabulary, width,
             softcap, inner, HAS_BIAS, CAPPED, BLOCK_T, BLOCK_V, BLOCK_H,
         )  # fmt: skip
@@ -124,7 +130,7 @@ def _backward_kernel(
     tile, slot = grouped_tile(
         tl.program_id(0), tl.cdiv(tokens, BLOCK_T), tl.cdiv(columns_out, BLOCK_V), GROUP
     )
-    scores, rows, columns = _scores(
+    scores, rows, columns = scores_tile(
         hidden, weight, inverse_ptr, bias_ptr, tile * BLOCK_T, first + slot * BLOCK_V, tokens, vocabulary, width,
         softcap, inner, HAS_BIAS, CAPPED, BLOCK_T, BLOCK_V, BLOCK_H,
     )  # fmt: skip

@@ -115,6 +115,16 @@ def test_masked_rows_may_hold_anything(path):
     assert not dirty.grad[~mask].any()
 
 
+def test_strided_inputs(path):
+    """Oracle: the same numbers laid out contiguously, bit for bit."""
+    h, w, t = make(20, 16, 70)
+    every = [x.repeat_interleave(2, 0) for x in (h, w, t, torch.randn(70), torch.linspace(0.3, 2, 20))]
+    found = []
+    for h, w, t, bias, temperature in ([x[::2] for x in every], [x[::2].contiguous() for x in every]):
+        found.append(token_logprobs(h, w, t, bias=bias, temperature=temperature))
+    assert torch.equal(*found)
+
+
 def test_the_references_gradient():
     """Oracle: finite differences of the reference in float64, whose autograd the other tests lean on."""
     h, w, t = make(4, 5, 6)
