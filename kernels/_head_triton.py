@@ -206,7 +206,15 @@ def fits(hidden: Tensor, weight: Tensor) -> bool:
     )
 
 
-def forward(hidden: Tensor, weight: Tensor, targets: Tensor, head: Head, squares: bool) -> Folded:
+def forward(
+    hidden: Tensor,
+    weight: Tensor,
+    targets: Tensor,
+    head: Head,
+    squares: bool = False,
+    deterministic: bool = False,
+) -> Folded:
+    """The rows of a tile are summed alike whatever they hold: always deterministic."""
     (tokens, width), vocabulary = hidden.shape, len(weight)
     parts = triton.cdiv(vocabulary, _TILE["BLOCK_V"] * _TILES)
     folded = torch.empty(parts, 5 if squares else 4, tokens, dtype=torch.float32, device=hidden.device)
