@@ -17,3 +17,11 @@ def mixed(z: Tensor) -> Tensor:
     z = (z ^ ((z >> 30) & ((1 << 34) - 1))) * signed(_FIRST)
     z = (z ^ ((z >> 27) & ((1 << 37) - 1))) * signed(_SECOND)
     return z ^ ((z >> 31) & ((1 << 33) - 1))
+
+
+def mixed_number(number: int) -> int:
+    """`mixed` of one number."""
+    z = number % (1 << 64)
+    z = (z ^ (z >> 30)) * _FIRST % (1 << 64)
+    z = (z ^ (z >> 27)) * _SECOND % (1 << 64)
+    return signed(z ^ (z >> 31))

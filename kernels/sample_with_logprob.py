@@ -11,8 +11,8 @@ of equal logits stay or go together. u is number ``counter`` of the stream of th
 row changes a draw.
 
 The least logit that a filter keeps is the least one above which there are less than k tokens, or less than top_p of
-the mass. Triton finds it by halving an interval; PyTorch sorts the largest logits, and all of them only in rows where
-those do not suffice.
+the mass. Triton finds it by halving an interval; PyTorch sorts the largest logits, and more of them only in rows
+where those do not suffice.
 """
 
 from __future__ import annotations
@@ -24,13 +24,13 @@ import torch
 from torch import Tensor
 
 from ._paths import HAS_TRITON
-from ._streams import STEP, mixed, signed
+from ._streams import STEP, mixed, mixed_number, signed
 
 if HAS_TRITON:
     from . import _sample_triton
 
 _PART = 512  # tokens whose mass PyTorch adds up first
-_LARGEST = 1024  # logits that PyTorch sorts first
+_LARGEST = 256  # logits that PyTorch sorts first
 _BLOCK_ENTRIES = 1 << 20  # logits that PyTorch works on at a time
 _COLDEST = 1e-30  # a temperature in float32 whose reciprocal is finite
 _MOST = 1 << 24  # tokens that float32 can count
@@ -57,30 +57,30 @@ def _fits_triton(logits: Tensor) -> bool:
 
 def _uniforms(seeds: Tensor, counter: int) -> Tensor:
     """Number ``counter`` of each stream, float64 [R] in [0, 1), of 53 bits."""
-    number = mixed(torch.full_like(seeds, signed(counter + STEP)))
-    bits = mixed((seeds ^ number) + signed(STEP))
+    bits = mixed((seeds ^ mixed_number(counter + STEP)) + signed(STEP))
     return ((bits >> 11) & ((1 << 53) - 1)).double() * 2.0**-53
 
 
-def _least_logits(
-    x: Tensor, top: Tensor, inverse: Tensor, top_k: Tensor, top_p: Tensor, most: int
-) -> tuple[Tensor, Tensor]:
-    """The least logit that top_k and top_p keep [R], from the ``most`` largest, and whether those sufficed."""
+def _least_logits(x: Tensor, top: Tensor, inverse: Tensor, top_k: Tensor, top_p: Tensor, most: int) -> Tensor:
+    """The least logit that top_k and top_p keep [R]: from the ``most`` largest or, where those do not do, from more."""
     vocabulary = x.shape[1]
-    ordered = x.topk(most).values
+    ordered = x.topk(most).values if most < vocabulary else x.sort(1, descending=True).values
     k = torch.where((top_k > 0) & (top_k < vocabulary), top_k, vocabulary)
-    reached = ordered.gather(1, k.clamp_max(most)[:, None] - 1)
-    least = torch.where(k < vocabulary, reached[:, 0], -math.inf)
-    sufficed = (k <= most) | (k == vocabulary)
+    least = torch.where(k < vocabulary, ordered.gather(1, k.clamp_max(most)[:, None] - 1)[:, 0], -math.inf)
+    found = (k <= most) | (k == vocabulary)
     if bool((top_p < 1).any()):
         mass = ((x - top) * inverse).exp_().masked_fill_(x < least[:, None], 0)
         target = top_p[:, None] * mass.sum(1, keepdim=True, dtype=torch.float64)
         mass = ((ordered - top) * inverse).double().exp_()
         inside = (mass.cumsum(1) - mass < target) & (ordered >= least[:, None])
         count = inside.sum(1).clamp_min(1)
-        sufficed &= (top_p >= 1) | (count < most) | (k <= most)
+        found &= (top_p >= 1) | (count < most) | (k <= most)
         least = torch.where(top_p < 1, ordered.gather(1, count[:, None] - 1)[:, 0], least)
-    return least, sufficed | (most == vocabulary)
+    if most < vocabulary and not bool(found.all()):
+        more = 16 * most if 128 * most < vocabulary else vocabulary
+        some = ~found
+        least[some] = _least_logits(x[some], top[some], inverse[some], top_k[some], top_p[some], more)
+    return least
 
 
 def _at(masses: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
@@ -96,15 +96,13 @@ def _sample_rows(
     rows, vocabulary = logits.shape
     x, warm = logits.float(), temperature > 0
     top = x.amax(1, keepdim=True)
+    if not bool(warm.any()):
+        tokens = torch.where(top.isfinite(), x.argmax(1, keepdim=True), -1)[:, 0]
+        return torch.zeros_like(temperature), torch.zeros_like(temperature), tokens, top[:, 0].clone()
     inverse = temperature.clamp_min(_COLDEST).reciprocal()[:, None]
     least = top[:, 0] + reach
     if bool(((top_k > 0) | (top_p < 1)).any()):
-        kept, sufficed = _least_logits(x, top, inverse, top_k, top_p, min(_LARGEST, vocabulary))
-        if not bool(sufficed.all()):
-            some = ~sufficed
-            kept[some], _ = _least_logits(
-                x[some], top[some], inverse[some], top_k[some], top_p[some], vocabulary
-            )
+        kept = _least_logits(x, top, inverse, top_k, top_p, min(_LARGEST, vocabulary))
         least = torch.maximum(least, kept)
     least = torch.where(warm, least, top[:, 0])
     parts = x.new_zeros(rows, -(-vocabulary // _PART), min(_PART, vocabulary))
@@ -153,7 +151,7 @@ def _sample(
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """logprobs; of what is kept the log of the mass relative to the largest; tokens; the least logits kept; all [R]."""
     on_host = not logits.is_cuda
-    if on_host:
+    if on_host and len(logits):
         _check_numbers(temperature, top_k, top_p, min_p)
     reach = torch.where(min_p > 0, temperature * min_p.log(), -math.inf)  # of min_p, below the largest logit
     run = _sample_triton.sample if _fits_triton(logits) else _sample_pytorch
@@ -195,13 +193,15 @@ _sample.register_autograd(_backward, setup_context=_save)
 
 def _check_numbers(temperature: Tensor, top_k: Tensor, top_p: Tensor, min_p: Tensor) -> None:
     """Looks at the numbers, where that costs nothing."""
-    for name, good, what in (
-        ("temperature", (temperature >= 0) & (temperature < math.inf), "at least 0 and finite"),
-        ("top_k", top_k >= 0, "at least 0"),
-        ("top_p", (top_p > 0) & (top_p <= 1), "above 0 and at most 1"),
-        ("min_p", (min_p >= 0) & (min_p <= 1), "from 0 to 1"),
+    tiny, huge = torch.finfo(torch.float32).smallest_normal, torch.finfo(torch.float32).max
+    for name, column, least, most, what in (
+        ("temperature", temperature, 0, huge, "at least 0 and finite"),
+        ("top_k", top_k, 0, math.inf, "at least 0"),
+        ("top_p", top_p, tiny, 1, "above 0 and at most 1"),
+        ("min_p", min_p, 0, 1, "from 0 to 1"),
     ):
-        if not bool(good.all()):
+        low, high = column.aminmax()
+        if not (low.item() >= least and high.item() <= most):  # neither is NaN
             raise ValueError(f"sample_with_logprob: {name} must be {what} in every row")
 
 
@@ -240,8 +240,7 @@ def sample_with_logprob(
         )
     rows = logits.shape[:1]
     if not isinstance(seeds, Tensor):
-        ones = torch.ones(rows, dtype=torch.int64, device=logits.device)
-        seeds = mixed(ones * signed(seeds + STEP)) ^ ones.cumsum(0)
+        seeds = torch.arange(len(logits), device=logits.device) ^ mixed_number(seeds + STEP)
     if seeds.shape != rows or seeds.dtype != torch.int64 or seeds.device != logits.device:
         raise ValueError(
             f"sample_with_logprob: seeds must be one number or int64 [{rows[0]}] on {logits.device}, "

@@ -84,11 +84,13 @@ def test_reference_equals_transformers(settings):
 
 
 def test_large_vocabulary_equals_transformers():
-    """Oracle: transformers' processors. 1,024 sorted logits suffice for some rows and not for others."""
-    logits = torch.linspace(0.5, 8, 6)[:, None] * torch.randn(6, 20_000)
+    """Oracle: transformers' processors. 256 sorted logits, or 4,096, suffice for some rows and not for others."""
+    logits = torch.linspace(0.5, 8, 6)[:, None] * torch.randn(6, 40_000)
     for settings in (
         {"top_p": 0.9},
         {"top_k": 3000},
+        {"top_k": 256},
+        {"top_k": 257},
         {"top_k": 5000, "top_p": 0.6},
         {"top_k": 50, "top_p": 0.9},
     ):
