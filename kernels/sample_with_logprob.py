@@ -77,7 +77,7 @@ def _least_logits(x: Tensor, top: Tensor, inverse: Tensor, top_k: Tensor, top_p:
         found &= (top_p >= 1) | (count < most) | (k <= most)
         least = torch.where(top_p < 1, ordered.gather(1, count[:, None] - 1)[:, 0], least)
     if most < vocabulary and not bool(found.all()):
-        more = 16 * most if 128 * most < vocabulary else vocabulary
+        more = 12 * most if 24 * most < vocabulary else vocabulary
         some = ~found
         least[some] = _least_logits(x[some], top[some], inverse[some], top_k[some], top_p[some], more)
     return least

@@ -84,7 +84,7 @@ def test_reference_equals_transformers(settings):
 
 
 def test_large_vocabulary_equals_transformers():
-    """Oracle: transformers' processors. 256 sorted logits, or 4,096, suffice for some rows and not for others."""
+    """Oracle: transformers' processors. 256 sorted logits, or 3,072, suffice for some rows and not for others."""
     logits = torch.linspace(0.5, 8, 6)[:, None] * torch.randn(6, 40_000)
     for settings in (
         {"top_p": 0.9},
