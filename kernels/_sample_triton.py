@@ -127,8 +127,8 @@ def _sample_kernel(
     sums = tl.zeros([BLOCKS], tl.float64)
     for start in tl.range(0, vocabulary, BLOCK):
         x = _read(row_ptr, start, vocabulary, BLOCK)
-        mass = tl.sum(tl.where(x >= least, tl.exp((x - top) * inverse), 0.0), 0)
-        sums = tl.where(block == start // BLOCK, mass.to(tl.float64), sums)
+        mass = tl.where(x >= least, tl.exp((x - top) * inverse), 0.0).to(tl.float64)
+        sums = tl.where(block == start // BLOCK, tl.sum(mass, 0), sums)
     total = tl.sum(sums, 0)
     u = tl.where(temperature > 0, _uniform(tl.load(seeds_ptr + row), counter), 0.0)
     chosen, rest = _at(sums, u * total)

@@ -108,8 +108,8 @@ def _sample_rows(
     parts = x.new_zeros(rows, -(-vocabulary // _PART), min(_PART, vocabulary))
     mass = parts.flatten(1)[:, :vocabulary]
     torch.sub(x, top, out=mass).mul_(inverse).exp_().masked_fill_(x < least[:, None], 0)
-    sums = parts.sum(2)
-    total = sums.sum(1, keepdim=True, dtype=torch.float64)
+    sums = parts.sum(2, dtype=torch.float64)
+    total = sums.sum(1, keepdim=True)
     chosen, rest = _at(sums, torch.where(warm, u, 0.0)[:, None] * total)
     place, _ = _at(parts.gather(1, chosen[:, :, None].expand(-1, -1, parts.shape[2]))[:, 0], rest)
     tokens = chosen * _PART + place
