@@ -16,7 +16,13 @@ from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
 from selfplay_fast.kernels import _grouped_products as grouped
-from selfplay_fast.kernels import _head_triton, discounted_sums, expert_routing, segment_normalise
+from selfplay_fast.kernels import (
+    _head_triton,
+    _sample_triton,
+    discounted_sums,
+    expert_routing,
+    segment_normalise,
+)
 
 SHARED, SPILLED = 232_448, 32  # bytes that a Hopper GPU gives a block; bytes that may be traded
 PTXAS = Path(triton.__file__).parent / "backends" / "nvidia" / "bin" / "ptxas"
@@ -134,12 +140,30 @@ def segment_normalise_cases() -> dict[str, Case]:
     return {"segment_normalise": kernel}
 
 
+def sample_with_logprob_cases() -> dict[str, Case]:
+    """For a vocabulary of at most 262,144 tokens."""
+    types = {"seeds_ptr": "*i64", "top_k_ptr": "*i64", "tokens_ptr": "*i64", "counter": "i64"}
+    sizes = {"BLOCK": _sample_triton._BLOCK, "BLOCKS": (1 << 18) // _sample_triton._BLOCK}
+    launch = {"num_warps": _sample_triton._WARPS}
+    return {
+        f"sample_with_logprob {dtype}": Case(
+            _sample_triton._sample_kernel,
+            {**types, "logits_ptr": f"*{dtype}"},
+            sizes,
+            launch,
+            products=False,
+        )
+        for dtype in ("bf16", "fp32")
+    }
+
+
 CASES = (
     token_logprobs_cases,
     discounted_sums_cases,
     segment_normalise_cases,
     expert_routing_cases,
     grouped_mlp_cases,
+    sample_with_logprob_cases,
 )
 
 

@@ -26,6 +26,7 @@ PACKAGES = (
     "jax",
     "scipy",
     "verl",
+    "vllm",
 )
 BLOCK = re.compile(r"(<!-- bench (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
 
