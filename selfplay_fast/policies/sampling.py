@@ -58,8 +58,10 @@ def truncate(logp: Tensor, options: SamplingColumns) -> Tensor:
     ranked, order = logp.sort(dim=-1, descending=True, stable=True)
     p = ranked.exp()
     limit = torch.where(options.top_k > 0, options.top_k, vocabulary)
-    p = p.masked_fill(torch.arange(vocabulary, device=logp.device) >= limit[:, None], 0)
-    keep = (p.cumsum(-1) - p < options.top_p[:, None] * p.sum(-1, keepdim=True)) & (p > 0)
+    keep = torch.arange(vocabulary, device=logp.device) < limit[:, None]
+    p = p.where(keep, 0.0)
+    top_p = options.top_p[:, None]
+    keep &= (p.cumsum(-1) - p < top_p * p.sum(-1, keepdim=True)) | (top_p >= 1)
     keep &= p >= options.min_p[:, None] * p[:, :1]
     kept = torch.zeros_like(keep).scatter(-1, order, keep)
     return torch.log_softmax(logp.masked_fill(~kept, -torch.inf), dim=-1)
