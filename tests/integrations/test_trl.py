@@ -13,7 +13,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import pytest
 import torch
@@ -38,6 +38,7 @@ pytestmark = [
     ),
 ]
 
+Calls: TypeAlias = list[tuple[int, torch.dtype]]
 WORDS = "one two three four five six seven"
 SMALL = {
     "hidden_size": 32,
@@ -174,13 +175,13 @@ def assert_same(theirs: list[dict[str, float]], own: list[dict[str, float]], ato
 
 
 @pytest.fixture
-def calls(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """The tokens of each call of our head; TRL's own must then not be called."""
-    seen: list[int] = []
+def calls(monkeypatch: pytest.MonkeyPatch) -> Calls:
+    """How many tokens each call of our head got, and their dtype."""
+    seen: Calls = []
     head = ours.token_logprobs
 
     def counted(hidden: torch.Tensor, *args: Any, **options: Any) -> Any:
-        seen.append(len(hidden))
+        seen.append((len(hidden), hidden.dtype))
         return head(hidden, *args, **options)
 
     monkeypatch.setattr(ours, "token_logprobs", counted)
@@ -203,7 +204,7 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     ids=lambda x: x if isinstance(x, str) else "-".join(x),
 )
 def test_grpo_trains_as_with_its_own_head(
-    family: str, options: dict[str, Any], build: Callable[..., str], tmp_path: Path, calls: list[int]
+    family: str, options: dict[str, Any], build: Callable[..., str], tmp_path: Path, calls: Calls
 ) -> None:
     """Oracle: TRL's trainer with TRL's head, same seed: losses, entropies, KL and clipping of two steps to 1e-5."""
     theirs = run(grpo(build(family), tmp_path, **options))
@@ -226,7 +227,7 @@ def test_grpo_trains_as_with_its_own_head(
     ids=lambda x: x if isinstance(x, str) else "-".join(x),
 )
 def test_dpo_trains_as_with_its_own_head(
-    family: str, options: dict[str, Any], build: Callable[..., str], tmp_path: Path, calls: list[int]
+    family: str, options: dict[str, Any], build: Callable[..., str], tmp_path: Path, calls: Calls
 ) -> None:
     """Oracle: TRL's trainer with TRL's head: losses, margins, mean logits, accuracies of two steps to 1e-5."""
     theirs = run(dpo(build(family), tmp_path, **options))
@@ -235,14 +236,41 @@ def test_dpo_trains_as_with_its_own_head(
     assert calls
 
 
+@pytest.mark.parametrize("name", ["RLOO", "KTO", "SFT"])
+def test_other_trainers(name: str, build: Callable[..., str], tmp_path: Path, calls: Calls) -> None:
+    """Oracle: the same trainer with TRL's head, losses and metrics of two steps to 1e-5."""
+    words = {
+        "completion": [" six", " one", " two six", " four", " one", " seven"],
+        "label": [True, False] * 3,
+    }
+    data = dataset(text=PROMPTS) if name == "SFT" else dataset(prompt=PROMPTS, **words)
+    sampled = {"num_generations": 2, "max_completion_length": 8, "beta": 0.5, "num_iterations": 2}
+    own = sampled if name == "RLOO" else {}
+
+    def trainer() -> Any:
+        args = getattr(trl, f"{name}Config")(
+            str(tmp_path), **COMMON | {"per_device_train_batch_size": 2, "learning_rate": 1e-2} | own
+        )
+        given = {"reward_funcs": reward} if name == "RLOO" else {}
+        tokenizer = transformers.AutoTokenizer.from_pretrained(build())
+        return getattr(trl, f"{name}Trainer")(
+            build(), args=args, train_dataset=data, processing_class=tokenizer, **given
+        )
+
+    theirs = run(trainer())
+    assert not calls
+    assert_same(theirs, run(trainer(), fused=True))
+    assert calls
+
+
 @pytest.mark.parametrize("make", [grpo, dpo])
-def test_bfloat16_autocast(make: Any, build: Callable[..., str], tmp_path: Path, calls: list[int]) -> None:
+def test_bfloat16_autocast(make: Any, build: Callable[..., str], tmp_path: Path, calls: Calls) -> None:
     """Oracle: TRL's head under the same autocast, the first step; its logits are rounded to bfloat16, ours are not."""
     theirs = run(make(build(), tmp_path, bf16=True))
     own = run(make(build(), tmp_path, bf16=True), fused=True)
     for name in ("loss", "entropy"):
         assert own[0][name] == pytest.approx(theirs[0][name], rel=1e-2), name
-    assert calls
+    assert {dtype for _, dtype in calls} == {torch.bfloat16}  # of the reference model too
 
 
 def peak(action: Callable[[], Any]) -> tuple[Any, int]:
@@ -263,7 +291,7 @@ def peak(action: Callable[[], Any]) -> tuple[Any, int]:
 def test_it_takes_less_memory(make: Any, build: Callable[..., str], tmp_path: Path) -> None:
     """Oracle: every allocation of two steps with TRL's head and with ours, 32,768 words, and the same losses."""
     path = build("llama", 32768)
-    options = {"max_completion_length": 48} if make is grpo else {"per_device_train_batch_size": 6}
+    options = {"max_completion_length": 32} if make is grpo else {"per_device_train_batch_size": 6}
     theirs, most_theirs = peak(lambda: run(make(path, tmp_path, **options)))
     own, most = peak(lambda: run(make(path, tmp_path, **options), fused=True))
     assert_same(theirs, own)
@@ -271,7 +299,7 @@ def test_it_takes_less_memory(make: Any, build: Callable[..., str], tmp_path: Pa
     assert most < 0.4 * most_theirs
 
 
-def test_one_trainer_only_and_undone(build: Callable[..., str], tmp_path: Path, calls: list[int]) -> None:
+def test_one_trainer_only_and_undone(build: Callable[..., str], tmp_path: Path, calls: Calls) -> None:
     """Oracle: the forwards that were there are there again; a second trainer and TRL's module never changed."""
     from trl.trainer import utils
 
@@ -290,14 +318,15 @@ def test_one_trainer_only_and_undone(build: Callable[..., str], tmp_path: Path, 
     trainer.train()
     assert not calls
     assert dict(vars(utils)) == before
+    tokens, labels = torch.ones(1, 5, dtype=torch.long), torch.tensor([[1, 1, -100, 1, -100]])
     with ours.use_fused_head(trainer):
-        trainer.model(torch.ones(1, 3, dtype=torch.long), labels=torch.ones(1, 3, dtype=torch.long))
+        trainer.model(tokens, labels=labels)
         assert not calls  # without the flag it is the model's own forward
-        trainer.model(torch.ones(1, 3, dtype=torch.long), labels=torch.ones(1, 3).long(), fused_lm_head=True)
-    assert calls == [2]
+        trainer.model(tokens, labels=labels, fused_lm_head=True)
+    assert calls == [(2, torch.float32)]  # what has no label is left out
 
 
-def test_undone_under_mixed_precision(build: Callable[..., str], tmp_path: Path, calls: list[int]) -> None:
+def test_undone_under_mixed_precision(build: Callable[..., str], tmp_path: Path, calls: Calls) -> None:
     """Oracle: a forward that accelerate has wrapped meanwhile calls TRL's head again once ours is taken out."""
     trainer = grpo(build(), tmp_path, bf16=True)
     with ours.use_fused_head(trainer):
@@ -322,7 +351,7 @@ def test_nothing_to_score(build: Callable[..., str], tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("kind", ["lora", "lora-head-as-a-whole", "prompt"])
 @pytest.mark.parametrize("make", [grpo, dpo])
-def test_adapters(make: Any, kind: str, build: Callable[..., str], tmp_path: Path, calls: list[int]) -> None:
+def test_adapters(make: Any, kind: str, build: Callable[..., str], tmp_path: Path, calls: Calls) -> None:
     """Oracle: TRL with its own head and the same adapters, whose base model is the reference."""
     peft = pytest.importorskip("peft", reason="comes with the extra 'test'")
 
@@ -407,8 +436,10 @@ def per_token(samples: Samples) -> torch.Tensor:
     return z_scores(samples)[:, None].expand(samples.turns.shape)
 
 
-@pytest.mark.parametrize("advantages", [z_scores, per_token])
-@pytest.mark.parametrize("loss", ["dapo", "grpo", "dr_grpo", "cispo"])
+@pytest.mark.parametrize(
+    ("loss", "advantages"),
+    [("grpo", z_scores), ("grpo", per_token), ("dapo", per_token), ("cispo", per_token)],
+)
 def test_constant_advantages_are_grpo(
     loss: str, advantages: Any, build: Callable[..., str], tmp_path: Path
 ) -> None:
