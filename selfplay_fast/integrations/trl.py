@@ -78,10 +78,10 @@ def use_fused_head(trainer: Trainer) -> FusedHead:
     rounding. Positions without a label are left out on every device, tokens without an upstream gradient out of the
     backward pass. Under autocast the head's weight is cast as a whole.
 
-    LoRA and prompt tuning (PEFT), tied embeddings, gradient checkpointing, FSDP, experts' losses, images,
-    ``cast_lm_head_to_fp32`` and models with a scale or a soft cap of the logits work as in TRL, whose forward this
-    stays. Raises ValueError where the head is not a linear layer with a floating weight, under DeepSpeed ZeRO-3, or
-    where the trainer has the head already.
+    LoRA and prompt tuning (PEFT), tied embeddings, gradient checkpointing, experts' losses, ``cast_lm_head_to_fp32``
+    and models with a scale or a soft cap of the logits work as in TRL, whose forward this stays; docs/integrations.md
+    says what was compared. Raises ValueError where the head is not a linear layer with a floating weight, under
+    DeepSpeed ZeRO-3, or where the trainer has the head already.
     """
     if not isinstance(trainer, Trainer):
         raise ValueError(f"use_fused_head: trainer must be a trainer of TRL, got {shown(trainer)}")
