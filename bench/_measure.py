@@ -49,7 +49,10 @@ def measure(
 
 
 def peak_resident(run: Callable[[], object]) -> int:
-    """Bytes that the process held at most while it ran, beyond those it held before; Linux only."""
+    """Bytes that the process held at most while it ran, beyond those it held before; Linux only.
+
+    To some MiB: what was freed before may lie in the allocator's hands and be used again.
+    """
     Path("/proc/self/clear_refs").write_text("5")  # the peak begins anew
     before = _resident("VmRSS")
     run()

@@ -193,7 +193,7 @@ def rows_of(shape: str, device: str, repeats: int) -> list[dict[str, Any]]:
             name: Timing(seconds=tuple(t for t, _ in times), work=tokens) for name, times in found.items()
         }
         kept = 0 if products == 1 else results
-        beyond = {name: (max(b for _, b in times) - kept) / 2**20 for name, times in found.items()}
+        beyond = {name: max(0, max(b for _, b in times) - kept) / 2**20 for name, times in found.items()}
         for peer in runs:
             if peer == "ours":
                 continue

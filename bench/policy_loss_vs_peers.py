@@ -149,8 +149,9 @@ def rows_of(shape: str, device: str, repeats: int) -> list[dict[str, Any]]:
                     "ratio": mine.rate / theirs.rate,
                     "ours_spread": mine.spread,
                     "peer_spread": theirs.spread,
-                    "ours_mib": (max(b for _, b in found["ours"]) - (0 if case is own else kept)) / 2**20,
-                    "peer_mib": (max(b for _, b in times) - kept) / 2**20,
+                    "ours_mib": max(0, max(b for _, b in found["ours"]) - (0 if case is own else kept))
+                    / 2**20,
+                    "peer_mib": max(0, max(b for _, b in times) - kept) / 2**20,
                 }
             )
     return rows
