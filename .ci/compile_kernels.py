@@ -18,6 +18,7 @@ from triton.compiler import ASTSource
 from selfplay_fast.kernels import _grouped_products as grouped
 from selfplay_fast.kernels import (
     _head_triton,
+    _sample_triton,
     _vocab_kl_triton,
     discounted_sums,
     expert_routing,
@@ -176,6 +177,23 @@ def segment_normalise_cases() -> dict[str, Case]:
     return {"segment_normalise": kernel}
 
 
+def sample_with_logprob_cases() -> dict[str, Case]:
+    """For a vocabulary of at most 262,144 tokens."""
+    types = {"seeds_ptr": "*i64", "top_k_ptr": "*i64", "tokens_ptr": "*i64", "counter": "i64"}
+    sizes = {"BLOCK": _sample_triton._BLOCK, "BLOCKS": (1 << 18) // _sample_triton._BLOCK}
+    launch = {"num_warps": _sample_triton._WARPS}
+    return {
+        f"sample_with_logprob {dtype}": Case(
+            _sample_triton._sample_kernel,
+            {**types, "logits_ptr": f"*{dtype}"},
+            sizes,
+            launch,
+            products=False,
+        )
+        for dtype in ("bf16", "fp32")
+    }
+
+
 CASES = (
     token_logprobs_cases,
     fused_token_loss_cases,
@@ -184,6 +202,7 @@ CASES = (
     segment_normalise_cases,
     expert_routing_cases,
     grouped_mlp_cases,
+    sample_with_logprob_cases,
 )
 
 

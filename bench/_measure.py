@@ -48,6 +48,22 @@ def measure(
     return {name: Timing(seconds=tuple(times), work=work[name]) for name, times in seconds.items()}
 
 
+def peak_resident(run: Callable[[], object]) -> int:
+    """Bytes that the process held at most while it ran, beyond those it held before; Linux only.
+
+    To some MiB: what was freed before may lie in the allocator's hands and be used again.
+    """
+    Path("/proc/self/clear_refs").write_text("5")  # the peak begins anew
+    before = _resident("VmRSS")
+    run()
+    return _resident("VmHWM") - before
+
+
+def _resident(field: str) -> int:
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(f"{field}:"))
+
+
 def machine(packages: Sequence[str]) -> dict[str, Any]:
     """The processor, its cores, and the versions of Python and ``packages``."""
     return {

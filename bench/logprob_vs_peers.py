@@ -18,7 +18,7 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import torch
-from _measure import Timing, machine, print_table, save
+from _measure import Timing, machine, peak_resident, print_table, save
 from selfplay_fast.kernels.token_logprobs import token_logprobs, token_logprobs_reference
 from torch import Tensor
 
@@ -144,8 +144,8 @@ def timed(run: Callable[[], object], device: str) -> tuple[float, int]:
     """Seconds, and the most bytes allocated beyond what there was before."""
     if device == "cpu":
         began = time.perf_counter()
-        run()
-        return time.perf_counter() - began, 0
+        held = peak_resident(run)
+        return time.perf_counter() - began, held
     torch.cuda.synchronize()
     before = torch.cuda.memory_allocated()
     torch.cuda.reset_peak_memory_stats()
@@ -193,7 +193,7 @@ def rows_of(shape: str, device: str, repeats: int) -> list[dict[str, Any]]:
             name: Timing(seconds=tuple(t for t, _ in times), work=tokens) for name, times in found.items()
         }
         kept = 0 if products == 1 else results
-        beyond = {name: (max(b for _, b in times) - kept) / 2**20 for name, times in found.items()}
+        beyond = {name: max(0, max(b for _, b in times) - kept) / 2**20 for name, times in found.items()}
         for peer in runs:
             if peer == "ours":
                 continue

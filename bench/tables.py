@@ -26,6 +26,7 @@ PACKAGES = (
     "jax",
     "scipy",
     "verl",
+    "vllm",
 )
 BLOCK = re.compile(r"(<!-- bench (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
 
@@ -45,11 +46,22 @@ def table(name: str) -> str:
         )
         title = f"{row['cpu']}, {row['device']}, {versions}"
         if title != last:
-            text += f"\n{title}:\n\n| case | unit | ours | peer | ratio |\n|---|---|---|---|---|\n"
+            columns = [
+                "case",
+                "unit",
+                "ours",
+                "peer",
+                "ratio",
+                *(["MiB, ours", "MiB, peer"] if "ours_mib" in row else []),
+            ]
+            text += f"\n{title}:\n\n| {' | '.join(columns)} |\n{'|---' * len(columns)}|\n"
             last = title
         ours, peer = (f"{_rate(row[side])} ± {row[f'{side}_spread'] / 2:.0%}" for side in ("ours", "peer"))
         case = f"{row['episodes']} games, {row['case']}" if "episodes" in row else row["case"]
-        text += f"| {case} | {row['unit']} | {ours} | {peer} | {row['ratio']:.2f} |\n"
+        text += f"| {case} | {row['unit']} | {ours} | {peer} | {row['ratio']:.2f} |"
+        if "ours_mib" in row:
+            text += f" {row['ours_mib']:,.0f} | {row['peer_mib']:,.0f} |"
+        text += "\n"
     return text.lstrip("\n")
 
 

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
 
 # Logits of one product, which is slow with fewer rows than these; a GPU needs more to be busy.
 _BLOCK_ENTRIES, _BLOCK_ENTRIES_GPU, _BLOCK_ROWS = 1 << 22, 1 << 27, 256
@@ -112,11 +113,34 @@ Gradients = tuple["Tensor | None", "Tensor | None", "Tensor | None"]  # of hidde
 Derive = Callable[[Tensor, Tensor, slice], tuple[Tensor, Tensor]]
 
 
-def forward(hidden: Tensor, weight: Tensor, targets: Tensor, head: Head, squares: bool) -> Folded:
+def forward(
+    hidden: Tensor,
+    weight: Tensor,
+    targets: Tensor,
+    head: Head,
+    squares: bool = False,
+    deterministic: bool = False,
+) -> Folded:
+    if deterministic:
+        return _forward_alike(hidden, weight, targets, head, squares)
     folded = Folded.unfilled(hidden, squares)
     for rows, block in products(hidden, widened(weight)):
         _fold(block, rows, targets, head, folded)
     return folded
+
+
+def _forward_alike(hidden: Tensor, weight: Tensor, targets: Tensor, head: Head, squares: bool) -> Folded:
+    """In blocks of one shape, the last one filled up: what a library's product does depends on the shape."""
+    tokens, wide = len(hidden), widened(weight)
+    spare = -tokens % _BLOCK_ROWS
+    targets, inverse = (pad(column, (0, spare), value=1) for column in (targets, head.inverse_temperature))
+    head, hidden = head._replace(inverse_temperature=inverse), pad(hidden, (0, 0, 0, spare))
+    folded = Folded.unfilled(hidden, squares)
+    for start in range(0, len(hidden), _BLOCK_ROWS):
+        rows = slice(start, start + _BLOCK_ROWS)
+        _fold(product(hidden[rows], wide.T), rows, targets, head, folded)
+    columns: list[Any] = [None if column is None else column[:tokens] for column in folded]
+    return Folded(*columns)
 
 
 def backward(

@@ -6,8 +6,6 @@ weight; one kernel folds the rows of the product, another makes the gradient fro
 
 from __future__ import annotations
 
-import math
-
 import torch
 import triton
 import triton.language as tl
@@ -22,6 +20,7 @@ _SLICE = 8192  # columns of the vocabulary whose gradients are held at a time
 _TILE = {"BLOCK_T": 128, "BLOCK_V": 256, "BLOCK_H": 64, "GROUP": 8}
 _LAUNCH = {"num_warps": 8, "num_stages": 3}
 _TILES = 8  # tiles of the vocabulary that one program of the forward pass folds
+_COMBINED = 32  # rows whose parts one program combines
 # Of one pass: logits of a block of tokens, more where the weight's sum is read and written once a block; columns of a
 # row that a program works on.
 _BLOCK_ENTRIES, _BLOCK_ENTRIES_WEIGHT = 1 << 26, 1 << 28
@@ -120,6 +119,44 @@ def _forward_kernel(
 
 
 @triton.jit
+def _combine_kernel(
+    parts_ptr, logprobs_ptr, entropy_ptr, log_sum_ptr, top1_ptr, squares_ptr, tokens, parts,
+    SQUARES: tl.constexpr, BLOCK: tl.constexpr,
+):  # fmt: skip
+    """The parts of the forward pass, in their order, so that a row's results depend on nothing but the row."""
+    rows = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
+    inside = rows < tokens
+    largest = tl.full([BLOCK], -1e30, tl.float32)
+    total = tl.zeros([BLOCK], tl.float32)
+    weighted = tl.zeros([BLOCK], tl.float32)
+    chosen = tl.zeros([BLOCK], tl.float32)
+    squares = tl.zeros([BLOCK], tl.float32)
+    of = parts_ptr + rows
+    for _ in tl.range(0, parts):
+        next_largest = tl.load(of, mask=inside, other=0.0)
+        next_total = tl.load(of + tokens, mask=inside, other=1.0)
+        next_weighted = tl.load(of + 2 * tokens, mask=inside, other=0.0)
+        chosen += tl.load(of + 3 * tokens, mask=inside, other=0.0)
+        top = tl.maximum(largest, next_largest)
+        down, next_down = largest - top, next_largest - top
+        shrink, next_shrink = tl.exp2(down), tl.exp2(next_down)
+        weighted = shrink * (weighted + total * down) + next_shrink * (next_weighted + next_total * next_down)
+        total = shrink * total + next_shrink * next_total
+        if SQUARES:
+            next_squares = tl.load(of + 4 * tokens, mask=inside, other=1.0)
+            squares = shrink * shrink * squares + next_shrink * next_shrink * next_squares
+        largest = top
+        of += (5 if SQUARES else 4) * tokens
+    log_total = tl.log2(total)
+    tl.store(logprobs_ptr + rows, (chosen - largest - log_total) / LOG2_E, mask=inside)
+    tl.store(entropy_ptr + rows, (log_total - weighted / total) / LOG2_E, mask=inside)
+    tl.store(log_sum_ptr + rows, largest + log_total, mask=inside)
+    tl.store(top1_ptr + rows, chosen >= largest, mask=inside)
+    if SQUARES:
+        tl.store(squares_ptr + rows, (tl.log2(squares) - 2 * log_total) / LOG2_E, mask=inside)
+
+
+@triton.jit
 def _backward_kernel(
     hidden, weight, targets_ptr, inverse_ptr, bias_ptr, log_sum_ptr, entropy_ptr, grad_logprob_ptr,
     grad_entropy_ptr, out_ptr, tokens, vocabulary, width, first, columns_out, softcap, inner,
@@ -212,7 +249,15 @@ def fits(hidden: Tensor, weight: Tensor) -> bool:
     )
 
 
-def forward(hidden: Tensor, weight: Tensor, targets: Tensor, head: Head, squares: bool) -> Folded:
+def forward(
+    hidden: Tensor,
+    weight: Tensor,
+    targets: Tensor,
+    head: Head,
+    squares: bool = False,
+    deterministic: bool = False,
+) -> Folded:
+    """The rows of a tile are summed alike whatever they hold: always deterministic."""
     (tokens, width), vocabulary = hidden.shape, len(weight)
     parts = triton.cdiv(vocabulary, _TILE["BLOCK_V"] * _TILES)
     folded = torch.empty(parts, 5 if squares else 4, tokens, dtype=torch.float32, device=hidden.device)
@@ -235,23 +280,11 @@ def forward(hidden: Tensor, weight: Tensor, targets: Tensor, head: Head, squares
         **_TILE,
         **_LAUNCH,
     )
-    largest, total, weighted, chosen = folded[:, :4].unbind(1)
-    top = largest.amax(0)
-    down = largest - top
-    shrink = down.exp2()
-    all_weighted = (shrink * (weighted + total * down)).sum(0)
-    all_total = (shrink * total).sum(0)
-    log_total = all_total.log2()
-    log_sum = top + log_total
-    ln_2 = math.log(2.0)
-    target = chosen.sum(0)
-    return Folded(
-        logprobs=(target - log_sum) * ln_2,
-        entropy=(log_total - all_weighted / all_total) * ln_2,
-        log_sum=log_sum,
-        top1=target >= top,
-        squares=((shrink.square() * folded[:, 4]).sum(0).log2() - 2 * log_total) * ln_2 if squares else None,
+    result = Folded.unfilled(hidden, squares)
+    _combine_kernel[(triton.cdiv(tokens, _COMBINED),)](
+        folded, *result, tokens, parts, SQUARES=squares, BLOCK=_COMBINED, num_warps=1
     )
+    return result
 
 
 def backward(

@@ -142,7 +142,7 @@ def _op(
     needs, by = Needs(need_hidden, need_weight, need_bias), path(hidden, weight)
     loss = _Loss(_FORMULAS[formula], per_token, weights, hidden, training=any(needs))
     if needs.weight and weight_grad is None and by is not _head:
-        folded = by.forward(hidden, weight, targets, head, False)
+        folded = by.forward(hidden, weight, targets, head)
         ups = loss.derive(folded.logprobs, folded.entropy, slice(0, len(hidden)))
         grads = _wanted_gradients(by, ups, hidden, weight, targets, head, folded, needs)
     else:

@@ -26,6 +26,7 @@ import torch
 from torch import Tensor
 
 from ._paths import HAS_TRITON, sum_dtype, without_autocast
+from ._streams import STEP, mixed, signed
 from .expert_routing import check_experts, route
 
 if HAS_TRITON:
@@ -33,7 +34,6 @@ if HAS_TRITON:
 
 ACTIVATIONS = ("relu", "tanh", "elu", "gelu", "silu")
 _FROM_INPUT = ("gelu", "silu")  # the slopes of the others follow from what they gave
-_STEP, _FIRST, _SECOND = 0x9E3779B97F4A7C15, 0xBF58476D1CE4E5B9, 0x94D049BB133111EB  # of splitmix64
 _DROPOUT_BITS = 24
 
 
@@ -70,19 +70,8 @@ def _slope(before: Tensor, after: Tensor, activation: str) -> Tensor:
     return half * (1 + before * (1 - half))
 
 
-def _signed(number: int) -> int:
-    return number - (1 << 64) if number >> 63 else number
-
-
-def _mixed(z: Tensor) -> Tensor:
-    """splitmix64's output function on int64, whose products wrap and whose shifts must forget the sign."""
-    z = (z ^ ((z >> 30) & ((1 << 34) - 1))) * _signed(_FIRST)
-    z = (z ^ ((z >> 27) & ((1 << 37) - 1))) * _signed(_SECOND)
-    return z ^ ((z >> 31) & ((1 << 33) - 1))
-
-
 def _key(seed: Tensor) -> Tensor:
-    return _mixed(seed.reshape(1) + _signed(_STEP))
+    return mixed(seed.reshape(1) + signed(STEP))
 
 
 def _threshold(dropout: float) -> int:
@@ -92,7 +81,7 @@ def _threshold(dropout: float) -> int:
 def _kept(key: Tensor, tokens: Tensor, expert: int, experts: int, width: int, dropout: float) -> Tensor:
     """bool [n, width]: which units of the expert stay, for n tokens."""
     counter = (tokens * experts + expert)[:, None] * width + torch.arange(width, device=tokens.device)
-    drawn = _mixed(counter.mul_(_signed(_STEP)).add_(key)) >> (64 - _DROPOUT_BITS)
+    drawn = mixed(counter.mul_(signed(STEP)).add_(key)) >> (64 - _DROPOUT_BITS)
     return (drawn & ((1 << _DROPOUT_BITS) - 1)) >= _threshold(dropout)
 
 

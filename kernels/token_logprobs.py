@@ -73,6 +73,7 @@ def _op(
     softcap: float,
     inner: float,
     squares: bool,
+    deterministic: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     """logprobs, entropy, log_sum, top1 and log sum p^2 (empty unless squares), [T] each; 0 where masked."""
     rows, tokens = kept_rows(mask), len(hidden)
@@ -81,7 +82,7 @@ def _op(
         hidden, targets, head = hidden[rows], targets[rows], head.at(rows)
     check_values(_NAME, targets, head.inverse_temperature, len(weight))
     hidden, weight = hidden.contiguous(), weight.contiguous()
-    folded = path(hidden, weight).forward(hidden, weight, targets.contiguous(), head, squares)
+    folded = path(hidden, weight).forward(hidden, weight, targets.contiguous(), head, squares, deterministic)
     logprobs, entropy, log_sum, top1 = (spread(value, rows, tokens) for value in folded[:4])
     log_squares = spread(folded.squares, rows, tokens) if squares else hidden.new_empty(0).float()
     return logprobs, entropy, log_sum, top1, log_squares
@@ -89,7 +90,7 @@ def _op(
 
 @_op.register_fake
 def _(hidden: Tensor, *options: Any) -> tuple[Tensor, ...]:
-    tokens, squares = hidden.shape[0], options[-1]
+    tokens, squares = hidden.shape[0], options[-2]
     numbers = [hidden.new_empty(count, dtype=torch.float32) for count in (tokens,) * 3 + (tokens * squares,)]
     return *numbers[:3], hidden.new_empty(tokens, dtype=torch.bool), numbers[3]
 
@@ -152,7 +153,7 @@ def _(_: Tensor, _entropy: Tensor, hidden: Tensor, weight: Tensor, *options: Any
 
 
 def _save(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
-    hidden, weight, targets, inverse_temperature, bias, mask, ctx.softcap, ctx.inner, _ = inputs
+    hidden, weight, targets, inverse_temperature, bias, mask, ctx.softcap, ctx.inner, *_ = inputs
     _, entropy, log_sum, top1, log_squares = output
     ctx.mark_non_differentiable(log_sum, top1, log_squares)
     ctx.save_for_backward(hidden, weight, targets, inverse_temperature, bias, mask, log_sum, entropy)
@@ -164,7 +165,7 @@ def _differentiate(
     needs = (ctx.needs_input_grad[0], ctx.needs_input_grad[1], ctx.needs_input_grad[4])
     grads = _backward_op(grad_logprobs, grad_entropy, *ctx.saved_tensors, ctx.softcap, ctx.inner, *needs)
     hidden, weight, bias = (grad if need else None for grad, need in zip(grads, needs, strict=True))
-    return hidden, weight, None, None, bias, None, None, None, None
+    return hidden, weight, None, None, bias, *[None] * 5
 
 
 _op.register_autograd(_differentiate, setup_context=_save)
@@ -183,6 +184,7 @@ def token_logprobs(
     return_entropy: bool = False,
     return_log_sum_sq: bool = False,
     return_top1: bool = False,
+    deterministic: bool = False,
 ) -> Any:
     """hidden [T, H], weight [V, H] of the same dtype, targets [T] int64 -> logprobs [T] float32.
 
@@ -192,11 +194,17 @@ def token_logprobs(
     With any of the ``return_`` flags the result is a tuple, in this order: logprobs; entropy [T] (nats) of the
     distribution that the log-prob is of; log_sum_sq [T], log sum_v p_v^2; top1 bool [T]: no logit is above the
     target's.
+    deterministic: what is returned of a row is the same, bit for bit, whatever rows stand beside it and however many;
+    on a GPU only in half precision.
     Differentiable in hidden, weight and bias through logprobs and entropy, with any upstream gradients. A weight that
     is a DTensor is gathered. Raises ValueError on a shape, dtype, device or range mismatch.
     """
     head = head_arguments(_NAME, hidden, weight, temperature, bias, softcap, logit_scale)
     check_column(_NAME, "targets", targets, len(hidden), hidden.device, torch.int64)
+    if deterministic and hidden.is_cuda and path(hidden, head.weight) is _head:
+        raise ValueError(
+            f"{_NAME}: deterministic on a GPU needs half precision, Triton and a width that 8 divides"
+        )
     if mask is not None:
         check_column(_NAME, "mask", mask, len(hidden), hidden.device, torch.bool)
     logprobs, entropy, _, top1, log_squares = _op(
@@ -209,6 +217,7 @@ def token_logprobs(
         head.softcap,
         head.inner,
         return_log_sum_sq,
+        deterministic,
     )
     asked = ((return_entropy, entropy), (return_log_sum_sq, log_squares), (return_top1, top1))
     more = [value for wanted, value in asked if wanted]

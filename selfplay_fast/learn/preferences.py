@@ -96,7 +96,7 @@ def rpo_loss(beta: float = 0.1, *, nll_weight: float = 1.0) -> PreferenceLoss:
 
 
 def sppo_loss(beta: float = 0.001, *, chosen_wins: float = 1.0) -> PreferenceLoss:
-    """((r_w - (P - 1/2) / beta)^2 + (r_l + (P - 1/2) / beta)^2) / 2, r = log pi/pi_ref  (Wu et al. 2024, arXiv 2405.00675).
+    """((r_w - (P - 1/2) / beta)^2 + (r_l + (P - 1/2) / beta)^2) / 2, r = log pi/pi_ref  (Wu et al. 2024).
 
     ``chosen_wins`` is P, the probability that chosen beats rejected: 1 where the pairs are sure. The half is that of
     eva (Ye et al. 2024); TRL's ``sppo_hard`` is twice this.

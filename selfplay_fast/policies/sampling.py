@@ -48,17 +48,20 @@ class SamplingColumns:
 def truncate(logp: Tensor, options: SamplingColumns) -> Tensor:
     """log-probs [N, V] -> the same, -inf outside top-k, top-p and min-p, renormalised.
 
-    top-p keeps the smallest set of most likely tokens whose mass reaches p (Holtzman et al. 2020); min-p keeps
-    tokens with at least ``min_p`` times the top probability (Nguyen et al. 2024, arXiv 2407.01082).
+    Of what top-k leaves, top-p keeps the smallest set of most likely tokens whose share of the mass reaches p (Holtzman
+    et al. 2020); min-p keeps tokens with at least ``min_p`` times the top probability (Nguyen et al. 2024,
+    arXiv 2407.01082). The order is that of transformers.
     """
     vocabulary = logp.shape[-1]
     if not bool((options.top_p < 1).any() or (options.top_k > 0).any() or (options.min_p > 0).any()):
         return logp
     ranked, order = logp.sort(dim=-1, descending=True, stable=True)
     p = ranked.exp()
-    keep = p.cumsum(-1) - p < options.top_p[:, None]
     limit = torch.where(options.top_k > 0, options.top_k, vocabulary)
-    keep &= torch.arange(vocabulary, device=logp.device) < limit[:, None]
+    keep = torch.arange(vocabulary, device=logp.device) < limit[:, None]
+    p = p.where(keep, 0.0)
+    top_p = options.top_p[:, None]
+    keep &= (p.cumsum(-1) - p < top_p * p.sum(-1, keepdim=True)) | (top_p >= 1)
     keep &= p >= options.min_p[:, None] * p[:, :1]
     kept = torch.zeros_like(keep).scatter(-1, order, keep)
     return torch.log_softmax(logp.masked_fill(~kept, -torch.inf), dim=-1)

@@ -125,6 +125,24 @@ def test_strided_inputs(path):
     assert torch.equal(*found)
 
 
+def test_deterministic_rows_depend_on_nothing_beside_them():
+    """Oracle: bitwise equality of any rows, in any order and number, with the same rows of the whole batch.
+
+    Of the PyTorch code: the products of Triton's interpreter are numpy's, which depend on the place of a row.
+    """
+    h, w, t = make(300, 40, 517)
+    temperature = torch.linspace(0.5, 2, 300)
+
+    def run(rows):
+        flags = {"return_entropy": True, "return_log_sum_sq": True, "deterministic": True}
+        return token_logprobs(h[rows], w, t[rows], temperature=temperature[rows], **flags)
+
+    whole = run(slice(None))
+    for count in (1, 2, 57, 255, 256, 299):
+        rows = torch.randperm(300)[:count]
+        assert all(torch.equal(some, all_[rows]) for some, all_ in zip(run(rows), whole, strict=True))
+
+
 def test_the_references_gradient():
     """Oracle: finite differences of the reference in float64, whose autograd the other tests lean on."""
     h, w, t = make(4, 5, 6)
@@ -142,7 +160,18 @@ def test_it_is_an_op(masked):
     h, w, t = make(7, 8, 12)
     bias = torch.randn(12, requires_grad=True)
     mask = torch.arange(7) != 3 if masked else None
-    arguments = (h.requires_grad_(), w.requires_grad_(), t, torch.ones(7), bias, mask, 2.0, 0.5, masked)
+    arguments = (
+        h.requires_grad_(),
+        w.requires_grad_(),
+        t,
+        torch.ones(7),
+        bias,
+        mask,
+        2.0,
+        0.5,
+        masked,
+        masked,
+    )
     torch.library.opcheck(module._op, arguments)
     columns = (torch.randn(7), torch.randn(7), h.detach(), w.detach(), t, torch.ones(7), bias.detach(), mask)
     numbers = (torch.zeros(7), torch.ones(7), 0.0, 1.0, True, masked, True)
@@ -307,6 +336,19 @@ def test_on_the_gpu(dtype, tokens, width, vocabulary):
     assert (ent.double() - ent64).abs().max() <= 1e-4
     for x, y in zip(a, b, strict=True):
         assert (x.grad.double() - y.grad).norm() <= 0.01 * y.grad.norm()
+
+
+@pytest.mark.gpu
+def test_deterministic_on_the_gpu():
+    """Oracle: as of the test above, and the documented ValueError."""
+    h, w, t = (x.cuda() for x in make(300, 64, 5003))
+    half = h.bfloat16(), w.bfloat16()
+    whole = token_logprobs(*half, t, deterministic=True)
+    for count in (1, 57, 128, 299):
+        rows = torch.randperm(300, device="cuda")[:count]
+        assert torch.equal(token_logprobs(half[0][rows], half[1], t[rows], deterministic=True), whole[rows])
+    with pytest.raises(ValueError, match="deterministic"):
+        token_logprobs(h, w, t, deterministic=True)
 
 
 def test_half_precision_inputs_do_not_round_the_logits():

@@ -82,6 +82,35 @@ def test_the_integrations_run(library: str, capsys: pytest.CaptureFixture[str]) 
         assert names["env"].api in ("0.6", "0.7")
 
 
+@pytest.mark.filterwarnings("ignore:.*is deprecated and will be removed in v6.*:FutureWarning")
+def test_trl_runs(tmp_path: Path) -> None:
+    """Oracle: the lines train two steps of a random model, and the averages of both roles have moved."""
+    trl = pytest.importorskip("trl", exc_type=ImportError, reason="comes with the extra 'test'")
+    from datasets import Dataset
+    from datasets.table import InMemoryTable
+
+    from selfplay_fast.policies.nano import build_model, build_tokenizer
+
+    tokenizer = build_tokenizer(["bet or check"] * 4)
+    build_model(len(tokenizer), tokenizer.eos_token_id, tokenizer.pad_token_id, seed=0).save_pretrained(
+        tmp_path
+    )
+    tokenizer.save_pretrained(tmp_path)
+    rows = {"prompt": ["bet", "check"], "role": ["player_0", "player_1"]}
+    names: dict[str, Any] = {
+        "model": str(tmp_path),
+        "reward": lambda completions, **_: [float(len(text)) for text in completions],
+        "args": trl.GRPOConfig(
+            str(tmp_path), use_cpu=True, max_steps=2, max_completion_length=8, save_strategy="no"
+        ),
+        "dataset": Dataset(InMemoryTable.from_pydict(rows), fingerprint="two roles"),
+    }
+    (code,) = [c for c in re.findall(r"```python\n(.*?)```", README, re.DOTALL) if "integrations.trl" in c]
+    exec(compile(code, "README.md", "exec"), names)
+    assert names["trainer"].state.global_step == 2
+    assert {role for _, role in names["trainer"]._estimator.baseline.values} == {"player_0", "player_1"}
+
+
 def test_the_tree_names_what_is_there() -> None:
     """Oracle: the file system; every folder of the README's tree exists."""
     tree = README.split("## Where things are")[1].split("```")[1]

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from transformers import MinPLogitsWarper, TopKLogitsWarper, TopPLogitsWarper
+from transformers import LogitsProcessorList, MinPLogitsWarper, TopKLogitsWarper, TopPLogitsWarper
 
 from selfplay_fast.policies.sampling import SamplingColumns, draw, truncate
 from selfplay_fast.records import Sampling
@@ -19,6 +19,10 @@ def columns(n, **options):
         ({"top_k": 5}, TopKLogitsWarper(5)),
         ({"top_p": 0.7}, TopPLogitsWarper(0.7)),
         ({"min_p": 0.1}, MinPLogitsWarper(0.1)),
+        (
+            {"top_k": 9, "top_p": 0.8, "min_p": 0.1},
+            LogitsProcessorList([TopKLogitsWarper(9), TopPLogitsWarper(0.8), MinPLogitsWarper(0.1)]),
+        ),
     ],
 )
 def test_truncation_equals_transformers(options, peer):
