@@ -64,6 +64,10 @@ def token_logprobs_cases() -> dict[str, Case]:
                 constants |= {"TILES": _head_triton._TILES, "SQUARES": options}
             kernel = getattr(_head_triton, f"_{name}_kernel")
             cases[f"token_logprobs {name}{what}"] = Case(kernel, types, constants, _head_triton._LAUNCH)
+    combine = {"SQUARES": True, "BLOCK": _head_triton._COMBINED}
+    cases["token_logprobs combine"] = Case(
+        _head_triton._combine_kernel, {"top1_ptr": "*i1"}, combine, {"num_warps": 1}, products=False
+    )
     return cases
 
 
