@@ -1,6 +1,6 @@
 """Batched decoding in which rows with the same context share one forward pass.
 
-Distinct prompts are prefilled once after their common prefix, then all are extended together; while rows have said
+Distinct prompts are prefilled once, after what is stored of them, then all are extended together; while rows have said
 the same so far they are one row of the cache, and the cache splits where their samples part.
 """
 
@@ -16,11 +16,12 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn.functional import pad
-from transformers import Cache
+from transformers import Cache, DynamicCache
 from transformers.cache_utils import DynamicLayer
 
 from selfplay_fast.policies.prefix_forward import Cache as KeysValues
-from selfplay_fast.policies.prefix_forward import common_prefix, expand_cache, prefill, runs
+from selfplay_fast.policies.prefix_forward import common_prefix
+from selfplay_fast.policies.prefix_store import PrefixStore, Slots
 from selfplay_fast.policies.sampling import SamplingColumns, draw
 from selfplay_fast.policies.streams import UIntArray, uniforms
 from selfplay_fast.records import NO_LOGPROBS, NO_TOKENS, FloatArray, IntArray, Sampling
@@ -92,65 +93,80 @@ def _with_room(part: Tensor, length: int, rows: Tensor | None = None) -> Tensor:
 class _Frontier:
     """The distinct contexts being extended: logits [A, V], cache, attention mask [A, L], next positions [A].
 
-    Prompts come in groups, each computed after its own common prefix; contexts are aligned at their ends.
+    What the store has of a prompt is not computed; what a group of prompts shares beyond that is computed once. A
+    context's tokens lie in order, where the mask is 1; ``place`` is the row of each prompt.
     """
 
-    def __init__(self, model: Any, groups: Sequence[Sequence[IntArray]], max_tokens: int) -> None:
-        self.model = model
+    def __init__(
+        self, model: Any, groups: Sequence[Sequence[IntArray]], max_tokens: int, store: PrefixStore
+    ) -> None:
+        self.model, self.store = model, store
+        self.computed = 0  # tokens of prompts that went through the model
         self.cache: Any = Cache(layer_class_to_replicate=_RoomyLayer)
-        lengths = np.array([len(prompt) for group in groups for prompt in group], np.int64)
-        longest = int(lengths.max())
-        parts = [part for group in groups for part in self._prefill(group, max_tokens)]
-        self.logits = torch.cat([last for _, last in parts])
+        for group in groups:
+            self._share(group)
+        prompts = [prompt for group in groups for prompt in group]
+        found = [store.match(prompt[:-1]) for prompt in prompts]
+        fresh = np.array([len(p) - len(slots) for p, slots in zip(prompts, found, strict=True)])
+        order = np.argsort(fresh, kind="stable")
+        self.place = np.argsort(order)
+        parts = [
+            self._prefill([prompts[i] for i in run], [found[i] for i in run])
+            for run in _passes(order, np.array([len(slots) for slots in found]), fresh, max_tokens)
+        ]
+        longest = max(mask.shape[1] for _, _, mask in parts)
+        self.logits = torch.cat([logits for _, logits, _ in parts])
+        self.mask = torch.cat([pad(mask, (longest - mask.shape[1], 0)) for _, _, mask in parts])
+        self.positions = self.mask.sum(1)
         for layer in range(len(parts[0][0])):
-            pairs = [cache.pop(0) for cache, _ in parts]  # what is copied is not kept
+            pairs = [cache.pop(0) for cache, _, _ in parts]  # what is copied is not kept
             keys, values = (
                 torch.cat([pad(part, (0, 0, longest - part.shape[-2], 0)) for part in column])
                 for column in zip(*pairs, strict=True)
             )
             self.cache.update(keys, values, layer)
-        missing = torch.as_tensor(longest - lengths, device=model.device)
-        self.mask = (torch.arange(longest, device=model.device) >= missing[:, None]).long()
-        self.positions = torch.as_tensor(lengths, device=model.device)
 
-    def _prefill(self, prompts: Sequence[IntArray], max_tokens: int) -> Iterator[tuple[KeysValues, Tensor]]:
-        """Keys and values, and last logits, of runs of prompts; each context is whole at its end.
+    def _share(self, prompts: Sequence[IntArray]) -> None:
+        """Have the store know what these prompts begin with."""
+        if len(prompts) < 2:
+            return
+        shared = prompts[0][: min(min(common_prefix(prompts[0], p), len(p) - 1) for p in prompts)]
+        found = self.store.match(shared)
+        if len(found) == len(shared):
+            return
+        cache, _, mask = self._prefill([shared], [found[: len(shared) - 1]])
+        self.store.put([shared], cache, np.zeros(1, np.int64), _columns(mask))
 
-        The prefix that all prompts share is computed once, then one pass runs over at most ``max_tokens`` slots.
-        """
-        shared = 0
-        if len(prompts) > 1:
-            shared = min(min(common_prefix(prompts[0], p) for p in prompts), min(len(p) for p in prompts) - 1)
-        prefix = prefill(self.model, prompts[0][:shared]) if shared else []
-        for start, stop in runs(np.array([len(p) for p in prompts]), max_tokens):
-            yield self._prefill_run(prompts[start:stop], shared, prefix)
-
-    def _prefill_run(
-        self, prompts: Sequence[IntArray], shared: int, prefix: KeysValues
-    ) -> tuple[KeysValues, Tensor]:
+    def _prefill(
+        self, prompts: Sequence[IntArray], found: Sequence[Slots]
+    ) -> tuple[KeysValues, Tensor, Tensor]:
+        """Keys and values, last logits and mask of prompts of which ``found`` is stored: one pass over the rest."""
         device = self.model.device
-        rows, longest = len(prompts), max(len(p) for p in prompts)
-        ids = np.zeros((rows, longest - shared), np.int64)
-        mask = np.ones((rows, longest), np.int64)
-        for r, prompt in enumerate(prompts):
-            gap = longest - len(prompt)
-            ids[r, gap:] = prompt[shared:]
-            mask[r, shared : shared + gap] = 0
-        positions = (mask.cumsum(-1)[:, shared:] - 1).clip(min=0)
-        cache: Any = expand_cache(self.model, prefix, rows)
+        stored = max(map(len, found))
+        width = max(len(p) - len(slots) for p, slots in zip(prompts, found, strict=True))
+        ids = np.zeros((len(prompts), width), np.int64)
+        mask = np.zeros((len(prompts), stored + width), np.int64)
+        for r, (prompt, slots) in enumerate(zip(prompts, found, strict=True)):
+            rest = prompt[len(slots) :]
+            ids[r, width - len(rest) :] = rest
+            mask[r, stored - len(slots) : stored] = 1
+            mask[r, stored + width - len(rest) :] = 1
+            self.computed += len(rest)
+        positions = (mask.cumsum(1)[:, stored:] - 1).clip(min=0)
+        cache: Any = DynamicCache(config=self.model.config)
+        if stored:
+            for layer, pair in enumerate(self.store.gather(found)):
+                cache.update(*pair, layer)
         inputs, allowed, places = (torch.as_tensor(x, device=device) for x in (ids, mask, positions))
         logits = self._forward(inputs, allowed, places, cache)
-        layers, cache.layers = cache.layers, []
-        if mask.all():
-            return [(layer.keys, layer.values) for layer in layers], logits
-        # shared prefix, gap, rest: move the gap to the front
-        order = torch.as_tensor(mask.argsort(-1, kind="stable"), device=device)[:, None, :, None]
-        whole: KeysValues = []
-        while layers:
-            layer = layers.pop(0)
-            keys, values = (part.gather(-2, order.expand_as(part)) for part in (layer.keys, layer.values))
-            whole.append((keys, values))
-        return whole, logits
+        return [(layer.keys, layer.values) for layer in cache.layers], logits, allowed
+
+    def keep(self, rows: NDArray[np.int64], contexts: Sequence[IntArray]) -> None:
+        """Store contexts, those of these rows without their last token."""
+        cache = [(layer.keys, layer.values) for layer in self.cache.layers]
+        self.store.put(
+            contexts, cache, rows, _columns(self.mask[torch.as_tensor(rows, device=self.mask.device)])
+        )
 
     def _forward(self, ids: Tensor, mask: Tensor, positions: Tensor, cache: Any) -> Tensor:
         output = self.model(
@@ -175,6 +191,27 @@ class _Frontier:
         self.positions = self.positions + 1
 
 
+def _passes(
+    order: NDArray[np.int64], stored: NDArray[np.int64], fresh: NDArray[np.int64], max_tokens: int
+) -> Iterator[list[int]]:
+    """Rows of one forward pass each, in order: at most ``max_tokens`` slots, or one row."""
+    some: list[int] = []
+    width = 0, 0
+    for row in order.tolist():
+        wider = max(width[0], int(stored[row])), max(width[1], int(fresh[row]))
+        if some and sum(wider) * (len(some) + 1) > max_tokens:
+            yield some
+            some, wider = [], (int(stored[row]), int(fresh[row]))
+        some.append(row)
+        width = wider
+    yield some
+
+
+def _columns(mask: Tensor) -> list[NDArray[np.int64]]:
+    """Where each row's tokens are."""
+    return [np.flatnonzero(row) for row in mask.cpu().numpy()]
+
+
 @torch.no_grad()
 def decode(
     model: Any,
@@ -184,24 +221,27 @@ def decode(
     end_tokens: frozenset[int],
     max_prefill_tokens: int,
     stop_check: Callable[[Row], bool],
-) -> None:
+    store: PrefixStore,
+) -> int:
     """Complete every row in place. ``row.prompt`` counts through the groups; ``streams`` [rows] keys the draws.
 
-    Prompts of a group share a prefix that is computed once, and are computed in passes of at most
-    ``max_prefill_tokens`` slots; then all rows of all groups are extended together.
+    Prompts of a group share a prefix that is computed once, what the store has is not computed, and the rest is
+    computed in passes of at most ``max_prefill_tokens`` slots; then all rows of all groups are extended together. What
+    they have become is left in the store. Returns how many tokens of prompts were computed.
 
     ``stop_check(row)`` is asked after each token of rows that have stop strings.
     """
-    frontier = _Frontier(model, groups, max_prefill_tokens)
+    frontier = _Frontier(model, groups, max_prefill_tokens, store)
+    prompts = [prompt for group in groups for prompt in group]
     columns = SamplingColumns.of([row.sampling for row in rows], model.device)
-    node = np.array([row.prompt for row in rows], np.int64)
+    node = frontier.place[[row.prompt for row in rows]]
     room = np.array([row.room for row in rows], np.int64)
     has_stop = np.array([bool(row.sampling.stop) for row in rows])
     ends = np.array(sorted(end_tokens), np.int64)
     live = np.arange(len(rows))
-    said: list[
-        tuple[NDArray[np.int64], NDArray[np.int64], FloatArray]
-    ] = []  # (rows, tokens, log-probs) by step
+    said = np.zeros((len(rows), _ROOM), np.int32)
+    logprobs = np.zeros((len(rows), _ROOM), np.float32)
+    count = 0
     vocabulary = frontier.logits.shape[-1]
     while len(live):
         logits, options = frontier.logits, columns
@@ -209,9 +249,12 @@ def decode(
             logits = logits[torch.as_tensor(node[live], device=model.device)]
         if len(live) != len(rows):
             options = columns.rows(torch.as_tensor(live, device=model.device))
-        drawn, logprobs = draw(logits, options, uniforms(streams[live], len(said)))
+        drawn, logp = draw(logits, options, uniforms(streams[live], count))
         tokens = drawn.cpu().numpy()
-        said.append((live, tokens, logprobs.cpu().numpy()))
+        if count == said.shape[1]:
+            said, logprobs = (np.concatenate([x, np.zeros_like(x)], 1) for x in (said, logprobs))
+        said[live, count], logprobs[live, count] = tokens, logp.cpu().numpy()
+        count += 1
         stopped = np.isin(tokens, ends)
         for k in np.flatnonzero(has_stop[live]):
             row = rows[live[k]]
@@ -219,21 +262,17 @@ def decode(
             stopped[k] |= stop_check(row)
         for r in live[stopped]:
             rows[r].stopped = True
-        going = ~stopped & (len(said) < room[live])
+        going = ~stopped & (count < room[live])
+        over = live[~going]
+        if len(over):
+            places, first = np.unique(node[over], return_index=True)
+            contexts = [np.concatenate([prompts[rows[r].prompt], said[r, : count - 1]]) for r in over[first]]
+            frontier.keep(places, contexts)
+            for r in over:
+                rows[r].tokens, rows[r].logprobs = said[r, :count].copy(), logprobs[r, :count].copy()
         live, tokens = live[going], tokens[going]
         if len(live):
-            contexts, inverse = np.unique(node[live] * vocabulary + tokens, return_inverse=True)
-            frontier.extend(contexts // vocabulary, contexts % vocabulary)
+            parents, inverse = np.unique(node[live] * vocabulary + tokens, return_inverse=True)
+            frontier.extend(parents // vocabulary, parents % vocabulary)
             node[live] = inverse
-    _deal(rows, said)
-
-
-def _deal(rows: Sequence[Row], said: list[tuple[NDArray[np.int64], NDArray[np.int64], FloatArray]]) -> None:
-    """Give every row its tokens and log-probs, in the order they were said."""
-    owner = np.concatenate([step[0] for step in said])
-    order = np.argsort(owner, kind="stable")
-    cuts = np.cumsum(np.bincount(owner, minlength=len(rows)))[:-1]
-    tokens = np.split(np.concatenate([step[1] for step in said])[order].astype(np.int32), cuts)
-    logprobs = np.split(np.concatenate([step[2] for step in said])[order].astype(np.float32), cuts)
-    for row, row_tokens, row_logprobs in zip(rows, tokens, logprobs, strict=True):
-        row.tokens, row.logprobs = row_tokens, row_logprobs
+    return frontier.computed

@@ -18,6 +18,7 @@ from selfplay_fast.kernels.token_logprobs import token_logprobs
 from selfplay_fast.policies.decode import Row, decode
 from selfplay_fast.policies.parts import split_parts
 from selfplay_fast.policies.prefix_forward import build_tree, head_weight, prefix_groups, prefix_hidden
+from selfplay_fast.policies.prefix_store import PrefixStore
 from selfplay_fast.policies.streams import sample_streams, stream_ids, uniforms
 from selfplay_fast.policies.supported import check_supported
 from selfplay_fast.records import Ask, FloatArray, IntArray, Message, Reply, Sampling
@@ -31,9 +32,12 @@ class LanguageModel:
 
     ``device`` moves the model there, ``"auto"`` to a GPU where there is one. ``max_batch_tokens`` bounds the token
     slots of one forward pass over prompts or sequences, ``max_cache_tokens`` (16 times as many unless given) the tokens
-    whose keys and values are kept while replies are extended; a single context may exceed both. ``block_tokens`` is
-    the nodes of one block of a prefix tree. ``version`` counts the updates of the weights. The model stays in eval
-    mode, in training too: dropout would make the log-probs of the learner differ from those of the sampler.
+    whose keys and values are kept while replies are extended; a single context may exceed both. With ``keep_contexts``
+    as many again are kept between calls of `generate`, as long as the weights are the same: a turn then computes what
+    is new in its prompt only. ``block_tokens`` is the nodes of one block of a prefix tree.
+    ``computed_tokens`` counts the tokens of prompts that went through the model, ``version`` the updates of the
+    weights. The model stays in eval mode, in training too: dropout would make the log-probs of the learner differ from
+    those of the sampler.
 
     ValueError with one line when prefix trees do not reproduce the model's log-probs.
     """
@@ -46,6 +50,7 @@ class LanguageModel:
         device: str | None = None,
         max_batch_tokens: int = 16384,
         max_cache_tokens: int | None = None,
+        keep_contexts: bool = True,
         block_tokens: int = 128,
     ) -> None:
         if device == "auto":
@@ -58,6 +63,10 @@ class LanguageModel:
         self.max_cache_tokens = 16 * max_batch_tokens if max_cache_tokens is None else max_cache_tokens
         self.block_tokens = block_tokens
         self.version = 0
+        self.computed_tokens = 0
+        self.keep_contexts = keep_contexts
+        self._store = PrefixStore()
+        self._stored_version = 0
         config = model.config.get_text_config()
         self.context_limit = int(getattr(config, "max_position_embeddings", None) or 1 << 30)
         self.end_tokens = _end_tokens(model, tokenizer)
@@ -233,7 +242,7 @@ class LanguageModel:
                 for r in some:
                     rows[r].prompt = place
                 members += some
-            decode(
+            self.computed_tokens += decode(
                 self.model,
                 [[distinct[p] for p, _ in group] for group in part],
                 [rows[r] for r in members],
@@ -241,7 +250,20 @@ class LanguageModel:
                 self.end_tokens,
                 self.max_batch_tokens,
                 self._has_stop,
+                self._stored(),
             )
+
+    def _stored(self) -> PrefixStore:
+        """What these weights have computed."""
+        if self._stored_version != self.version or not self.keep_contexts:
+            self.forget()
+        self._store.max_tokens = self.max_cache_tokens
+        return self._store
+
+    def forget(self) -> None:
+        """Drop the keys and values of all contexts; call it where the weights were changed by other hands."""
+        self._store.clear()
+        self._stored_version = self.version
 
     def _has_stop(self, row: Row) -> bool:
         text = self.tokenizer.decode(list(row.recent), clean_up_tokenization_spaces=False)
