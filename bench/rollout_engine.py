@@ -8,9 +8,10 @@ greedy replies, which our loop computes once; replies sampled at temperature 1 p
 training. Both are timed, on a CPU in CPU seconds of one thread, so that a shared machine does not blur the ratio.
 
 The one-call-per-turn loop costs the same for every game and is timed on the first few games of each kind. Our
-loop records the log-probability of every sampled token, the peers record none.
+loop records the log-probability of every sampled token, the peers record none. Beside the times stand the tokens of
+prompts that went through the model, padding not counted; our loop begins with nothing stored.
 
-    python bench/rollout_vs_reference.py [--lengths 8 256] [--modes greedy sampled] [--episodes 64]
+    python bench/rollout_engine.py [--lengths 8 256] [--modes greedy sampled] [--episodes 86]
 """
 
 from __future__ import annotations
@@ -86,6 +87,7 @@ class Setting(NamedTuple):
 
 def our_loop(setting: Setting) -> Transcripts:
     """Every game of every kind through `play`."""
+    setting.policy.forget()
     sampling = Sampling(temperature=0.0 if setting.greedy else 1.0, max_tokens=setting.length)
     tables = []
     for name in GAMES:
@@ -211,7 +213,25 @@ def bench(setting: Setting, reference_episodes: int, repeats: int) -> list[dict[
     )
     ours = timings.pop("ours")
     mode = "greedy" if setting.greedy else "sampled"
-    return [
+    before = setting.policy.computed_tokens
+    transcripts = our_loop(setting)
+    turns = [turn for spoken in transcripts.values() for turn in spoken]
+    per_turn = [
+        1000 * len(turns) / tokens
+        for tokens in (setting.policy.computed_tokens - before, sum(len(turn.prompt) for turn in turns))
+    ]
+    shape = {"length": setting.length, "episodes": setting.episodes * len(GAMES)}
+    prefilled = {
+        "case": f"{setting.length} tokens, {mode}, every prompt whole",
+        "unit": "turns per 1,000 prefilled tokens",
+        "ours": per_turn[0],
+        "peer": per_turn[1],
+        "ratio": per_turn[0] / per_turn[1],
+        "ours_spread": 0.0,
+        "peer_spread": 0.0,
+        **shape,
+    }
+    return [prefilled] + [
         {
             "case": f"{setting.length} tokens, {mode}, {peer}",
             "unit": unit,
@@ -224,8 +244,7 @@ def bench(setting: Setting, reference_episodes: int, repeats: int) -> list[dict[
             "peer_seconds": timing.seconds,
             "ours_samples": ours.work,
             "peer_samples": timing.work,
-            "length": setting.length,
-            "episodes": setting.episodes * len(GAMES),
+            **shape,
         }
         for unit, scale in (("tokens/s", setting.length), ("samples/s", 1))
         for peer, timing in timings.items()
@@ -248,7 +267,7 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--lengths", type=int, nargs="+", default=[8, 256], help="tokens of every reply")
-    parser.add_argument("--episodes", type=int, default=64, help="games of each kind")
+    parser.add_argument("--episodes", type=int, default=86, help="games of each kind")
     parser.add_argument(
         "--reference-episodes", type=int, default=2, help="games of each kind, one call per turn"
     )
@@ -269,8 +288,8 @@ def main() -> None:
         for mode in args.modes:
             mode_setting = setting._replace(greedy=mode == "greedy")
             rows += bench(mode_setting, args.reference_episodes, args.repeats)
-        save("rollout_vs_reference", facts, rows)
-        for unit in ("tokens/s", "samples/s"):
+        save("rollout_engine", facts, rows)
+        for unit in ("tokens/s", "samples/s", "turns per 1,000 prefilled tokens"):
             print_table(facts, [row for row in rows if row["unit"] == unit], unit)
             print(flush=True)
 
