@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from typing import Any, Literal, TypeAlias
+from urllib.parse import unquote
 
 import numpy as np
 import torch
@@ -20,19 +22,20 @@ Advantages: TypeAlias = tuple[Tensor, Tensor]  # advantages and returns, [B, T] 
 def role_uids(uids: Sequence[str], games: Sequence[str] | str, roles: Sequence[str] | str) -> np.ndarray:
     """ "uid|game|role" of each sample, an object array for ``non_tensor_batch["uid"]``; one word stands for all.
 
-    Raises ValueError where the lengths differ, or a game or role is empty or has a "|" in it.
+    In the words "%", "|" and "_" are written "%25", "%7C" and "%5F": verl's newer trainers take a uid to end at "_".
+    Raises ValueError where the lengths differ or a word is none or empty.
     """
-    words = {
-        name: [given] * len(uids) if isinstance(given, str) else list(given)
-        for name, given in (("games", games), ("roles", roles))
-    }
-    for name, given in words.items():
-        if len(given) != len(uids):
-            raise ValueError(f"role_uids: {name} must be {len(uids)} like the uids, got {len(given)}")
-        for word in given:
-            if not isinstance(word, str) or not word or "|" in word:
-                raise ValueError(f"role_uids: {name} must be words without '|', got {word!r}")
-    return np.array(["|".join(parts) for parts in zip(uids, *words.values(), strict=True)], dtype=object)
+    columns = {"uids": list(uids)}
+    for name, given in (("games", games), ("roles", roles)):
+        columns[name] = [given] * len(uids) if isinstance(given, str) else list(given)
+    for name, words in columns.items():
+        if len(words) != len(uids):
+            raise ValueError(f"role_uids: {name} must be {len(uids)} like the uids, got {len(words)}")
+        for word in words:
+            if not isinstance(word, str) or not word:
+                raise ValueError(f"role_uids: {name} must be words, got {word!r}")
+        columns[name] = [re.sub("[%|_]", lambda sign: f"%{ord(sign[0]):X}", word) for word in words]
+    return np.array(["|".join(words) for words in zip(*columns.values(), strict=True)], dtype=object)
 
 
 def _slots(what: str, index: Any, rows: Sequence[int]) -> list[Slot]:
@@ -41,7 +44,7 @@ def _slots(what: str, index: Any, rows: Sequence[int]) -> list[Slot]:
         parts = index[row].rsplit("|", 2) if isinstance(index[row], str) else []
         if len(parts) != 3 or not all(parts):
             raise ValueError(f'{what}: index must hold "uid|game|role", got {index[row]!r} in row {row}')
-        slots.append((parts[1], parts[2]))
+        slots.append((unquote(parts[1]), unquote(parts[2])))
     return slots
 
 
@@ -89,8 +92,9 @@ class RoleAdvantages:
 
     rows "episodes": a row is what one role said in one episode, and the baseline moves once for each, in their order.
     rows "turns": rows of equal index are the turns of one role in one episode and have the same return; the baseline
-    moves once for all of them. The return of a row is the sum of its rewards. A turn gets its role's advantage times
-    config.gamma to the number of turns that follow in its row.
+    moves once for all of them. verl gives all rollouts of a prompt one uid, so rollout.n must then be 1.
+    The return of a row is the sum of its rewards. A turn gets its role's advantage times config.gamma to the number of
+    turns that follow in its row.
     """
 
     def __init__(

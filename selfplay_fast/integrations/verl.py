@@ -8,8 +8,11 @@ verl computes advantages in the trainer's process and losses in its workers'. Ea
 environment variable VERL_USE_EXTERNAL_MODULES names: call `install` in one of those.
 
 What a sample is of rides in verl's ``uid``, which estimators get as ``index``: "uid|game|role", made by `role_uids`.
-verl's trainers draw uids at random; one line of a subclass puts the roles in, in ``RayPPOTrainer._get_gen_batch`` or in
+verl's trainers draw uids at random: one line of a subclass puts the roles in, in ``RayPPOTrainer._get_gen_batch`` or in
 ``_fetch_one_gen_batch`` of its newer trainers. A row whose response mask is all 0 is padding and needs none.
+
+SPIRAL: selfplay_rae, selfplay_ppo, loss_agg_mode=seq-mean-token-sum-norm, loss_scale_factor=4096, and clip_ratio_c so
+high that nothing reaches it. MARS: selfplay_turns, selfplay_ppo, loss_agg_mode=seq-mean-token-mean, clip_ratio_c=1.4.
 """
 
 from __future__ import annotations
@@ -156,18 +159,18 @@ def install(
     }
     if "selfplay_rae" in core_algos.ADV_ESTIMATOR_REGISTRY:
         raise ValueError("install: is installed already; uninstall it first")
-    undo = ExitStack()
-    for name, estimator in estimators.items():
-        core_algos.register_adv_est(name)(estimator)
-        undo.callback(core_algos.ADV_ESTIMATOR_REGISTRY.pop, name)
-    for name, loss in policy_losses.items():
-        core_algos.register_policy_loss(name)(loss)
-        undo.callback(core_algos.POLICY_LOSS_REGISTRY.pop, name)
-    undo.callback(setattr, FusedLinearForPPO, "forward", FusedLinearForPPO.forward)
-    FusedLinearForPPO.forward = _fused_linear
-    undo.callback(_exchange, linear_cross_entropy, verl_head.linear_cross_entropy)
-    _exchange(verl_head.linear_cross_entropy, linear_cross_entropy)
-    return Installed(role_advantages, undo)
+    with ExitStack() as undo:
+        for name, estimator in estimators.items():
+            core_algos.register_adv_est(name)(estimator)
+            undo.callback(core_algos.ADV_ESTIMATOR_REGISTRY.pop, name)
+        for name, policy_loss in policy_losses.items():
+            core_algos.register_policy_loss(name)(policy_loss)
+            undo.callback(core_algos.POLICY_LOSS_REGISTRY.pop, name)
+        undo.callback(setattr, FusedLinearForPPO, "forward", FusedLinearForPPO.forward)
+        FusedLinearForPPO.forward = _fused_linear
+        undo.callback(_exchange, linear_cross_entropy, verl_head.linear_cross_entropy)
+        _exchange(verl_head.linear_cross_entropy, linear_cross_entropy)
+        return Installed(role_advantages, undo.pop_all())
 
 
 def _exchange(old: Any, new: Any) -> None:

@@ -157,7 +157,7 @@ def test_turns_as_rows_move_the_baseline_once() -> None:
         assert inside.role_advantages.baseline == state
         assert torch.equal(got, want[order])
         with pytest.raises(
-            ValueError, match=r"'episode 0\|g\|player_0' must have the same sum in rows 0 and 2"
+            ValueError, match=r"'episode 0\|g\|player%5F0' must have the same sum in rows 0 and 2"
         ):
             compute("selfplay_rae", at_the_end(many, [1.0, -1, 0, -1, 1]), many, once[order])
         assert inside.role_advantages.baseline == state
@@ -558,6 +558,15 @@ def test_verl_has_back_what_it_had() -> None:
     assert before == (core_algos.ADV_ESTIMATOR_REGISTRY, core_algos.POLICY_LOSS_REGISTRY)
 
 
+def test_a_name_that_is_taken_leaves_verl_as_it_was(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Oracle: verl's own refusal, and its registries before."""
+    monkeypatch.setitem(core_algos.ADV_ESTIMATOR_REGISTRY, "selfplay_returns", len)
+    before = (dict(core_algos.ADV_ESTIMATOR_REGISTRY), dict(core_algos.POLICY_LOSS_REGISTRY))
+    with pytest.raises(ValueError, match="selfplay_returns has already been registered"):
+        install()
+    assert before == (core_algos.ADV_ESTIMATOR_REGISTRY, core_algos.POLICY_LOSS_REGISTRY)
+
+
 def test_processes_of_verl_install_it_themselves(tmp_path: Path) -> None:
     """Oracle: a fresh process that imports verl only finds the estimator; selfplay_fast alone imports no verl."""
     (tmp_path / "plugin.py").write_text(
@@ -670,14 +679,23 @@ def test_unknown_words_are_refused(options: Any, message: str) -> None:
     assert "selfplay_rae" not in core_algos.ADV_ESTIMATOR_REGISTRY
 
 
-def test_role_uids() -> None:
-    """Oracle: by hand; and refusals that name the argument."""
-    assert role_uids(["a", "b|c"], "nim", ["x", "y"]).tolist() == ["a|nim|x", "b|c|nim|y"]
-    for games, roles, message in [
-        (["nim"], "x", "games must be 2"),
-        ("nim", ["x"] * 3, "roles must be 2"),
-        ("", "x", "games must be words"),
-        ("nim", "x|y", "roles must be words"),
+def test_role_uids(installed: Installed) -> None:
+    """Oracle: by hand, and back through the baseline; refusals name the argument.
+
+    verl 0.9.1's replay buffer makes keys "{uid}_{session}_{output}" and takes what is before the first "_" as the uid.
+    """
+    assert role_uids(["a", "b|c"], "nim", ["x", "player_0"]).tolist() == ["a|nim|x", "b%7Cc|nim|player%5F0"]
+    odd = role_uids(["u_1", "%"], ["kuhn_poker(rounds=5)", "g|h"], ["50%", "a_b"])
+    assert [f"{uid}_0_0".split("_")[0] for uid in odd] == odd.tolist()
+    mask = spans((2,), (3,))
+    compute("selfplay_rae", at_the_end(mask, [1.0, 2.0]), mask, odd)
+    assert set(installed.role_advantages.baseline.values) == {("kuhn_poker(rounds=5)", "50%"), ("g|h", "a_b")}
+    for uids, games, roles, message in [
+        (["a", "b"], ["nim"], "x", "games must be 2"),
+        (["a", "b"], "nim", ["x"] * 3, "roles must be 2"),
+        (["a", "b"], "", "x", "games must be words"),
+        (["a", "b"], "nim", ["x", None], "roles must be words"),
+        (["a", 3], "nim", "x", "uids must be words"),
     ]:
         with pytest.raises(ValueError, match=f"role_uids: {message}"):
-            role_uids(["a", "b"], games, roles)
+            role_uids(uids, games, roles)  # type: ignore[arg-type]

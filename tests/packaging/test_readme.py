@@ -78,7 +78,7 @@ def test_the_integrations_run(library: str, capsys: pytest.CaptureFixture[str]) 
     elif library == "openspiel":
         assert 0 < float(capsys.readouterr().out) < 1
     elif library == "verl":
-        assert names["uids"].tolist() == ["episode 1|kuhn_poker|player_0", "episode 1|kuhn_poker|player_1"]
+        assert names["uids"].tolist() == [f"episode 1|kuhn%5Fpoker|player%5F{seat}" for seat in (0, 1)]
     else:
         assert len(names["episodes"]) == 16
         assert names["env"].api in ("0.6", "0.7")
