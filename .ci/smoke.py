@@ -37,14 +37,8 @@ ours = token_logprobs.token_logprobs(hidden, weight, targets)
 reference = torch.log_softmax(hidden @ weight.T, dim=-1).gather(-1, targets[:, None])[:, 0]
 torch.testing.assert_close(ours, reference)
 
-foreign = {
-    "gymnasium",
-    "pettingzoo",
-    "open_spiel",
-    "pyspiel",
-    "textarena",
-    "trl",
-}  # extras "integrations", "trl"
+# The extras "integrations" and "trl", and verl.
+foreign = {"gymnasium", "pettingzoo", "open_spiel", "pyspiel", "textarena", "trl", "verl"}
 for module_info in walk_packages(spf.__path__, "selfplay_fast."):  # what the package imports is declared
     try:
         import_module(module_info.name)

@@ -56,9 +56,9 @@ def test_the_search_runs(capsys: pytest.CaptureFixture[str]) -> None:
     assert capsys.readouterr().out.startswith("[")
 
 
-@pytest.mark.parametrize("library", ["pettingzoo", "gymnasium", "openspiel", "textarena"])
+@pytest.mark.parametrize("library", ["pettingzoo", "gymnasium", "openspiel", "textarena", "verl"])
 def test_the_integrations_run(library: str, capsys: pytest.CaptureFixture[str]) -> None:
-    """Oracle: what the lines are about happened: a chip moved, 1024 games stepped, a policy improved, 16 games."""
+    """Oracle: what the lines are about happened: a chip moved, 1024 games, a better policy, 16 games, two uids."""
     section = README.split("## Where users already are")[1].split("\n## ")[0]
     blocks = re.findall(r"```python\n(.*?)```", section, re.DOTALL)
     (code,) = [
@@ -67,7 +67,7 @@ def test_the_integrations_run(library: str, capsys: pytest.CaptureFixture[str]) 
     pytest.importorskip(
         "pyspiel" if library == "openspiel" else library,
         exc_type=ImportError,
-        reason="comes with the extra 'test'",
+        reason="is not installed",
     )
     names: dict[str, Any] = {}
     exec(compile(code, "README.md", "exec"), names)
@@ -77,6 +77,8 @@ def test_the_integrations_run(library: str, capsys: pytest.CaptureFixture[str]) 
         assert names["rewards"].shape == (1024,)
     elif library == "openspiel":
         assert 0 < float(capsys.readouterr().out) < 1
+    elif library == "verl":
+        assert names["uids"].tolist() == [f"episode 1|kuhn%5Fpoker|player%5F{seat}" for seat in (0, 1)]
     else:
         assert len(names["episodes"]) == 16
         assert names["env"].api in ("0.6", "0.7")
