@@ -10,7 +10,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol, runtime_checkable
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -80,22 +79,11 @@ class RoleConditioned:
         played = [""] * len(roles) if self._game is None else samples.column(self._game)
         rewards = samples.rewards.double().cpu()
         scored = ~rewards.isnan()
-        slots: dict[tuple[str, str], int] = {}
-        numbers = [
-            slots.setdefault((str(game), str(role)), len(slots))
-            for game, role, counts in zip(played, roles, scored.tolist(), strict=True)
-            if counts
-        ]
-        own, after = credit.moving_advantages(
-            rewards[scored].numpy(),
-            np.array(numbers, np.int64),
-            [self.baseline[slot] for slot in slots],
-            decay=self.baseline.decay,
-            order=self._order,
-        )
+        named = zip(played, roles, scored.tolist(), strict=True)
+        slots = [(str(game), str(role)) for game, role, counts in named if counts]
+        own, after = self.baseline.advantages(slots, rewards[scored].tolist(), self._order)
         if samples.training:
-            values = dict(self.baseline.values) | dict(zip(slots, after.tolist(), strict=True))
-            self.baseline = RoleBaseline(decay=self.baseline.decay, values=values)
+            self.baseline = after
         return torch.zeros_like(rewards).masked_scatter(scored, torch.from_numpy(own))
 
     def state_dict(self) -> dict[str, Any]:

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from selfplay_fast.learn.advantages import Order, RoleBaseline, Slot
-from selfplay_fast.learn.credit import discounted_sums, moving_advantages, segment_normalise
+from selfplay_fast.learn.credit import discounted_sums, segment_normalise
 
 Rows = Literal["episodes", "turns"]
 Pool = Literal["role", "game_role"]
@@ -131,18 +131,9 @@ class RoleAdvantages:
                 raise ValueError(
                     f"{what}: token_level_rewards of {index[row]!r} must have the same sum in rows {stands} and {row}"
                 )
-        numbers: dict[Slot, int] = {}
-        places = [numbers.setdefault(slot_of[row], len(numbers)) for row in first.values()]
-        flat, after = moving_advantages(
-            [totals[row] for row in first.values()],
-            np.array(places, np.int64),
-            [self.baseline[slot] for slot in numbers],
-            decay=self.baseline.decay,
-            order=self.order,
-        )
-        self.baseline = RoleBaseline(
-            decay=self.baseline.decay,
-            values=dict(self.baseline.values) | dict(zip(numbers, after.tolist(), strict=True)),
+        standing = list(first.values())
+        flat, self.baseline = self.baseline.advantages(
+            [slot_of[row] for row in standing], [totals[row] for row in standing], self.order
         )
         own = dict(zip(first, flat.tolist(), strict=True))
         of_rows = torch.zeros_like(returns)

@@ -9,7 +9,7 @@ from typing import Literal
 import numpy as np
 
 from selfplay_fast.learn.credit import moving_advantages
-from selfplay_fast.records import Episode
+from selfplay_fast.records import Episode, FloatArray
 
 Order = Literal["post", "pre", "batch"]
 Slot = tuple[str, str]  # (game, role)
@@ -30,6 +30,25 @@ class RoleBaseline:
     def __getitem__(self, slot: Slot) -> float:
         return self.values.get(slot, 0.0)
 
+    def advantages(
+        self, slots: Sequence[Slot], returns: Sequence[float], order: Order
+    ) -> tuple[FloatArray, RoleBaseline]:
+        """Of returns [N] of these slots, visited in the order given: advantages [N] and the averages after them.
+
+        ``order`` as of `role_conditioned_advantages`.
+        """
+        numbers: dict[Slot, int] = {}
+        places = [numbers.setdefault(slot, len(numbers)) for slot in slots]
+        own, after = moving_advantages(
+            returns,
+            np.array(places, np.int64),
+            [self[slot] for slot in numbers],
+            decay=self.decay,
+            order=order,
+        )
+        values = dict(self.values) | dict(zip(numbers, after.tolist(), strict=True))
+        return own, RoleBaseline(decay=self.decay, values=values)
+
 
 def role_conditioned_advantages(
     episodes: Sequence[Episode], baseline: RoleBaseline, *, order: Order = "post", discount: float = 1.0
@@ -46,22 +65,14 @@ def role_conditioned_advantages(
     """
     if order not in ("post", "pre", "batch"):
         raise ValueError(f"order: must be 'post', 'pre' or 'batch', got {order!r}")
-    slots: dict[Slot, int] = {}
-    numbers = [slots.setdefault((e.game, role), len(slots)) for e in episodes for role in e.returns]
-    rewards = [reward for episode in episodes for reward in episode.returns.values()]
-    flat, after = moving_advantages(
-        rewards,
-        np.array(numbers, np.int64),
-        [baseline[slot] for slot in slots],
-        decay=baseline.decay,
-        order=order,
-    )
+    slots = [(episode.game, role) for episode in episodes for role in episode.returns]
+    returns = [reward for episode in episodes for reward in episode.returns.values()]
+    flat, after = baseline.advantages(slots, returns, order)
     own = iter(flat.tolist())
     advantages = [
         _spread(episode, {role: next(own) for role in episode.returns}, discount) for episode in episodes
     ]
-    values = dict(baseline.values) | dict(zip(slots, after.tolist(), strict=True))
-    return advantages, RoleBaseline(decay=baseline.decay, values=values)
+    return advantages, after
 
 
 def undiscounted_returns(episodes: Sequence[Episode]) -> Advantages:
