@@ -44,7 +44,7 @@ def advantages(rows: int, tokens: int, repeats: int) -> list[dict[str, Any]]:
     number_mask = mask.float()
 
     def ours() -> tuple[Tensor, Tensor]:
-        return gae(rewards, values, mask, DISCOUNT, LAMBDA)
+        return gae(rewards, values, mask=mask, discount=DISCOUNT, lambda_=LAMBDA)
 
     want = discounted_sums_reference(
         rewards.double(), discount=DISCOUNT, lambda_=LAMBDA, baseline=values.double(), mask=mask

@@ -11,6 +11,7 @@ from torch.nn.functional import pad
 
 # Logits of one product, which is slow with fewer rows than these; a GPU needs more to be busy.
 _BLOCK_ENTRIES, _BLOCK_ENTRIES_GPU, _BLOCK_ROWS = 1 << 22, 1 << 27, 256
+_LOWEST = -1e30  # of a logit: finite, so that its products with 0 are 0
 _STRIP_ENTRIES = 1 << 16  # logits that a core's cache holds while they are folded
 
 
@@ -32,7 +33,8 @@ class Head(NamedTuple):
             product.add_(self.bias)
         if self.softcap:
             product.mul_(self.inner).tanh_().mul_(self.softcap)
-        return product.mul_(self.inverse_temperature[:, None])
+        logits = product.mul_(self.inverse_temperature[:, None])
+        return logits if self.bias is None else logits.clamp_(min=_LOWEST)  # a bias may take words out
 
     def slope(self, logits: Tensor) -> Tensor:
         """d logits / d product."""

@@ -31,11 +31,14 @@ def head_arguments(
     side: str = "",
 ) -> Arguments:
     """Raises ValueError, in one line that begins with ``name``; ``side`` begins the names of one of two heads."""
+    check_tensor(name, f"{side}hidden", hidden)
+    check_tensor(name, f"{side}weight", weight)
     weight, bias = _whole(weight), None if bias is None else _whole(bias)
     if hidden.ndim != 2 or weight.ndim != 2 or hidden.shape[1] != weight.shape[1]:
+        hint = "; flatten it: hidden.flatten(0, 1)" if hidden.ndim == 3 else ""
         raise ValueError(
             f"{name}: {side}hidden [T, H] and {side}weight [V, H] do not fit: {tuple(hidden.shape)}, "
-            f"{tuple(weight.shape)}"
+            f"{tuple(weight.shape)}{hint}"
         )
     if len(weight) == 0:
         raise ValueError(f"{name}: {side}weight must have at least one row")
@@ -49,18 +52,27 @@ def head_arguments(
     if bias is not None:
         check_column(name, f"{side}bias", bias, len(weight), hidden.device)
         bias = bias.contiguous()
-    for argument, value in (("softcap", softcap), ("logit_scale", logit_scale)):
-        if value is not None and not 0 < value < math.inf:
-            raise ValueError(f"{name}: {side}{argument} must be > 0, got {value}")
+    check_positive(name, f"{side}logit_scale", logit_scale)
+    if softcap is not None:
+        check_positive(name, f"{side}softcap", softcap)
     scale = logit_scale if softcap is None else 1.0
     if isinstance(temperature, Tensor):
         check_column(name, "temperature, if not a number,", temperature, len(hidden))
         inverse = scale / temperature.detach().to(hidden.device, torch.float32)
     else:
-        if not 0 < temperature < math.inf:
-            raise ValueError(f"{name}: temperature must be > 0, got {temperature}")
+        check_positive(name, "temperature", temperature)
         inverse = torch.full(hidden.shape[:1], scale / temperature, dtype=torch.float32, device=hidden.device)
     return Arguments(weight, bias, inverse, softcap or 0.0, 1.0 if softcap is None else logit_scale / softcap)
+
+
+def check_tensor(name: str, argument: str, value: object) -> None:
+    if not isinstance(value, Tensor):
+        raise ValueError(f"{name}: {argument} must be a torch tensor, got {type(value).__name__}")
+
+
+def check_positive(name: str, argument: str, value: object) -> None:
+    if not isinstance(value, (int, float)) or not 0 < value < math.inf:
+        raise ValueError(f"{name}: {argument} must be a number > 0, got {value!r}")
 
 
 def check_column(
@@ -72,6 +84,7 @@ def check_column(
     dtype: torch.dtype | None = None,
 ) -> None:
     """ValueError where this is not [length] of the dtype (None: any floating one) on the device (None: any)."""
+    check_tensor(name, argument, column)
     right = column.is_floating_point() if dtype is None else column.dtype == dtype
     if not right or column.shape != (length,) or device not in (None, column.device):
         wanted = "floating" if dtype is None else str(dtype).removeprefix("torch.")
@@ -85,14 +98,19 @@ def check_column(
 def check_values(name: str, targets: Tensor | None, inverse_temperature: Tensor, vocabulary: int) -> None:
     """What only the numbers themselves can tell: inside an op, for a compiled graph does not look at them."""
     if targets is not None and not ((targets >= 0) & (targets < vocabulary)).all():
-        raise ValueError(f"{name}: targets must be from 0 to {vocabulary - 1} where not masked")
+        wrong = targets[(targets < 0) | (targets >= vocabulary)][0].item()
+        raise ValueError(f"{name}: targets must be from 0 to {vocabulary - 1} where not masked, got {wrong}")
     if not ((inverse_temperature > 0) & inverse_temperature.isfinite()).all():
         raise ValueError(f"{name}: temperature must be > 0 for every token")
 
 
 def _whole(parameter: Tensor) -> Tensor:
     """A DTensor, as FSDP2 and tensor parallelism make of parameters, gathered; its gradient is scattered again."""
-    return parameter.full_tensor() if hasattr(parameter, "full_tensor") else parameter
+    if type(parameter) in (Tensor, torch.nn.Parameter):
+        return parameter
+    from torch.distributed.tensor import DTensor
+
+    return parameter.full_tensor() if isinstance(parameter, DTensor) else parameter
 
 
 def kept_rows(mask: Tensor | None) -> Tensor | None:

@@ -38,7 +38,7 @@ def _score(
         product += tl.load(bias_ptr + columns, mask=inside, other=0.0).to(tl.float32)[None, :]
     if CAPPED:
         product = softcap * tanh(product * inner)
-    return tl.where(inside[None, :], product * (inverse * LOG2_E)[:, None], -1e30)
+    return tl.where(inside[None, :], tl.maximum(product * (inverse * LOG2_E)[:, None], -1e30), -1e30)
 
 
 @triton.jit
@@ -245,7 +245,9 @@ def fits(hidden: Tensor, weight: Tensor) -> bool:
     return (
         hidden.is_cuda
         and hidden.dtype in (torch.bfloat16, torch.float16)
-        and hidden.shape[1] % 8 == 0  # rows of 16 bytes, which the copy engine asks for
+        # Rows that begin at 16 bytes, which the copy engine asks for.
+        and hidden.shape[1] % 8 == 0
+        and all(matrix.data_ptr() % 16 == 0 for matrix in (hidden, weight))
     )
 
 

@@ -13,17 +13,25 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from itertools import count
 from typing import Any
-from weakref import WeakValueDictionary
 
 import torch
 from torch import Tensor
 
 from . import _head
 from ._head import Head, Needs
-from ._head_arguments import check_column, check_values, head_arguments, kept_rows, spread
+from ._head_arguments import (
+    Arguments,
+    check_column,
+    check_tensor,
+    check_values,
+    head_arguments,
+    kept_rows,
+    spread,
+)
 from ._paths import without_autocast
-from .token_logprobs import path, token_logprobs_reference
+from .token_logprobs import normal_logprobs, path, token_logprobs_reference
 
 TokenLoss = Callable[..., Tensor]  # (logprobs [T], entropy [T], *per_token) -> [T]
 
@@ -49,14 +57,9 @@ def _weighted(terms: Tensor, weights: Tensor | None) -> Tensor:
     return (terms if weights is None else terms * weights).sum()
 
 
-# An op takes tensors and numbers: the number of a formula stands for it while its caller holds it.
-_FORMULAS: WeakValueDictionary[int, Any] = WeakValueDictionary()
-
-
-@torch.compiler.assume_constant_result
-def _number(token_loss: TokenLoss) -> int:
-    _FORMULAS[id(token_loss)] = token_loss
-    return id(token_loss)
+# An op takes tensors and numbers: a number stands for the formula of a call while that lasts.
+_FORMULAS: dict[int, TokenLoss] = {}
+_NUMBERS = count()
 
 
 @contextmanager
@@ -212,9 +215,11 @@ def _save(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
 
 
 def _differentiate(ctx: Any, up: Tensor) -> tuple[Any, ...]:
+    if torch.is_grad_enabled():
+        raise RuntimeError(f"{_NAME}: is differentiable once; take token_logprobs for second derivatives")
     grads = ctx.saved_tensors
     if type(up) is not Tensor or up != 1:  # a product with 1 would cost a copy of the weight's gradient
-        grads = [grad * up.to(grad.dtype) for grad in grads]
+        grads = [grad * up for grad in grads]
     needed = ctx.needs_input_grad[1:4]
     return None, *(grad if need else None for grad, need in zip(grads, needed, strict=True)), [None] * 3
 
@@ -238,14 +243,17 @@ def fused_token_loss(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """hidden [T, H], weight [V, H], targets [T] int64 -> loss, logprobs [T], entropy [T], all float32.
 
-    ``token_loss(logprobs, entropy, *per_token)`` is plain PyTorch on some of the tokens, [R] -> [R]; what it says
-    of a token must depend on that token alone, and no gradient flows into ``per_token`` (None, or [T] or [T, ...]) or
-    ``weights`` (floating [T]; 1 unless given). Differentiable in hidden, weight and bias, once, through the loss alone.
+    ``token_loss(logprobs, entropy, *per_token)`` is plain PyTorch on some of the tokens, [R] -> [R]: hand tensors [T]
+    to it as ``per_token``, do not close over them. What it says of a token must depend on that token alone, and no
+    gradient flows into ``per_token`` (None, or [T] or [T, ...]) or ``weights`` (floating [T]; 1 unless given; what a
+    weight of 0 stands before must still be finite). Differentiable in hidden, weight and bias, once, through the loss.
     Only what requires a gradient costs a matrix product, and tokens whose derivative is zero cost none. The other
     options are those of `token_logprobs`; where ``mask`` is False a token has no part in anything.
 
     ``weight_grad`` (float32 [V, H]): the gradient of weight is added to it at once, as a backward pass from a loss with
-    gradient 1 would, and no longer returned. Raises ValueError on a shape, dtype, device or range mismatch.
+    gradient 1 would, and no longer returned; not for checkpointed or compiled code. Gradients are rounded to the
+    inputs' dtype before they are multiplied by that of the loss: in float16 with a scaled loss take `token_logprobs`.
+    In a graph of torch.compile four products are made. Raises ValueError on a shape, dtype, device or range mismatch.
     """
     head = head_arguments(_NAME, hidden, weight, temperature, bias, softcap, logit_scale)
     tokens, device = len(hidden), hidden.device
@@ -254,13 +262,15 @@ def fused_token_loss(
         check_column(_NAME, "mask", mask, tokens, device, torch.bool)
     if weights is not None:
         check_column(_NAME, "weights", weights, tokens, device)
-    if not callable(token_loss):
+    if isinstance(token_loss, type) or not callable(token_loss):
         raise ValueError(f"{_NAME}: token_loss must be a function, got {type(token_loss).__name__}")
     for i, column in enumerate(per_token):
         if column is not None and not (
             isinstance(column, Tensor) and column.shape[:1] == targets.shape and column.device == device
         ):
             raise ValueError(f"{_NAME}: per_token {i} must be a tensor [{tokens}] on {device}, or None")
+    if weight_grad is not None:
+        check_tensor(_NAME, "weight_grad", weight_grad)
     if weight_grad is not None and not (
         weight_grad.shape == head.weight.shape
         and weight_grad.dtype == torch.float32
@@ -270,24 +280,61 @@ def fused_token_loss(
         raise ValueError(
             f"{_NAME}: weight_grad must be contiguous float32 {tuple(head.weight.shape)} on {device}"
         )
+    if torch.compiler.is_compiling():
+        return _compiled(hidden, targets, head, token_loss, per_token, weights, mask, weight_grad)
+    if weight_grad is not None and torch._C._current_graph_task_id() != -1:
+        raise ValueError(
+            f"{_NAME}: weight_grad must not be added to in a backward pass, as checkpoints would"
+        )
     training = torch.is_grad_enabled()
     inputs = (hidden, head.weight, head.bias)
     needs = [training and x is not None and x.requires_grad for x in inputs]
     needs[1] = needs[1] or (training and weight_grad is not None)
-    loss, logprobs, entropy, *grads = _op(
-        hidden.detach(),
-        head.weight.detach(),
-        targets,
-        head.inverse_temperature,
-        None if head.bias is None else head.bias.detach(),
-        mask,
-        None if weights is None else weights.detach(),
-        [None if column is None else column.detach() for column in per_token],
-        weight_grad,
-        _number(token_loss),
-        head.softcap,
-        head.inner,
-        *needs,
-    )
+    formula = next(_NUMBERS)
+    _FORMULAS[formula] = token_loss
+    try:
+        loss, logprobs, entropy, *grads = _op(
+            hidden.detach(),
+            head.weight.detach(),
+            targets,
+            head.inverse_temperature,
+            None if head.bias is None else head.bias.detach(),
+            mask,
+            None if weights is None else weights.detach(),
+            [None if column is None else column.detach() for column in per_token],
+            weight_grad,
+            formula,
+            head.softcap,
+            head.inner,
+            *needs,
+        )
+    finally:
+        del _FORMULAS[formula]
     held = head.weight if weight_grad is None else head.weight.detach()
     return _with_gradients(loss, hidden, held, head.bias, grads), logprobs, entropy
+
+
+def _compiled(
+    hidden: Tensor,
+    targets: Tensor,
+    head: Arguments,
+    token_loss: TokenLoss,
+    per_token: tuple[Tensor | None, ...],
+    weights: Tensor | None,
+    mask: Tensor | None,
+    weight_grad: Tensor | None,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """In a compiled graph the formula is traced, and a product more is made: a number could not stand for it there."""
+    if weight_grad is not None:
+        raise ValueError(f"{_NAME}: weight_grad is not for compiled graphs")
+    logprobs, entropy = normal_logprobs(hidden, targets, head, mask)
+    columns = [None if x is None else x.detach() for x in (*per_token, weights)]
+    if mask is not None:  # what is masked may be anything
+        columns = [
+            None if x is None else torch.where(mask.view(-1, *[1] * (x.ndim - 1)), x, torch.zeros_like(x))
+            for x in columns
+        ]
+    terms = token_loss(logprobs, entropy, *columns[:-1])
+    if mask is not None:
+        terms = torch.where(mask, terms, torch.zeros_like(terms))
+    return _weighted(terms, columns[-1]).float(), logprobs.detach(), entropy.detach()

@@ -23,6 +23,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ._head_arguments import check_tensor
 from ._paths import HAS_TRITON
 from ._streams import STEP, mixed, mixed_number, signed
 
@@ -218,29 +219,30 @@ def sample_with_logprob(
     """logits [R, V] of any float type, seeds int64 [R] or one number -> tokens [R] int64, logprobs [R] float32.
 
     Each row has its own stream, that of its seed, or of one seed and the row's index, of which it takes number
-    ``counter``: its draw depends on its logits, its settings and these numbers alone. Count up, or change seeds, for
-    every position. ``temperature`` (0: the largest, the first of equal ones, with log-probability 0), ``top_k`` (0:
-    all), ``top_p`` (1: all) and ``min_p`` (0: all) are one number or one per row [R]. -inf takes a token out. All is
-    computed in float32. Log-probabilities are at the given temperature, under the distribution after all filters, and
-    differentiable in logits once.
+    ``counter``: its draw depends on its logits, its settings and these numbers alone. Count up, or change seeds, at
+    every token, or the same number is drawn again. ``temperature`` (0: the largest, the first of equal ones, with
+    log-probability 0), ``top_k`` (0: all), ``top_p`` (1: all) and ``min_p`` (0: all) are one number or one per row [R].
+    -inf takes a token out. All is computed in float32. Log-probabilities are at the given temperature, under the
+    distribution after all filters, and differentiable in logits once.
 
     Raises ValueError on a shape, dtype, device or range mismatch, and for a row of logits that is all -inf or has NaN
     or +inf. On a GPU, which would have to be waited for, numbers in tensors are not looked at, and such a row has
     token -1 and log-probability NaN.
     """
+    check_tensor("sample_with_logprob", "logits", logits)
     if logits.ndim != 2 or not logits.is_floating_point() or not 0 < logits.shape[1] <= _MOST:
         raise ValueError(
             f"sample_with_logprob: logits must be floats [R, V], V from 1 to {_MOST}, "
             f"got {logits.dtype} {tuple(logits.shape)}"
         )
-    numbers = [x for x in (seeds, counter) if not isinstance(x, Tensor)]
+    numbers = [counter, *([] if isinstance(seeds, Tensor) else [seeds])]
     if any(not isinstance(x, int) or not -(2**63) <= x < 2**63 for x in numbers):
         raise ValueError(
             f"sample_with_logprob: seeds and counter must be whole numbers of 64 bits, got {numbers}"
         )
     rows = logits.shape[:1]
     if not isinstance(seeds, Tensor):
-        seeds = torch.arange(len(logits), device=logits.device) ^ mixed_number(seeds + STEP)
+        seeds = mixed(torch.arange(len(logits), device=logits.device) ^ mixed_number(seeds + STEP))
     if seeds.shape != rows or seeds.dtype != torch.int64 or seeds.device != logits.device:
         raise ValueError(
             f"sample_with_logprob: seeds must be one number or int64 [{rows[0]}] on {logits.device}, "

@@ -24,7 +24,7 @@ from torch import Tensor
 
 from . import _head
 from ._head import Head, Needs
-from ._head_arguments import check_column, check_values, head_arguments, kept_rows, spread
+from ._head_arguments import Arguments, check_column, check_values, head_arguments, kept_rows, spread
 from ._paths import HAS_TRITON, without_autocast
 
 if HAS_TRITON:
@@ -169,6 +169,14 @@ def _differentiate(
 
 
 _op.register_autograd(_differentiate, setup_context=_save)
+
+
+def normal_logprobs(
+    hidden: Tensor, targets: Tensor, head: Arguments, mask: Tensor | None
+) -> tuple[Tensor, Tensor]:
+    """logprobs and entropy [T] from checked arguments."""
+    weight, bias, inverse, softcap, inner = head
+    return _op(hidden, weight, targets, inverse, bias, mask, softcap, inner, False, False)[:2]
 
 
 def token_logprobs(

@@ -4,7 +4,16 @@ from selfplay_fast.learn.advantages import RoleBaseline, role_conditioned_advant
 from selfplay_fast.learn.credit import discounted_sums, gae, moving_advantages, segment_normalise
 from selfplay_fast.learn.losses import PolicyLoss, policy_loss, ppo_clip_loss, reinforce_loss
 from selfplay_fast.learn.packing import TokenBatch, pack
-from selfplay_fast.learn.preferences import preference_loss
+from selfplay_fast.learn.preferences import (
+    dpo_loss,
+    hinge_loss,
+    ipo_loss,
+    orpo_loss,
+    preference_loss,
+    rpo_loss,
+    simpo_loss,
+    sppo_loss,
+)
 from selfplay_fast.learn.update import Update, update
 
 __all__ = [
@@ -13,14 +22,21 @@ __all__ = [
     "TokenBatch",
     "Update",
     "discounted_sums",
+    "dpo_loss",
     "gae",
+    "hinge_loss",
+    "ipo_loss",
     "moving_advantages",
+    "orpo_loss",
     "pack",
     "policy_loss",
     "ppo_clip_loss",
     "preference_loss",
     "reinforce_loss",
     "role_conditioned_advantages",
+    "rpo_loss",
     "segment_normalise",
+    "simpo_loss",
+    "sppo_loss",
     "update",
 ]

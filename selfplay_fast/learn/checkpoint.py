@@ -61,7 +61,6 @@ def save_checkpoint(
 
 def _write(partial: Path, policy: LanguageModel, optimizer: torch.optim.Optimizer, state: TrainState) -> None:
     """All files of a checkpoint, on the disk when this returns."""
-    policy.forget()  # a run that goes on from here has nothing to remember either
     policy.save(partial / "model")
     tensors = {
         f"{index}.{name}": value.contiguous()

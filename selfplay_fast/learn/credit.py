@@ -53,10 +53,10 @@ def discounted_sums(
 def gae(
     rewards: Floats,
     values: Floats,
+    *,
     mask: Floats | None = None,
     discount: float = 1.0,
     lambda_: float = 1.0,
-    *,
     bootstrap: Floats | None = None,
     threads: int = 1,
 ) -> tuple[Floats, Floats]:

@@ -13,9 +13,10 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+from selfplay_fast.kernels._head_arguments import check_column
 from selfplay_fast.kernels.fused_token_loss import fused_token_loss
 
-TokenLoss = Callable[[Tensor, Tensor, Tensor], Tensor]
+Surrogate = Callable[[Tensor, Tensor, Tensor], Tensor]
 
 
 def reinforce_loss(logprobs: Tensor, old_logprobs: Tensor, advantages: Tensor) -> Tensor:
@@ -25,7 +26,7 @@ def reinforce_loss(logprobs: Tensor, old_logprobs: Tensor, advantages: Tensor) -
 
 def ppo_clip_loss(
     clip: float = 0.2, *, clip_high: float | None = None, dual_clip: float | None = None
-) -> TokenLoss:
+) -> Surrogate:
     """max(-A r, -A clip(r, 1 - clip, 1 + clip)), r = exp(log p - log p_old)  (Schulman et al. 2017, Eq. 7).
 
     ``clip_high`` replaces the upper clip (Yu et al. 2025, arXiv 2503.14476). Where A < 0, ``dual_clip`` > 1 bounds the
@@ -86,7 +87,7 @@ class PolicyLoss:
     log-probs the policy is its own old one, and the ratio 1.
     """
 
-    surrogate: TokenLoss = reinforce_loss
+    surrogate: Surrogate = reinforce_loss
     kl: Literal["k1", "k2", "k3"] = "k3"
     kl_coef: float = 0.0
     entropy_coef: float = 0.0
@@ -95,6 +96,10 @@ class PolicyLoss:
     def __post_init__(self) -> None:
         if self.kl not in _KL:
             raise ValueError(f"kl: must be one of {', '.join(_KL)}, got {self.kl}")
+        if not self.kl_coef >= 0:
+            raise ValueError(f"kl_coef: must be >= 0, got {self.kl_coef}")
+        if self.surrogate is ppo_clip_loss:
+            raise ValueError("surrogate: call it, ppo_clip_loss(0.2) makes the formula")
         if self.max_importance is not None and not self.max_importance > 0:
             raise ValueError(f"max_importance: must be > 0, got {self.max_importance}")
 
@@ -138,6 +143,15 @@ def policy_loss(
     `fused_token_loss` of a `PolicyLoss`, with its ``options`` (temperature, mask, bias, softcap, …): its gradients are
     formed in the same pass, logits are never stored. The log-probs and advantages are float [T].
     """
+    if not isinstance(loss, PolicyLoss):
+        raise ValueError(
+            "policy_loss: loss must be a PolicyLoss, such as PolicyLoss(surrogate=ppo_clip_loss(0.2)), "
+            f"got {type(loss).__name__}"
+        )
+    if reference_logprobs is not None and loss.kl_coef == 0:
+        raise ValueError("policy_loss: reference_logprobs are given, but kl_coef of the loss is 0")
+    if sampler_logprobs is not None and loss.max_importance is None:
+        raise ValueError("policy_loss: sampler_logprobs are given, but max_importance of the loss is not")
     columns = {
         "advantages": advantages,
         "old_logprobs": old_logprobs,
@@ -145,8 +159,6 @@ def policy_loss(
         "sampler_logprobs": sampler_logprobs,
     }
     for name, column in columns.items():
-        if column is not None and (column.shape != targets.shape or not column.is_floating_point()):
-            raise ValueError(
-                f"policy_loss: {name} must be float [{len(targets)}], got {column.dtype} {tuple(column.shape)}"
-            )
+        if column is not None:
+            check_column("policy_loss", name, column, len(targets))
     return fused_token_loss(hidden, weight, targets, loss, *columns.values(), weights=weights, **options)

@@ -13,6 +13,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import logsigmoid, relu
 
+from selfplay_fast.arguments import shown
+from selfplay_fast.kernels._head_arguments import check_column
 from selfplay_fast.kernels.token_logprobs import token_logprobs
 
 
@@ -27,7 +29,7 @@ class Completions(NamedTuple):
     def log_ratio(self) -> Tensor:
         """log pi(y) - log pi_ref(y)."""
         if self.reference_logprobs is None:
-            raise ValueError("reference_logprobs: needed by this preference loss")
+            raise ValueError("reference_logprobs: none were given, and the log-ratio needs them")
         return self.logprobs - self.reference_logprobs
 
     @property
@@ -127,12 +129,13 @@ def simpo_loss(beta: float = 2.0, *, margin: float = 1.0) -> PreferenceLoss:
 def orpo_loss(weight: float = 0.1) -> PreferenceLoss:
     """NLL(w) / |w| - weight log sigmoid(log odds(w) - log odds(l)), no reference  (Hong et al. 2024, Eqs. 6 and 7).
 
-    odds = p / (1 - p) with log p = log pi(y) / |y|; a completion must not be empty.
+    odds = p / (1 - p) with log p = log pi(y) / |y|.
     """
     _positive("weight", weight)
 
     def log_odds(side: Completions) -> Tensor:
-        return side.mean - torch.log(-torch.expm1(side.mean))
+        mean = side.mean.clamp(max=-torch.finfo(side.mean.dtype).eps)  # of what is certain they are infinite
+        return mean - torch.log(-torch.expm1(mean))
 
     def loss(chosen: Completions, rejected: Completions) -> Tensor:
         return -chosen.mean - weight * logsigmoid(log_odds(chosen) - log_odds(rejected))
@@ -154,11 +157,14 @@ def preference_loss(
     """hidden [T, H], weight [V, H], targets [T] -> mean loss of the pairs, their chosen and rejected completions.
 
     Tokens offsets[i] to offsets[i + 1] - 1 are of completion i; ``offsets`` is int64 [2 P + 1], and the first P
-    completions are the chosen ones, the last P the rejected ones of the same pairs. ``reference_logprobs`` is floating
-    [2 P], summed over the tokens. Where ``mask`` (bool [T]) is False a token has no part in anything. The other options
-    are those of `token_logprobs`, which stores no logits and carries the gradients. The completions returned are
-    detached. Raises ValueError on a shape, dtype, device or range mismatch.
+    completions are the chosen ones, the last P the rejected ones of the same pairs. ``reference_logprobs`` is floating,
+    of the tokens [T] or summed over those of each completion [2 P]. Where ``mask`` (bool [T]) is False a token has no
+    part in anything. The other options are those of `token_logprobs`, which stores no logits and carries the gradients.
+    The completions returned are detached. Raises ValueError on a shape, dtype, device or range mismatch.
     """
+    if isinstance(loss, type) or loss in _MAKERS:
+        raise ValueError(f"preference_loss: loss must be a formula such as dpo_loss(0.1), got {shown(loss)}")
+    offsets = torch.as_tensor(offsets, device=targets.device)
     count = len(offsets) - 1
     if offsets.ndim != 1 or offsets.dtype != torch.int64 or count < 2 or count % 2:
         raise ValueError(
@@ -167,19 +173,29 @@ def preference_loss(
     steps = offsets.diff()
     if offsets[0] != 0 or offsets[-1] != len(targets) or (steps < 0).any():
         raise ValueError(f"preference_loss: offsets must rise from 0 to {len(targets)}, the number of tokens")
-    if reference_logprobs is not None and (
-        reference_logprobs.shape != (count,) or not reference_logprobs.is_floating_point()
-    ):
-        raise ValueError(
-            f"preference_loss: reference_logprobs must be floating [{count}], got {reference_logprobs.dtype} "
-            f"{tuple(reference_logprobs.shape)}"
+    by_token = reference_logprobs is not None and len(reference_logprobs) == len(targets) != count
+    if reference_logprobs is not None:
+        check_column(
+            "preference_loss", "reference_logprobs", reference_logprobs, len(targets) if by_token else count
         )
     logprobs = token_logprobs(hidden, weight, targets, mask=mask, **options)
     if not isinstance(logprobs, Tensor):
         raise ValueError("preference_loss: takes none of the return_ options")
     kept = torch.ones_like(logprobs) if mask is None else mask.to(logprobs.dtype)
     sums, lengths = (torch.segment_reduce(x, "sum", offsets=offsets) for x in (logprobs, kept))
-    reference = (None, None) if reference_logprobs is None else reference_logprobs.detach().chunk(2)
+    reference: Any = (None, None)
+    if reference_logprobs is not None:
+        fixed = reference_logprobs.detach()
+        if by_token:
+            fixed = torch.segment_reduce(torch.where(kept > 0, fixed, 0.0), "sum", offsets=offsets)
+        reference = fixed.chunk(2)
     sides = [Completions(*side) for side in zip(sums.chunk(2), lengths.chunk(2), reference, strict=True)]
     chosen, rejected = (side._replace(logprobs=side.logprobs.detach()) for side in sides)
-    return loss(*sides).mean(), chosen, rejected
+    terms = loss(*sides)
+    if not isinstance(terms, Tensor) or terms.shape != sides[0].logprobs.shape:
+        got = tuple(terms.shape) if isinstance(terms, Tensor) else type(terms).__name__
+        raise ValueError(f"preference_loss: loss must return [{count // 2}], one number a pair, got {got}")
+    return terms.mean(), chosen, rejected
+
+
+_MAKERS = (dpo_loss, ipo_loss, rpo_loss, sppo_loss, hinge_loss, simpo_loss, orpo_loss)

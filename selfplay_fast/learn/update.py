@@ -19,7 +19,7 @@ from torch import Tensor
 
 from selfplay_fast._native import TokenTree
 from selfplay_fast.kernels.token_logprobs import token_logprobs
-from selfplay_fast.learn.losses import TokenLoss, k2_kl
+from selfplay_fast.learn.losses import Surrogate, k2_kl
 from selfplay_fast.learn.packing import TokenBatch
 from selfplay_fast.policies.language_model import LanguageModel
 from selfplay_fast.policies.prefix_forward import (
@@ -43,7 +43,7 @@ class Update:
     weight of a k2 KL penalty towards ``reference`` (see `recipes.spiral`). ``max_grad_norm`` clips.
     """
 
-    loss: TokenLoss
+    loss: Surrogate
     epochs: int = 1
     max_grad_norm: float = 1.0
     magnet: float = 0.0
@@ -203,6 +203,7 @@ def update(
     if settings.magnet > 0 and reference is None:
         raise ValueError("reference: a magnet needs the policy it pulls towards")
     model = policy.model
+    policy.forget()  # its memory is needed, and the weights will change
     groups = _groups(batch, settings.block_tokens)
     pull = (
         _batch_logprobs(reference, batch, groups, settings.max_batch_tokens)

@@ -222,12 +222,13 @@ def decode(
     max_prefill_tokens: int,
     stop_check: Callable[[Row], bool],
     store: PrefixStore,
+    keep: bool,
 ) -> int:
     """Complete every row in place. ``row.prompt`` counts through the groups; ``streams`` [rows] keys the draws.
 
     Prompts of a group share a prefix that is computed once, what the store has is not computed, and the rest is
     computed in passes of at most ``max_prefill_tokens`` slots; then all rows of all groups are extended together. What
-    they have become is left in the store. Returns how many tokens of prompts were computed.
+    they have become is left in the store, where told to keep it. Returns how many tokens of prompts were computed.
 
     ``stop_check(row)`` is asked after each token of rows that have stop strings.
     """
@@ -265,9 +266,11 @@ def decode(
         going = ~stopped & (count < room[live])
         over = live[~going]
         if len(over):
-            places, first = np.unique(node[over], return_index=True)
-            contexts = [np.concatenate([prompts[rows[r].prompt], said[r, : count - 1]]) for r in over[first]]
-            frontier.keep(places, contexts)
+            if keep:
+                places, first = np.unique(node[over], return_index=True)
+                done = over[first]
+                contexts = [np.concatenate([prompts[rows[r].prompt], said[r, : count - 1]]) for r in done]
+                frontier.keep(places, contexts)
             for r in over:
                 rows[r].tokens, rows[r].logprobs = said[r, :count].copy(), logprobs[r, :count].copy()
         live, tokens = live[going], tokens[going]

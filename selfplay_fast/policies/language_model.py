@@ -66,7 +66,7 @@ class LanguageModel:
         self.computed_tokens = 0
         self.keep_contexts = keep_contexts
         self._store = PrefixStore()
-        self._stored_version = 0
+        self._stored_weights: tuple[tuple[int, int], ...] = ()
         config = model.config.get_text_config()
         self.context_limit = int(getattr(config, "max_position_embeddings", None) or 1 << 30)
         self.end_tokens = _end_tokens(model, tokenizer)
@@ -236,6 +236,7 @@ class LanguageModel:
             len(prompt) + max((rows[r].room for r in members), default=0)
             for prompt, members in zip(distinct, by_prompt, strict=True)
         ]
+        store = self._stored()
         for part in split_parts(groups, longest, by_prompt, self.max_cache_tokens):
             members: list[int] = []
             for place, (_, some) in enumerate(chain.from_iterable(part)):
@@ -250,20 +251,28 @@ class LanguageModel:
                 self.end_tokens,
                 self.max_batch_tokens,
                 self._has_stop,
-                self._stored(),
+                store,
+                self.keep_contexts,
             )
+        if not self.keep_contexts:
+            self.forget()
 
     def _stored(self) -> PrefixStore:
         """What these weights have computed."""
-        if self._stored_version != self.version or not self.keep_contexts:
+        weights = tuple((p.data_ptr(), p._version) for p in self.model.parameters())
+        if weights != self._stored_weights:
             self.forget()
+            self._stored_weights = weights
         self._store.max_tokens = self.max_cache_tokens
         return self._store
 
     def forget(self) -> None:
-        """Drop the keys and values of all contexts; call it where the weights were changed by other hands."""
+        """Drop the keys and values of all contexts.
+
+        Changes of the weights are noticed, but for those that torch does not count: through ``.data``, or a switch of
+        adapters.
+        """
         self._store.clear()
-        self._stored_version = self.version
 
     def _has_stop(self, row: Row) -> bool:
         text = self.tokenizer.decode(list(row.recent), clean_up_tokenization_spaces=False)

@@ -102,9 +102,10 @@ class PrefixStore:
                 for keys, values in cache
             ]
         if len(self._pool[0][0]) < self._room:
-            self._pool = [
-                (_grown(keys, self._room), _grown(values, self._room)) for keys, values in self._pool
-            ]
+            for layer, (keys, values) in enumerate(
+                self._pool
+            ):  # one after another: old and new are there together
+                self._pool[layer] = _grown(keys, self._room), _grown(values, self._room)
         device = cache[0][0].device
         r, c, s = (torch.from_numpy(np.concatenate(x)).to(device) for x in (row, column, slot))
         for pair, source in zip(self._pool, cache, strict=True):
@@ -171,6 +172,7 @@ class PrefixStore:
 
 
 def _grown(part: Tensor, room: int) -> Tensor:
-    larger = part.new_zeros(room, *part.shape[1:])
+    larger = part.new_empty(room, *part.shape[1:])
     larger[: len(part)] = part
+    larger[len(part) :] = 0  # what a gap of a row shows must be finite
     return larger

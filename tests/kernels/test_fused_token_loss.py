@@ -217,14 +217,15 @@ def test_uninitialised_memory_is_never_read(path):
     assert all(x.isfinite().all() for x in (*out, h.grad, w.grad))
 
 
-def test_operators_pass_opcheck():
+def test_operators_pass_opcheck(monkeypatch):
     """Oracle: torch.library.opcheck: schema, fake tensors, autograd, tracing with dynamic shapes."""
     h, w, b, t, old, advantages = make()
     ones = torch.ones(40)
+    monkeypatch.setitem(module._FORMULAS, -1, ppo)
     for weight_grad in (None, torch.zeros(131, 16)):
         torch.library.opcheck(
             module._op,
-            (h, w, t, ones, b, t > 9, ones, [old, advantages], weight_grad, module._number(ppo), 5.0, 0.2, True, True,
+            (h, w, t, ones, b, t > 9, ones, [old, advantages], weight_grad, -1, 5.0, 0.2, True, True,
              True),
         )  # fmt: skip
     inputs = [x.clone().requires_grad_() for x in (h, w, b)]
@@ -252,20 +253,64 @@ def test_under_modes_that_see_every_operation():
         assert all(torch.equal(x, y) for x, y in zip(gradient(run), want, strict=True))
 
 
-def test_compiles_as_one_graph():
-    """Oracle: eager mode, bit for bit; torch.compile finds no reason to break the graph."""
+@pytest.mark.parametrize("masked", [False, True])
+def test_compiles_as_one_graph(masked):
+    """Oracle: eager mode; every formula has its own graph, also one made inside; masked inputs are NaN."""
     h, w, b, t, old, advantages = make()
+    mask = torch.rand(40) < 0.6 if masked else None
+    if masked:
+        old[~mask] = float("nan")
     inputs = [x.requires_grad_() for x in (h, w, b)]
 
-    def loss(h, w, b):
-        result, logprobs, _ = fused_token_loss(h * 2, w, t, ppo_with_bonus, old, advantages, bias=b)
+    def loss(h, w, b, formula):
+        result, logprobs, _ = fused_token_loss(h * 2, w, t, formula, old, advantages, bias=b, mask=mask)
         return 2 * result + logprobs.sum()
 
-    found = []
-    for function in (loss, torch.compile(loss, fullgraph=True, backend="aot_eager")):
-        value = function(*inputs)
-        found.append([value, *torch.autograd.grad(value, inputs)])
-    assert all(torch.equal(x, y) for x, y in zip(*found, strict=True))
+    def inside(h, w, b, factor):
+        return loss(h, w, b, lambda lp, entropy, old, advantages: -factor * advantages * lp + 0 * old)
+
+    for function, options in (
+        (loss, (ppo_with_bonus, ppo, lambda lp, e, old, adv: e - adv * lp)),
+        (inside, (1.0, 3.0)),
+    ):
+        compiled = torch.compile(function, fullgraph=True, backend="aot_eager")
+        for option in options:
+            found = []
+            for run in (function, compiled):
+                value = run(*inputs, option)
+                found.append([value, *torch.autograd.grad(value, inputs)])
+            for x, y in zip(*found, strict=True):
+                assert (x - y).abs().max() <= 1e-5 * y.abs().max()
+
+
+def test_the_callers_gradient_is_not_added_twice():
+    """Oracle: the documented errors where a checkpoint would run the loss again, and for second derivatives."""
+    h, w, _, t, old, advantages = make()
+    h, total = h.requires_grad_(), torch.zeros(131, 16)
+
+    def loss(h):
+        return fused_token_loss(h, w, t, ppo, old, advantages, weight_grad=total)[0]
+
+    result = checkpoint(loss, h, use_reentrant=False)
+    with pytest.raises(ValueError, match="weight_grad"):
+        result.backward()
+    plain = fused_token_loss(h, w, t, ppo_with_bonus, old, advantages)[0]
+    with pytest.raises(RuntimeError, match="differentiable once"):
+        torch.autograd.grad(plain, h, create_graph=True)
+
+
+def test_a_bias_may_take_words_out(path):
+    """Oracle: float64 without these words; loss, entropies and gradients are finite and the same."""
+    h, w, b, t, old, advantages = make()
+    b[100:], t = float("-inf"), t % 100
+    (ours, grads), _ = both(h, w, b, t, old, advantages, loss=ppo_with_bonus, trained="hwb")
+    rest = fused_token_loss_reference(
+        h.double(), w[:100].double(), t, ppo_with_bonus, old, advantages, bias=b[:100].double()
+    )
+    for x, y in zip(ours, rest, strict=True):
+        assert torch.allclose(x.double(), y, atol=2e-5, rtol=1e-5)
+    assert all(x.isfinite().all() for x in grads)
+    assert not grads[1][100:].any()
 
 
 @pytest.mark.parametrize(

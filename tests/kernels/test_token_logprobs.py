@@ -293,12 +293,12 @@ def test_bad_input_names_the_argument(change, name):
         ({"bias": torch.zeros(9, dtype=torch.int64)}, "bias must be floating"),
         ({"mask": torch.ones(4, dtype=torch.bool)}, r"mask must be bool \[5\]"),
         ({"mask": torch.ones(5)}, "mask must be bool"),
-        ({"softcap": 0.0}, "softcap must be > 0"),
-        ({"logit_scale": -1.0}, "logit_scale must be > 0"),
-        ({"logit_scale": float("nan")}, "logit_scale must be > 0"),
+        ({"softcap": 0.0}, "softcap must be a number > 0"),
+        ({"logit_scale": -1.0}, "logit_scale must be a number > 0"),
+        ({"logit_scale": float("nan")}, "logit_scale must be a number > 0"),
         ({"temperature": torch.ones(4)}, "temperature, if not a number, must be floating"),
         ({"temperature": torch.full((5,), torch.nan)}, "temperature must be > 0"),
-        ({"temperature": float("inf")}, "temperature must be > 0"),
+        ({"temperature": float("inf")}, "temperature must be a number > 0"),
     ],
 )
 def test_bad_options_name_themselves(options, words):
@@ -311,6 +311,10 @@ def test_temperature_must_be_positive():
     """Oracle: the documented ValueError."""
     with pytest.raises(ValueError, match="temperature"):
         token_logprobs(*make(5, 4, 9), temperature=0.0)
+    with pytest.raises(ValueError, match="temperature must be a number > 0, got '1'"):
+        token_logprobs(*make(5, 4, 9), temperature="1")
+    with pytest.raises(ValueError, match="mask must be a torch tensor, got list"):
+        token_logprobs(*make(5, 4, 9), mask=[True] * 5)
     with pytest.raises(ValueError, match="temperature"):
         token_logprobs(*make(5, 4, 9), temperature=torch.tensor([1.0, 1, 1, 0, 1]))
 

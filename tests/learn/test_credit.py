@@ -38,13 +38,13 @@ def test_advantages_equal_the_loop(dtype, rows, length, masked, bootstrapped):
     """Oracle: the loop in float64; rows that fill vectors and rows that do not; results keep the type."""
     rewards, values, mask, bootstrap = make(rows, length, dtype)
     mask, bootstrap = mask if masked else None, bootstrap if bootstrapped else None
-    advantages, returns = gae(rewards, values, mask, 0.99, 0.9, bootstrap=bootstrap)
+    advantages, returns = gae(rewards, values, mask=mask, discount=0.99, lambda_=0.9, bootstrap=bootstrap)
     want = reference(rewards, values, mask, 0.99, 0.9, bootstrap)
     bound = 1e-5 if dtype == np.float32 else 1e-13
     assert advantages.dtype == returns.dtype == dtype
     assert np.abs(advantages - want).max() <= bound * max(1, np.abs(want).max())
     assert np.array_equal(returns, advantages + values)
-    many = gae(rewards, values, mask, 0.99, 0.9, bootstrap=bootstrap, threads=3)
+    many = gae(rewards, values, mask=mask, discount=0.99, lambda_=0.9, bootstrap=bootstrap, threads=3)
     assert np.array_equal(many[0], advantages)
 
 
@@ -57,7 +57,7 @@ def test_advantages_equal_verl():
     whiten = sys.modules["verl.utils.torch_functional"].masked_whiten
     rewards, values, mask, _ = make(9, 70, np.float64)
     tensors = [torch.from_numpy(x) for x in (rewards, values, mask.astype(np.float64))]
-    advantages, returns = gae(*tensors, 0.98, 0.9)
+    advantages, returns = gae(tensors[0], tensors[1], mask=tensors[2], discount=0.98, lambda_=0.9)
     want, want_returns = algorithms.compute_gae_advantage_return(*tensors, 0.98, 0.9)
     assert torch.allclose(returns, want_returns, atol=1e-12)
     assert torch.allclose(whiten(advantages, tensors[2]), want, atol=1e-12)
@@ -111,15 +111,20 @@ def test_sums_equal_the_loop(kind):
 def test_torch_numpy_and_pieces_agree():
     """Oracle: the numpy result; torch in, torch out; transposed arrays; masks of other kinds; a gradient's way."""
     rewards, values, mask, _ = make(5, 33)
-    want = gae(rewards, values, mask, 0.9, 0.8)
+    want = gae(rewards, values, mask=mask, discount=0.9, lambda_=0.8)
     for kind in (torch.bool, torch.int64, torch.float32):
         tensors = [torch.from_numpy(x) for x in (rewards, values)]
-        got = gae(*tensors, torch.from_numpy(mask).to(kind), 0.9, 0.8)
+        got = gae(*tensors, mask=torch.from_numpy(mask).to(kind), discount=0.9, lambda_=0.8)
         assert all(np.array_equal(x.numpy(), y) for x, y in zip(got, want, strict=True))
-    turned = gae(*(np.asfortranarray(x) for x in (rewards, values, mask)), 0.9, 0.8)
+    turned = gae(
+        *(np.asfortranarray(x) for x in (rewards, values)),
+        mask=np.asfortranarray(mask),
+        discount=0.9,
+        lambda_=0.8,
+    )
     assert np.array_equal(turned[0], want[0])
     critic = torch.from_numpy(values).requires_grad_()
-    slow = gae(torch.from_numpy(rewards), critic, torch.from_numpy(mask), 0.9, 0.8)
+    slow = gae(torch.from_numpy(rewards), critic, mask=torch.from_numpy(mask), discount=0.9, lambda_=0.8)
     assert not slow[0].requires_grad
     assert np.abs(slow[0].numpy() - want[0]).max() < 1e-5
 
@@ -127,9 +132,9 @@ def test_torch_numpy_and_pieces_agree():
 def test_padding_may_hold_anything():
     """Oracle: the same without padding; NaN where nothing counts."""
     rewards, values, _, _ = make(8, 40)
-    clean, _ = gae(rewards[:, :29], values[:, :29], None, 0.9, 0.8)
+    clean, _ = gae(rewards[:, :29], values[:, :29], discount=0.9, lambda_=0.8)
     rewards[:, 29:] = values[:, 29:] = np.nan
-    got, _ = gae(rewards, values, np.arange(40) < np.full((8, 1), 29), 0.9, 0.8)
+    got, _ = gae(rewards, values, mask=np.arange(40) < np.full((8, 1), 29), discount=0.9, lambda_=0.8)
     assert np.allclose(got[:, :29], clean, atol=1e-5)
     assert (got[:, 29:] == 0).all()
 

@@ -132,6 +132,15 @@ def test_bad_settings_name_the_argument():
     h, w, t = torch.randn(3, 4), torch.randn(5, 4), torch.zeros(3, dtype=torch.int64)
     for name, make in {
         "kl": lambda: PolicyLoss(kl="k4"),
+        "kl_coef": lambda: PolicyLoss(kl_coef=-1.0),
+        "surrogate": lambda: PolicyLoss(surrogate=ppo_clip_loss),
+        "loss must be a PolicyLoss": lambda: policy_loss(h, w, t, ppo_clip_loss(0.2), torch.ones(3)),
+        "reference_logprobs are given": lambda: policy_loss(
+            h, w, t, PolicyLoss(), torch.ones(3), reference_logprobs=torch.ones(3)
+        ),
+        "sampler_logprobs are given": lambda: policy_loss(
+            h, w, t, PolicyLoss(), torch.ones(3), sampler_logprobs=torch.ones(3)
+        ),
         "max_importance": lambda: PolicyLoss(max_importance=0.0),
         "clip_high": lambda: ppo_clip_loss(clip_high=0.0),
         "dual_clip": lambda: ppo_clip_loss(dual_clip=1.0),

@@ -114,6 +114,28 @@ def test_preference_loss_equals_the_formula_on_whole_logits(name):
         assert (x.grad - y.grad).abs().max() <= 2e-5 * y.grad.abs().max()
 
 
+def test_orpo_of_what_is_certain():
+    """Oracle: finite gradients where a completion has probability 1."""
+    logprobs = torch.tensor([0.0], requires_grad=True)
+    loss = orpo_loss()(Completions(logprobs, torch.ones(1)), Completions(torch.tensor([-3.0]), torch.ones(1)))
+    loss.backward()
+    assert loss.isfinite()
+    assert logprobs.grad.isfinite()
+
+
+def test_reference_of_every_token():
+    """Oracle: its sums, given instead; what is masked is NaN."""
+    h, w, t, offsets = problem()
+    mask, reference = torch.rand(15) < 0.7, -torch.rand(15)
+    sums = torch.segment_reduce(reference * mask, "sum", offsets=offsets)
+    reference[~mask] = float("nan")
+    found = [
+        preference_loss(h, w, t, offsets.tolist(), dpo_loss(), reference_logprobs=x, mask=mask)[0]
+        for x in (reference, sums)
+    ]
+    assert torch.allclose(*found, atol=1e-6)
+
+
 def test_all_of_dpo_learns_to_prefer():
     """Oracle: the definition of preference: after some steps on one pair chosen gains on rejected under every loss."""
     for name, formula in LOSSES.items():
@@ -145,7 +167,9 @@ def test_bad_input_names_the_argument():
         "reference_logprobs must": lambda: preference_loss(
             h, w, t, offsets, dpo_loss(), reference_logprobs=torch.zeros(3)
         ),
-        "reference_logprobs: needed": lambda: preference_loss(h, w, t, offsets, dpo_loss()),
+        "must be a formula": lambda: preference_loss(h, w, t, offsets, dpo_loss),
+        "one number a pair": lambda: preference_loss(h, w, t, offsets, lambda c, r: c.logprobs.sum()),
+        "reference_logprobs: none": lambda: preference_loss(h, w, t, offsets, dpo_loss()),
         "return_": lambda: preference_loss(h, w, t, offsets, simpo_loss(), return_entropy=True),
     }.items():
         with pytest.raises(ValueError, match=name):

@@ -120,14 +120,21 @@ def test_little_room(toy_policy):
 
 
 def test_new_weights_forget(toy_policy):
-    """Oracle: a policy that has just begun with these weights."""
+    """Oracle: a policy that has just begun with these weights, whoever changed them."""
     contexts = [np.arange(5, 45, dtype=np.int32)]
     turns(toy_policy, contexts, 0)
-    with torch.no_grad():
-        for weight in toy_policy.model.parameters():
-            weight.mul_(1.1)
-    toy_policy.version += 1
+    optimizer = torch.optim.SGD(toy_policy.model.parameters(), lr=1.0)
+    for weight in toy_policy.model.parameters():
+        weight.grad = weight.detach() / 10
+    optimizer.step()
     fresh = LanguageModel(toy_policy.model, toy_policy.tokenizer)
     for a, b in zip(turns(toy_policy, contexts, 0), turns(fresh, contexts, 0), strict=True):
         assert np.array_equal(a.tokens, b.tokens)
         assert np.array_equal(a.logprobs, b.logprobs)
+
+
+def test_nothing_is_kept_where_told(toy_policy):
+    """Oracle: the number of stored tokens."""
+    toy_policy.keep_contexts = False
+    turns(toy_policy, [np.arange(5, 45, dtype=np.int32)] * 2, 0)
+    assert toy_policy._store.tokens == 0
