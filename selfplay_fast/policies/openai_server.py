@@ -98,6 +98,18 @@ class OpenAIServer:
             raise ValueError(f"{name!r} must look like server:http://127.0.0.1:8000/v1#MODEL")
         return cls(url, model, **options)
 
+    @classmethod
+    def opponents(cls, names: Sequence[str]) -> dict[str, OpenAIServer]:
+        """Several of them by their labels, each checked; two of one label are a ValueError."""
+        servers = [cls.from_name(name) for name in names]
+        labels = [server.label for server in servers]
+        for label in labels:
+            if labels.count(label) > 1:
+                raise ValueError(f"opponents: two of them are called {label!r}")
+        for server in servers:
+            server.check()
+        return dict(zip(labels, servers, strict=True))
+
     @property
     def label(self) -> str:
         """The model's name as a word of a metric."""
