@@ -30,6 +30,13 @@ T = TypeVar("T")
 
 _MAX_BODY = 8 << 20  # bytes of one answer
 _MAX_WAIT = 30.0  # seconds between attempts, unless the server asks for more
+_ODD = (
+    ValueError,
+    TypeError,
+    LookupError,
+    AttributeError,
+    ArithmeticError,
+)  # what reading an odd answer may raise
 _MAY_PASS = frozenset({408, 425, 429})  # refusals that are over after a while; so is everything from 500 on
 
 
@@ -117,8 +124,10 @@ class Endpoint:
     def post_all(self, requests: Sequence[Request], read: Callable[[Any], T]) -> list[Answer[T] | Failure]:
         """One answer or failure per request, in order.
 
-        read: takes the decoded JSON; a ValueError, TypeError or LookupError of it counts as a broken answer.
+        read: takes the decoded JSON; what it raises at one of another form counts as a broken answer.
         """
+        if not requests:
+            return []
         return _run(self._post_all(requests, read))
 
     async def _post_all(
@@ -147,7 +156,7 @@ class Endpoint:
         key = self._key()
         if not key.isascii() or not key.isprintable():
             raise ValueError(f"{self.api_key_env}: the key in it has characters that no key has")
-        return {"Authorization": f"Bearer {key}"} if key else {}
+        return {"Content-Type": "application/json"} | ({"Authorization": f"Bearer {key}"} if key else {})
 
     def _key(self) -> str:
         return os.environ.get(self.api_key_env, "").strip()
@@ -186,12 +195,13 @@ class Endpoint:
             raise _Broken(f"no whole answer within {self.limits.timeout:g} s") from None
         try:
             return read(answer)
-        except (ValueError, TypeError, LookupError) as error:
+        except _ODD as error:
             raise _Broken(f"the answer is not of the expected form: {self._line(str(error))}") from None
 
     async def _exchange(self, client: httpx2.AsyncClient, request: Request) -> Any:
+        content = json.dumps(request.body).encode()  # ASCII, whatever the texts hold
         try:
-            async with client.stream("POST", f"{self.url}/{request.path}", json=request.body) as response:
+            async with client.stream("POST", f"{self.url}/{request.path}", content=content) as response:
                 body = bytearray()
                 async for part in response.aiter_bytes():
                     body += part
@@ -244,7 +254,7 @@ def _seconds(retry_after: str | None) -> float:
     except ValueError:
         try:
             wait = parsedate_to_datetime(retry_after).timestamp() - time.time()
-        except ValueError:
+        except (ValueError, OverflowError):
             return 0.0
     return max(0.0, wait) if wait == wait else 0.0
 

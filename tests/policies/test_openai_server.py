@@ -230,6 +230,7 @@ BROKEN = {
     "500": (always(lambda s: s.http(b"oops", 500)), "HTTP 500 .*oops"),
     "503 page": (always(lambda s: s.http(b"<html>\nbusy", 503, content_type="text/html")), "HTTP 503 .*busy"),
     "429": (always(lambda s: s.http(b"{}", 429)), "HTTP 429"),
+    "429 never": (always(lambda s: s.http(b"{}", 429, retry_after=f"Mon, 01 Jan {9**20} 00:00:00 GMT")), "HTTP 429"),
     "hang": (hang, "no whole answer within 0.3 s"),
     "slow drip": (slow, "no whole answer within 0.3 s"),
     "slow head": (slow_head, "no whole answer within 0.3 s"),
@@ -239,6 +240,7 @@ BROKEN = {
     "no HTTP": (always(lambda s: b"SSH-2.0-OpenSSH\r\n\r\n"), "RemoteProtocolError"),
     "wrong type": (always(lambda s: s.http(b"<p>log in", content_type="text/html")), "not JSON .*text/html"),
     "wrong form": (always(lambda s: s.http(b'{"choices": []}')), "expected form"),
+    "lists": (always(lambda s: s.http(b'{"choices": [["message"]]}')), "expected form"),
     "a number": (always(lambda s: s.http(b"7")), "expected form"),
     "text is a list": (always(lambda s: s.reply(["a"])), "expected form.*the text is"),
     "deep": (always(lambda s: s.http(b"[" * 200_000)), "not JSON"),
@@ -419,6 +421,13 @@ def test_odd_but_valid_replies(scripted_server, content, text, reason, finish):
     assert (reply.text, reply.finish_reason) == (text, finish)
 
 
+def test_any_text_can_be_asked(echo):
+    """Oracle: the message the server saw, half a character and all."""
+    (reply,) = OpenAIServer(echo.url, "m").generate([chat("\ud800 \x00 ü")])
+    assert asked(echo.seen[0][2]) == "\ud800 \x00 ü"
+    assert reply.text == "heard ? \x00 ü"
+
+
 def test_inside_a_running_loop(echo):
     """Oracle: the same replies as outside, as in a notebook."""
 
@@ -447,6 +456,9 @@ def test_a_forfeit_ends_its_game_only(scripted_server):
 
 
 # -- scores ---------------------------------------------------------------------------------------------------------
+
+
+ENDLESS = b'{"choices": [{"logprobs": {"token_logprobs": [1], "text_offset": [Infinity]}}]}'
 
 
 def echoing(server, tokens, logprobs):
@@ -495,6 +507,8 @@ def test_scores_where_the_server_tells_them(scoring):
         ),
         (lambda s: echoing(s, ["Well?y", "es<end>"], [None, -1.0]), "do not begin where the choice begins"),
         (lambda s: s.http(b"{}", 500), "does not answer: HTTP 500"),
+        (lambda s: s.http(b'{"choices": [[]]}'), "not of the expected form"),
+        (lambda s: s.http(ENDLESS), "not of the expected form"),
     ],
 )
 def test_scores_that_cannot_be_had(scripted_server, answer, words):
