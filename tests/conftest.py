@@ -2,8 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
+import json
 import os
 import random
+import threading
+from collections import Counter
+from collections.abc import AsyncIterator, Callable, Iterator
+from typing import Any
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")  # no test reaches the network
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
@@ -56,3 +63,96 @@ def toy_policy(toy_texts: list[str]):  # type: ignore[no-untyped-def]
             elif parameter.ndim > 1:
                 parameter.mul_(0.08 / model.config.initializer_range)
     return LanguageModel(model, tokenizer)
+
+
+class ScriptedServer:
+    """A web server on this machine that says, byte by byte, what a test wants.
+
+    script: an async generator of (decoded body, number of the attempt from 0, headers) that yields bytes to send; the
+    connection is closed when it ends. ``seen`` holds (path, headers, body) of every request, ``busiest`` the most that
+    were open at once.
+    """
+
+    def __init__(self, script: Callable[[Any, int, dict[str, str]], AsyncIterator[bytes]]) -> None:
+        self.script = script
+        self.seen: list[tuple[str, dict[str, str], Any]] = []
+        self.busiest = self._open = 0
+        self._attempts: Counter[str] = Counter()
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._loop.run_forever)
+        self._thread.start()
+        self._server = self._do(asyncio.start_server(self._answer, "127.0.0.1", 0))
+        self.url = f"http://127.0.0.1:{self._server.sockets[0].getsockname()[1]}/v1"
+
+    def _do(self, work: Any) -> Any:
+        return asyncio.run_coroutine_threadsafe(work, self._loop).result(10)
+
+    async def _answer(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self._open += 1
+        self.busiest = max(self.busiest, self._open)
+        try:
+            with contextlib.suppress(ConnectionError, asyncio.IncompleteReadError):
+                await self._converse(reader, writer)
+                writer.close()
+                await writer.wait_closed()
+        finally:
+            self._open -= 1
+            writer.transport.abort()
+
+    async def _converse(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        head = (await reader.readuntil(b"\r\n\r\n")).decode().split("\r\n")
+        headers = {k.lower(): v for k, _, v in (line.partition(": ") for line in head[1:] if line)}
+        body = json.loads(await reader.readexactly(int(headers["content-length"])))
+        self.seen.append((head[0].split()[1], headers, body))
+        key = json.dumps(body)
+        self._attempts[key] += 1
+        async for part in self.script(body, self._attempts[key] - 1, headers):
+            writer.write(part)
+            await writer.drain()
+
+    async def _stop(self) -> None:
+        self._server.close()
+        others = asyncio.all_tasks() - {asyncio.current_task()}
+        for task in others:
+            task.cancel()
+        await asyncio.gather(*others, return_exceptions=True)
+        await asyncio.sleep(0)  # transports close one step later
+
+    def close(self) -> None:
+        self._do(self._stop())
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join()
+        self._loop.close()
+
+    @staticmethod
+    def http(body: bytes, status: int = 200, **headers: object) -> bytes:
+        """One whole answer; headers like ``retry_after=2``."""
+        fields = {
+            "content_type": "application/json",
+            "content_length": len(body),
+            "connection": "close",
+        } | headers
+        lines = [f"HTTP/1.1 {status} Said", *(f"{k.replace('_', '-')}: {v}" for k, v in fields.items())]
+        return "\r\n".join(lines).encode() + b"\r\n\r\n" + body
+
+    @classmethod
+    def reply(cls, text: object, finish_reason: str = "stop") -> bytes:
+        """A good answer of /chat/completions."""
+        message = {"role": "assistant", "content": text}
+        return cls.http(
+            json.dumps({"choices": [{"message": message, "finish_reason": finish_reason}]}).encode()
+        )
+
+
+@pytest.fixture
+def scripted_server() -> Iterator[Callable[..., ScriptedServer]]:
+    """Starts servers that follow a script, and stops them."""
+    servers: list[ScriptedServer] = []
+
+    def start(script: Callable[[Any, int, dict[str, str]], AsyncIterator[bytes]]) -> ScriptedServer:
+        servers.append(ScriptedServer(script))
+        return servers[-1]
+
+    yield start
+    for server in servers:
+        server.close()

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import tyro
 
 from ..command_line import PROGRAM, UsageError, optional, parse
-from .subject import Subject, checked_sampling, simple_player, subject
+from .subject import SERVER, Subject, checked_sampling, simple_player, subject
 
 if TYPE_CHECKING:
     from ..evaluate import Standings
@@ -25,7 +25,7 @@ class ArenaOptions:
     """a game of two players, with options if wanted: kuhn_poker 'kuhn_poker(rounds=5)'"""
     players: Annotated[tuple[str, ...], tyro.conf.Positional, tyro.conf.arg(metavar="PLAYER [PLAYER ...]")]
     """two or more of: random, optimal (a solver's policy), 'mcts(simulations=100)', ismcts, a policy saved as .json, a
-    run folder, RUN@STEP for one of its checkpoints, a transformers folder or a hub id"""
+    run folder, RUN@STEP for one of its checkpoints, a transformers folder, a hub id, server:URL#MODEL"""
     episodes: int = 128
     """deals per pair of players; each is played in both seatings"""
     seed: int = 0
@@ -100,7 +100,7 @@ def _enter(name: str, game: str) -> Subject | Policy:
     if player is not None:
         return player
     target, at, step = name.rpartition("@")
-    if at and step.isdigit():
+    if at and step.isdigit() and not name.startswith(SERVER):
         return subject(target, int(step))
     return subject(name)
 

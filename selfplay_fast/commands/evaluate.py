@@ -9,7 +9,7 @@ from typing import Annotated, Literal
 import tyro
 
 from ..command_line import PROGRAM, UsageError, optional, parse
-from .subject import check_games, checked_sampling, subject
+from .subject import check_games, checked_sampling, servers, subject
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -17,7 +17,7 @@ class EvaluateOptions:
     """Score a model against fixed opponents, and its exact exploitability where the game is small."""
 
     target: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="RUN_OR_MODEL")]
-    """a run folder (its newest checkpoint), a transformers folder, or a hub id"""
+    """a run folder (its newest checkpoint), a transformers folder, a hub id, or server:URL#MODEL"""
     games: Annotated[tuple[str, ...] | None, optional("GAME [GAME ...]")] = None
     """games to play (default: the run's own; for a model: kuhn_poker tic_tac_toe)"""
     episodes: int = 256
@@ -36,6 +36,8 @@ class EvaluateOptions:
     """how states are put into words (default: the run's own; for a model: spiral)"""
     step: Annotated[int | None, optional("INT")] = None
     """evaluate the checkpoint of this step of the run (default: the newest)"""
+    opponents: Annotated[tuple[str, ...], optional("server:URL#MODEL [...]")] = ()
+    """models on servers to play against besides the fixed opponents"""
     exact_states: int = 1000
     """exact exploitability where a game has at most so many information states (tic_tac_toe 4520, liars_dice 24576)"""
     json: bool = False
@@ -50,6 +52,7 @@ def evaluate(arguments: list[str]) -> None:
     if options.exact_states < 0:
         raise UsageError(f"--exact-states: must be at least 0, got {options.exact_states}")
     named = subject(options.target, options.step)
+    opponents = servers(options.opponents)
     games = named.games if options.games is None else options.games
     check_games(games)
 
@@ -86,7 +89,8 @@ def evaluate(arguments: list[str]) -> None:
             sampling=sampling,
             style=style,
             parse_mode=named.parse_mode,
-            exact_states=options.exact_states,
+            exact_states=options.exact_states if named.scores else 0,
+            opponents=opponents,
         )
     if options.json:
         print(json.dumps(metrics, indent=2))

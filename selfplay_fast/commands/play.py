@@ -29,7 +29,8 @@ class PlayOptions:
     """a game, with options if wanted: kuhn_poker 'kuhn_poker(rounds=5)'"""
     opponent: Annotated[str, tyro.conf.arg(metavar="random|optimal|mcts|ismcts|RUN")] = RANDOM
     """who plays the other seats: uniform moves, a solver's policy (small games), a search, with options if wanted:
-    'mcts(simulations=1000)', a policy saved as .json, or a model: a run folder, a transformers folder or a hub id"""
+    'mcts(simulations=1000)', a policy saved as .json, or a model: a run folder, a transformers folder, a hub id
+    or server:URL#MODEL"""
     seat: int = 0
     """your seat; player 0 mostly begins"""
     seed: Annotated[int | None, optional("INT")] = None

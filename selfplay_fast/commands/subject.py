@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
@@ -16,24 +16,33 @@ if TYPE_CHECKING:
 
 RANDOM, OPTIMAL = "random", "optimal"
 SEARCHES = ("mcts", "ismcts")
+SERVER = "server:"
+_UNTRAINED: dict[str, Any] = {"games": ("kuhn_poker", "tic_tac_toe")}
 
 
 class Subject(NamedTuple):
-    """A run or a model, and the settings it was trained with; `load` gives the policy."""
+    """A run or a model, and the settings it was trained with; `load` gives the policy.
+
+    scores: does it know the probabilities of whole replies?
+    """
 
     games: Sequence[str]
     max_tokens: int
     style: Style
     parse_mode: Literal["lenient", "strict"]
     load: Callable[[], Any]
+    scores: bool = True
 
 
 def subject(target: str, step: int | None = None) -> Subject:
-    """The run folder (its checkpoint of `step`, default the newest), transformers folder or hub id `target`."""
+    """The run folder (its checkpoint of `step`, default the newest), transformers folder, hub id or server `target`."""
     from ..report.data import CONFIG, read_config
 
     path = Path(target)
-    if (path / CONFIG).is_file():
+    if target.startswith(SERVER):
+        settings = _UNTRAINED
+        load = _server(target, step)
+    elif (path / CONFIG).is_file():
         checkpoint = checkpoint_of(path, step)
         settings = read_config(path)["config"]
 
@@ -44,7 +53,7 @@ def subject(target: str, step: int | None = None) -> Subject:
 
         load = load_run
     else:
-        settings = {"games": ("kuhn_poker", "tic_tac_toe")}
+        settings = _UNTRAINED
         if step is not None:
             raise UsageError(f"--step: {target} is not a run folder")
         if target.startswith((".", "/", "~", "runs/")) and not path.is_dir():
@@ -64,7 +73,35 @@ def subject(target: str, step: int | None = None) -> Subject:
         style=settings.get("style", "spiral"),
         parse_mode=settings.get("parse_mode", "lenient"),
         load=load,
+        scores=not target.startswith(SERVER),
     )
+
+
+def _server(name: str, step: int | None) -> Callable[[], Any]:
+    """Loads ``server:URL#MODEL`` once it has said a word."""
+    if step is not None:
+        raise UsageError(f"--step: {name} is not a run folder")
+    from ..policies.openai_server import OpenAIServer
+
+    policy = OpenAIServer.from_name(name)
+
+    def load_server() -> Any:
+        policy.check()
+        return policy
+
+    return load_server
+
+
+def servers(names: Sequence[str]) -> Mapping[str, Policy]:
+    """Opponents of an evaluation by their labels, each of which has said a word."""
+    if not names:
+        return {}
+    from ..policies.openai_server import OpenAIServer
+
+    try:
+        return OpenAIServer.opponents(names)
+    except ValueError as error:
+        raise UsageError(f"--opponents: {error}") from None
 
 
 def simple_player(name: str, game: str, option: str) -> Policy | None:

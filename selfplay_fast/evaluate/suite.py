@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
@@ -41,10 +41,12 @@ def evaluate_policy(
     style: Style = "spiral",
     parse_mode: ParseMode = "lenient",
     exact_states: int = EXACT_STATES,
+    opponents: Mapping[str, Policy] | None = None,
 ) -> dict[str, float]:
     """Scores against the fixed opponents of each game (``episodes`` per seat), and the exact metrics of small games.
 
-    Small are games of at most ``exact_states`` information states; all of them are scored in one batch.
+    opponents: others to play against, by names that no fixed opponent has. Small are games of at most ``exact_states``
+    information states, none at 0; all of them are scored in one batch.
 
     Names: ``<game>/score_vs_<opponent>`` with ``…_error`` (mean of both seats), ``…_first`` and ``…_second`` by
     seat, ``<game>/not_lost_vs_<opponent>_first`` …, ``<game>/nash_conv`` and the other
@@ -52,7 +54,10 @@ def evaluate_policy(
     """
     metrics: dict[str, float] = {}
     for g, game in enumerate(games):
-        for name, opponent in fixed_opponents(game).items():
+        fixed = fixed_opponents(game)
+        if clash := fixed.keys() & (opponents or {}).keys():
+            raise ValueError(f"opponents: {game} has a fixed opponent {min(clash)!r} already")
+        for name, opponent in {**fixed, **(opponents or {})}.items():
             first, second = score_against(
                 policy,
                 opponent,

@@ -11,7 +11,7 @@ learning rate. `magnet` adds entropy-regularised self-play (magnetic mirror desc
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -32,6 +32,7 @@ from selfplay_fast.learn import (
 from selfplay_fast.learn.advantages import undiscounted_returns
 from selfplay_fast.learn.warmup import warm_up
 from selfplay_fast.play import InvalidRewards, mean_turns, play_games, self_play
+from selfplay_fast.policies import Policy
 from selfplay_fast.policies.language_model import LanguageModel
 from selfplay_fast.policies.nano import build_nano
 from selfplay_fast.policies.streams import derive_seed
@@ -107,6 +108,8 @@ class Config(RecipeConfig):
     """sampling temperature of evaluation games"""
     eval_top_p: float = 0.95
     """nucleus of evaluation games"""
+    eval_opponents: tuple[str, ...] = ()
+    """models on servers to play against in evaluations besides the fixed opponents: `server:URL#MODEL`"""
     checkpoint_every: int = 25
     """steps between checkpoints; the first and the two newest stay"""
     device: str = "auto"
@@ -140,6 +143,14 @@ class Config(RecipeConfig):
         for name in ("invalid_reward", "invalid_other"):
             if not abs(getattr(self, name)) < float("inf"):
                 raise ValueError(f"{name}: must be a number, got {getattr(self, name)}")
+        if self.eval_opponents:
+            from selfplay_fast.policies.openai_server import OpenAIServer
+
+            for name in self.eval_opponents:
+                try:
+                    OpenAIServer.from_name(name)
+                except ValueError as error:
+                    raise ValueError(f"eval_opponents: {error}") from None
         if self.model != "nano" and self.warmup_steps:
             raise ValueError(
                 f"model: {self.model!r} is not nano{nearest(self.model, ['nano'])}, and only nano is warmed up; "
@@ -202,7 +213,8 @@ def train(config: Config, run: Run) -> None:
     """Self-play from the first step, or from the newest checkpoint of the run."""
     config = config.resolved()
     torch.set_num_threads(config.threads)
-    policy, optimizer, state = _start(config, run)
+    opponents = _opponents(config)
+    policy, optimizer, state = _start(config, run, opponents)
     start = run.checkpoints / "step-000000"
     reference = checkpoint.load_policy(start, device=config.device) if config.magnet else None
     baseline = state.baseline
@@ -245,7 +257,7 @@ def train(config: Config, run: Run) -> None:
         }
         last = step == config.total_steps
         if last or step % config.eval_every == 0:
-            metrics |= _evaluate(config, policy, full=last)
+            metrics |= _evaluate(config, policy, opponents, full=last)
         run.log(step, metrics, episodes, advantages)
         if last or step % config.checkpoint_every == 0:
             checkpoint.save_checkpoint(
@@ -253,7 +265,9 @@ def train(config: Config, run: Run) -> None:
             )
 
 
-def _start(config: Config, run: Run) -> tuple[LanguageModel, torch.optim.Optimizer, checkpoint.TrainState]:
+def _start(
+    config: Config, run: Run, opponents: Mapping[str, Policy]
+) -> tuple[LanguageModel, torch.optim.Optimizer, checkpoint.TrainState]:
     """The newest checkpoint, or a fresh policy, evaluated and saved as step 0."""
     saved = checkpoint.list_checkpoints(run.checkpoints)
     if saved:
@@ -267,7 +281,7 @@ def _start(config: Config, run: Run) -> tuple[LanguageModel, torch.optim.Optimiz
     optimizer = _optimizer(config, policy)
     state = checkpoint.TrainState(step=0, baseline=RoleBaseline(decay=config.baseline_decay))
     run.status("evaluating the policy to start from")
-    run.log(0, _evaluate(config, policy, full=True))
+    run.log(0, _evaluate(config, policy, opponents, full=True))
     checkpoint.save_checkpoint(run.checkpoints, policy, optimizer, state)
     return policy, optimizer, state
 
@@ -318,7 +332,18 @@ def _play(config: Config, policy: LanguageModel, counts: Sequence[int], seed: in
     )
 
 
-def _evaluate(config: Config, policy: LanguageModel, *, full: bool) -> dict[str, float]:
+def _opponents(config: Config) -> Mapping[str, Policy]:
+    """Those on servers, each of which has said a word."""
+    if not config.eval_opponents:
+        return {}
+    from selfplay_fast.policies.openai_server import OpenAIServer
+
+    return OpenAIServer.opponents(config.eval_opponents)
+
+
+def _evaluate(
+    config: Config, policy: LanguageModel, opponents: Mapping[str, Policy], *, full: bool
+) -> dict[str, float]:
     """Scores and NashConv; a full evaluation also plays the training games anew, in larger number."""
     seed = derive_seed(config.seed, -1)
     metrics = evaluate_policy(
@@ -331,6 +356,7 @@ def _evaluate(config: Config, policy: LanguageModel, *, full: bool) -> dict[str,
         sampling=Sampling(
             temperature=config.eval_temperature, top_p=config.eval_top_p, max_tokens=config.max_tokens
         ),
+        opponents=opponents,
     )
     if not full:
         return metrics
