@@ -29,9 +29,12 @@ def read_config(run_dir: Path) -> dict[str, Any]:
     if not path.is_file():
         raise ValueError(f"no run at {run_dir}: it has no {CONFIG}")
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+        text = path.read_text(encoding="utf-8")
+        content = yaml.safe_load(text)
     except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
         raise ValueError(f"{path}: not valid YAML ({' '.join(str(error).split())})") from None
+    if not text.endswith("\n"):  # its last value may be half of one
+        raise ValueError(f"{path}: the last line does not end; see that it is whole and end it")
     if not isinstance(content, dict):
         raise ValueError(f"{path}: expected 'key: value' lines")
     for key in ("recipe", "config"):

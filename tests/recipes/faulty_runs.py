@@ -5,12 +5,13 @@ Reads requests from standard input, one JSON object a line, and forks a process 
     {"arguments": ["train", …], "folder": "path", "passed": ["mkdir episodes", …], "kind": "kill"}
 
 Every change that the process makes to a file below `folder` is an operation: making, opening, writing, syncing,
-renaming, removing. The first one that is not named in `passed` goes wrong (`at` names the one that does): the process is
-killed ("kill"; a file that was to be synced is cut in half), or that operation and all later ones fail with the error
-`kind` ("ENOSPC", "EROFS"). `limit` is the largest file in bytes that the kernel lets it write. Answers {"status",
+renaming, removing. The first one that is not named in `passed` goes wrong (`at` names the one that does): the process
+is killed ("kill"; of a file that was to be synced half of what is new is gone), or that operation and all later ones fail with the
+error `kind` ("ENOSPC", "EROFS"). `limit` is the largest file in bytes that the kernel lets it write. Answers {"status",
 "stderr", "operations"}: how it ended, and its operations in order, the last one being the one that went wrong first.
 """
 
+import contextlib
 import errno
 import json
 import os
@@ -41,14 +42,15 @@ class Faults:
     def __init__(self, request: dict[str, Any], log: Any) -> None:
         self.folder, self.kind = request["folder"], request.get("kind", "kill")
         self.passed, self.at, self.log = request.get("passed"), request.get("at"), log
-        self.broken = False
+        self.broken = self.dying = False
+        self.sizes: dict[str, int] = {}  # of files when they were opened
         sys.addaudithook(self.audit)
         self._fsync, os.fsync = os.fsync, self.fsync
         self._serialize, safetensors.torch.serialize_file = safetensors.torch.serialize_file, self.serialize
 
     def operation(self, name: str, path: Any, torn: bool = False) -> None:
-        path = os.fsdecode(path) if isinstance(path, str | bytes | os.PathLike) else ""
-        if not os.path.abspath(path).startswith(self.folder):
+        path = os.fsdecode(path)
+        if self.dying or not os.path.abspath(path).startswith(self.folder):
             return
         short = re.sub(r"\.[a-z0-9_]{8}\.tmp$", ".tmp", os.path.relpath(path, self.folder))
         label = f"{name} {short}"
@@ -57,9 +59,10 @@ class Faults:
             self.log.flush()
         if self.broken or label == self.at or (self.passed is not None and label not in self.passed):
             if self.kind == "kill":
+                self.dying = True
                 if torn and os.path.isfile(path):
-                    fd = os.open(path, os.O_WRONLY)
-                    os.ftruncate(fd, os.fstat(fd).st_size // 2)
+                    size = os.path.getsize(path)
+                    os.truncate(path, (size + min(size, self.sizes.get(path, 0))) // 2)
                 os.kill(os.getpid(), signal.SIGKILL)
             self.broken = True
             number = getattr(errno, self.kind)
@@ -69,6 +72,8 @@ class Faults:
         if event == "open" and isinstance(arguments[0], str | bytes | os.PathLike):
             if arguments[2] & (os.O_WRONLY | os.O_RDWR | os.O_CREAT):
                 self.operation("open", arguments[0])
+                if os.path.isfile(arguments[0]):
+                    self.sizes[os.path.abspath(os.fsdecode(arguments[0]))] = os.path.getsize(arguments[0])
         elif event in CHANGES and isinstance(arguments[0], str | bytes | os.PathLike):
             path, handle = os.fsdecode(arguments[0]), arguments[-1]
             if event in ("os.remove", "os.rmdir") and isinstance(handle, int) and handle >= 0:
@@ -105,6 +110,16 @@ def child(request: dict[str, Any], errors: str, log_path: str) -> None:
 
 
 def main() -> None:
+    with tempfile.TemporaryDirectory() as folder:  # so that a forked process has nothing left to import
+        settings = (
+            "--games kuhn_poker --steps 1 --samples-per-step 2 --warmup-steps 1 --eval-episodes 1 --magnet"
+        )
+        with contextlib.redirect_stdout(sys.stderr):
+            for more in (
+                ["spiral", *settings.split(), "--run-dir", f"{folder}/run"],
+                ["--resume", f"{folder}/run"],
+            ):
+                assert cli.main(["train", *more]) == 0
     for line in sys.stdin:
         request = json.loads(line)
         with tempfile.TemporaryDirectory() as scratch:
