@@ -51,24 +51,28 @@ def save_checkpoint(
     if not all(bool(weight.isfinite().all()) for weight in policy.model.parameters()):
         raise FloatingPointError(f"step {state.step}: a weight is not finite; no checkpoint of it is written")
     try:
-        for rest in (
-            *folder.glob(".step-*.partial"),
-            *folder.glob(".step-*.old"),
-        ):  # of a run that was killed
-            shutil.rmtree(rest)
+        if partial.exists():
+            shutil.rmtree(partial)
         partial.mkdir(parents=True)
         _write(partial, policy, optimizer, state)
         if final.exists():
             _remove(final)
         partial.rename(final)
         _sync(folder)
-        for old in list_checkpoints(folder)[:-keep]:
-            if old != folder / "step-000000":
-                _remove(old)
+        _tidy(folder, keep)
     except (OSError, SafetensorError) as error:
         shutil.rmtree(partial, ignore_errors=True)
         raise OSError(f"cannot write checkpoint {final}: {error}; earlier ones are untouched") from error
     return final
+
+
+def _tidy(folder: Path, keep: int = 2) -> None:
+    """Remove what is old, and what a killed run was writing or removing."""
+    for rest in (*folder.glob(".step-*.partial"), *folder.glob(".step-*.old")):
+        shutil.rmtree(rest)
+    for old in list_checkpoints(folder)[:-keep]:
+        if old != folder / "step-000000":
+            _remove(old)
 
 
 def _remove(checkpoint: Path) -> None:
@@ -147,6 +151,7 @@ def load_newest(
             shutil.rmtree(aside, ignore_errors=True)
             broken.rename(aside)
             say(f"{reason}; it is now {aside.name}, and the run goes on from {path.name}")
+        _tidy(folder)
         return loaded
     if damaged:
         raise ValueError(

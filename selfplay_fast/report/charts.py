@@ -65,6 +65,7 @@ def sections(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     for key in _LEARNING:
         learning += chart(_TITLES[key], [(key, _TITLES[key].lower())])
     ratios = [(key, key.partition("/")[2]) for key in keys if key.startswith("sampler_ratio/")]
+    learning += chart("KL(sampler || learner)", [("sampler_kl", "k3")], "0 where both compute the same")
     learning += chart(
         "Probability: learner / sampler", ratios, "percentiles over the step's tokens; 1 is right"
     )

@@ -6,9 +6,10 @@ Reads requests from standard input, one JSON object a line, and forks a process 
 
 Every change that the process makes to a file below `folder` is an operation: making, opening, writing, syncing,
 renaming, removing. The first one that is not named in `passed` goes wrong (`at` names the one that does): the process
-is killed ("kill"; of a file that was to be synced half of what is new is gone), or that operation and all later ones fail with the
-error `kind` ("ENOSPC", "EROFS"). `limit` is the largest file in bytes that the kernel lets it write. Answers {"status",
-"stderr", "operations"}: how it ended, and its operations in order, the last one being the one that went wrong first.
+is killed ("kill"; of a file that was to be synced half of what is new is gone), or that operation and all later ones
+fail with the error `kind` ("ENOSPC", "EROFS"). `limit` is the largest file in bytes that the kernel lets it write.
+Answers {"status", "stderr", "operations"}: how it ended, and its operations in order, the last one being the one that
+went wrong first.
 """
 
 import contextlib
