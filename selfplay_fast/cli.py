@@ -19,7 +19,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = list(sys.argv[1:] if argv is None else argv)
     debug = "--debug" in arguments or bool(os.environ.get("SPF_DEBUG"))
     arguments = [argument for argument in arguments if argument != "--debug"]
-    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")  # they would write over the run's own display
+    for quiet in (
+        "HF_HUB_DISABLE_PROGRESS_BARS",
+        "TQDM_DISABLE",
+    ):  # they would write over the run's own display
+        os.environ.setdefault(quiet, "1")
+    os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # the profiler would too
     if arguments[:1] == ["--version"]:
         from importlib.metadata import version
 

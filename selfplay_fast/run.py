@@ -2,6 +2,8 @@
 
     run = Run.create("spiral", config)
     for step in run.steps(config.steps):
+        with run.phase("rollout"):
+            episodes = ...
         run.log(step, metrics, episodes)
     run.finish()
 
@@ -13,10 +15,14 @@ from __future__ import annotations
 import json
 import math
 import os
+import resource
+import secrets
 import shutil
+import sys
 import time
 import traceback
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import Any
 
@@ -27,29 +33,52 @@ from . import config as configs
 from .records import Episode, episode_to_json
 from .report import data, write_report
 from .report.terminal import Display, closing_table
+from .trackers import TensorBoard, Tracker, WeightsAndBiases, check_installed, trace
 
 TRANSCRIPTS_PER_GAME = 4  # of each step, so that a run stays small
 TRANSCRIPT_BYTES = 2_000_000  # of each step
+PROFILED_STEPS = 2
 ERROR_LOG = "error.txt"
 
 
 class Run:
     """A run directory being written. Make one with `Run.create` or `Run.resume`."""
 
-    def __init__(self, directory: Path, recipe: str, config: Any, *, tensorboard: bool = False) -> None:
+    def __init__(
+        self,
+        directory: Path,
+        recipe: str,
+        config: Any,
+        *,
+        tensorboard: bool = False,
+        wandb: str | None = None,
+        profile: bool = False,
+    ) -> None:
+        for package in ["tensorboard"] * tensorboard + ["wandb"] * (wandb is not None):
+            check_installed(package)
         self.directory = directory
         self.recipe = recipe
         self.config = config
         self.display = Display()
         self._tensorboard = tensorboard
-        self._writer: Any = None
+        self._wandb = wandb
+        self._profile = profile
+        self._trackers: list[Tracker] | None = None  # opened with the first row
         self._began = time.monotonic()
+        self._seconds: dict[str, float] = {}  # by phase, since the last row
         self._step = 0
         self._new = False
 
     @classmethod
     def create(
-        cls, recipe: str, config: Any, directory: Path | None = None, *, tensorboard: bool = False
+        cls,
+        recipe: str,
+        config: Any,
+        directory: Path | None = None,
+        *,
+        tensorboard: bool = False,
+        wandb: bool = False,
+        profile: bool = False,
     ) -> Run:
         """Start a new run directory (default `runs/RECIPE-date-time`) and write its `config.yaml`.
 
@@ -59,20 +88,21 @@ class Run:
         directory = Path(directory) if directory is not None else _default_directory(recipe)
         if directory.exists() and not directory.is_dir():
             raise ValueError(f"run folder {directory} is a file; name another one")
-        if directory.is_dir() and any(directory.iterdir()):
+        if any(path.is_file() and not _is_half_written(path) for path in directory.rglob("*")):
             hint = (
                 f"holds a run: continue it with --resume {directory}, or name another folder"
                 if (directory / data.CONFIG).exists()
                 else "is not empty; name another folder"
             )
             raise ValueError(f"run folder (--run-dir) {directory} {hint}")
-        run = cls(directory, recipe, config, tensorboard=tensorboard)
+        run_id = secrets.token_hex(4) if wandb else None
+        run = cls(directory, recipe, config, tensorboard=tensorboard, wandb=run_id, profile=profile)
         run._new = True
         try:
             directory.mkdir(parents=True, exist_ok=named)
-            run._write_config()
-            run.checkpoints.mkdir()
-            (directory / data.EPISODES).mkdir()
+            run.checkpoints.mkdir(exist_ok=True)
+            (directory / data.EPISODES).mkdir(exist_ok=True)
+            run._write_config()  # last: with it, the folder is a run
         except OSError as error:
             raise ValueError(
                 f"cannot write the run folder {directory}: {_reason(error)}; name another one with --run-dir"
@@ -80,7 +110,7 @@ class Run:
         return run
 
     @classmethod
-    def resume(cls, directory: Path) -> Run:
+    def resume(cls, directory: Path, *, profile: bool = False) -> Run:
         """Open a run directory again, with the configuration it was started with.
 
         Raises ValueError when there is no run, or its `config.yaml` does not fit the recipe (naming the key).
@@ -89,7 +119,14 @@ class Run:
         content = data.read_config(directory)
         recipe = configs.load_recipe(content["recipe"])
         config = configs.config_from_dict(recipe.Config, content["config"], str(directory / data.CONFIG))
-        run = cls(directory, content["recipe"], config, tensorboard=bool(content.get("tensorboard", False)))
+        run = cls(
+            directory,
+            content["recipe"],
+            config,
+            tensorboard=content.get("tensorboard") is True,
+            wandb=content.get("wandb"),
+            profile=profile,
+        )
         try:
             run.checkpoints.mkdir(exist_ok=True)
             (directory / data.EPISODES).mkdir(exist_ok=True)
@@ -111,14 +148,38 @@ class Run:
         """Show what is being done before, between or after the steps."""
         self.display.status(text)
 
+    def note(self, text: str) -> None:
+        """Say something that stays on the screen."""
+        self.display.note(text)
+
     def steps(self, total: int, start: int = 0) -> Iterator[int]:
-        """Yield `start + 1 … total`, showing progress; a step is done when the next one is asked for."""
+        """Yield `start + 1 … total`, showing progress; a step is done when the next one is asked for.
+
+        With `profile`, the first `PROFILED_STEPS` after the very first are traced.
+        """
         self.display.begin(total, start)
         self._step = start
+        traced = range(start + 2, start + 2 + PROFILED_STEPS) if total > start + 1 else [total]
         for step in range(start + 1, total + 1):
-            yield step
+            with self._traced(step) if self._profile and step in traced else nullcontext():
+                yield step
             self._step = step
             self.display.advance(step)
+
+    def _traced(self, step: int) -> Any:
+        return trace(self.directory / data.PROFILE / f"step-{step:06d}.json.gz")
+
+    @contextmanager
+    def phase(self, name: str) -> Iterator[None]:
+        """Time what is done inside; the next row holds the seconds of each phase since the row before, `NAME_s`."""
+        began = time.perf_counter()
+        with _record_function(name) if self._profile else nullcontext():
+            yield
+        self._seconds[name] = self._seconds.get(name, 0.0) + time.perf_counter() - began
+
+    def seconds(self, *phases: str) -> float:
+        """How long these phases took, since the last row."""
+        return sum(self._seconds.get(name, 0.0) for name in phases)
 
     def log(
         self,
@@ -130,8 +191,9 @@ class Run:
         """Append one row to `metrics.jsonl` and a sample of `episodes` as readable transcripts.
 
         Values are anything `float` takes; what is not finite is written as null. `advantages[i]` holds one
-        number per turn of `episodes[i]`. The row is on the disk when this returns. Raises OSError naming the
-        run folder when it cannot be written (a full disk); earlier rows stay good.
+        number per turn of `episodes[i]`. The time of every `phase` and the largest memory so far are added. The row is
+        on the disk when this returns. Raises OSError naming the run folder when it cannot be written (a full disk);
+        earlier rows stay good.
         """
         if advantages is not None and len(advantages) != len(episodes):
             raise ValueError(
@@ -139,11 +201,14 @@ class Run:
             )
         row: dict[str, Any] = {"step": int(step), "time_s": round(self._elapsed(), 3)}
         row.update({key: _number(value) for key, value in metrics.items()})
+        row.update({f"{name}_s": round(seconds, 4) for name, seconds in self._seconds.items()})
+        row.update(_memory())
+        self._seconds.clear()
         try:
             self._append(json.dumps(row, allow_nan=False) + "\n")
             if episodes:
                 self._write_episodes(step, episodes, advantages)
-            self._write_tensorboard(step, row)
+            self._track(row)
         except OSError as error:
             message = f"cannot write to {self.directory}: {_reason(error)}; nothing logged so far is lost"
             raise OSError(error.errno, message) from error
@@ -152,6 +217,11 @@ class Run:
     def truncate(self, step: int) -> None:
         """Forget rows and transcripts of later steps than `step`, to go on from its checkpoint."""
         rows = [row for row in data.read_metrics(self.directory) if row["step"] <= step]
+        last = rows[-1]["step"] if rows else -1
+        if last < step:
+            self.note(
+                f"{self.directory / data.METRICS} ends with step {last}: rows up to step {step} are missing"
+            )
         text = "".join(json.dumps(row, allow_nan=False) + "\n" for row in rows)
         configs.write_atomic(self.directory / data.METRICS, text)
         for number, path in data.episode_files(self.directory):
@@ -200,9 +270,10 @@ class Run:
 
     def _close(self) -> None:
         self.display.stop()
-        if self._writer is not None:
-            self._writer.close()
-            self._writer = None
+        trackers, self._trackers = self._trackers or [], None
+        for tracker in trackers:
+            with suppress(OSError):  # the disk may be what failed
+                tracker.close()
 
     def _write_config(self) -> None:
         from importlib.metadata import version
@@ -211,6 +282,7 @@ class Run:
             "recipe": self.recipe,
             "version": version("selfplay-fast"),
             "tensorboard": self._tensorboard,
+            "wandb": self._wandb,
         }
         content["config"] = configs.config_to_dict(self.config)
         text = yaml.safe_dump(content, sort_keys=False, allow_unicode=True, width=110)
@@ -218,11 +290,12 @@ class Run:
 
     def _append(self, line: str) -> None:
         path = self.directory / data.METRICS
-        with path.open("ab") as file:
+        with path.open("ab", buffering=0) as file:  # a buffer would be written once more when it is closed
             size = file.tell()
+            rest = line.encode()
             try:
-                file.write(line.encode())
-                file.flush()
+                while rest:
+                    rest = rest[file.write(rest) :]
                 os.fsync(file.fileno())
             except OSError:
                 os.truncate(path, size)  # a full disk may have taken half of the line
@@ -242,17 +315,38 @@ class Run:
             lines.append(line.encode("utf-8", "replace").decode() + "\n")
         configs.write_atomic(self.directory / data.EPISODES / f"step-{step:06d}.jsonl", "".join(lines))
 
-    def _write_tensorboard(self, step: int, row: Mapping[str, Any]) -> None:
-        if not self._tensorboard:
-            return
-        if self._writer is None:
-            from torch.utils.tensorboard import SummaryWriter
+    def _track(self, row: Mapping[str, Any]) -> None:
+        if self._trackers is None:
+            self._trackers = []
+            if self._tensorboard:
+                self._trackers.append(TensorBoard(self.directory / data.TENSORBOARD, row["step"]))
+            if self._wandb is not None:
+                settings = configs.config_to_dict(self.config)
+                self._trackers.append(WeightsAndBiases(self.directory, self.recipe, settings, self._wandb))
+        for tracker in self._trackers:
+            tracker.write(row)
 
-            self._writer = SummaryWriter(str(self.directory / data.TENSORBOARD), purge_step=step)
-        for key, value in row.items():
-            if key != "step" and value is not None:
-                self._writer.add_scalar(key, value, step)
-        self._writer.flush()
+
+def _record_function(name: str) -> Any:
+    from torch.profiler import record_function
+
+    return record_function(name)
+
+
+def _memory() -> dict[str, float]:
+    """The largest memory so far: of the process, and of the tensors on its GPU."""
+    import torch
+
+    unit = 1 if sys.platform == "darwin" else 1024
+    peak = {"peak_memory_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**20}
+    if torch.cuda.is_initialized():
+        peak["gpu_peak_memory_mib"] = torch.cuda.max_memory_allocated() / 2**20
+    return {name: round(value, 1) for name, value in peak.items()}
+
+
+def _is_half_written(path: Path) -> bool:
+    """Is it what `write_atomic` leaves where the process is killed in the middle?"""
+    return path.name.startswith(".") and path.name.endswith(".tmp")
 
 
 def _default_directory(recipe: str) -> Path:

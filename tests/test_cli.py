@@ -211,6 +211,7 @@ def test_a_resumed_run_keeps_its_settings(refused: Callable[..., str], capsys) -
     assert "--run-dir" in refused("train", "--resume", "r", "--run-dir", "q")
     assert "--preset" in refused("train", "--resume", "r", "--preset", "paper")
     assert "--tensorboard" in refused("train", "--resume", "r", "--tensorboard")
+    assert "--wandb" in refused("train", "--resume", "r", "--wandb")
     assert "holds a run: continue it with --resume r" in refused("train", "toy", "--run-dir", "r")
     Path("r/config.yaml").write_text(Path("r/config.yaml").read_text().replace("steps:", "stebs:"))
     assert "did you mean 'steps'" in refused("train", "--resume", "r")
@@ -311,9 +312,15 @@ def test_a_damaged_run_is_refused(
     for command in (["export", str(copy), "out"], ["evaluate", str(copy)]):
         assert "step-000001 is damaged" in refused(*command)
         assert not Path("out").exists()
+    initial = copy / "checkpoints" / "step-000000" / "state.json"
+    good = initial.read_text()
+    initial.write_text("{")
     assert main(["train", "--resume", str(copy)]) == 2
     assert "step-000001 is damaged" in capsys.readouterr().err.splitlines()[-1]
     assert (copy / "metrics.jsonl").read_text() == (nano_run / "metrics.jsonl").read_text()
+    initial.write_text(good)
+    assert main(["train", "--resume", str(copy)]) == 0
+    assert "step-000001 is damaged" in capsys.readouterr().err
     shutil.rmtree(copy / "checkpoints")
     assert "has no checkpoint yet" in refused("export", str(copy), "out")
 

@@ -4,10 +4,13 @@ The oracle of every test is what was put in, read back with plain `json` and `ya
 """
 
 import errno
+import gzip
 import json
 import math
 import os
+import re
 import sys
+import time
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -18,6 +21,7 @@ import yaml
 import selfplay_fast.recipes
 from selfplay_fast.config import config_from_dict, config_to_dict, load_recipe, nearest, write_atomic
 from selfplay_fast.records import Ask, Episode, Key, Reply, Turn
+from selfplay_fast.report import read_metrics
 from selfplay_fast.run import TRANSCRIPTS_PER_GAME, Run
 
 TOY_RECIPE = '''
@@ -315,6 +319,116 @@ def test_tensorboard_holds_the_same_scalars(toy, tmp_path: Path) -> None:
     assert [(e.step, e.value) for e in events.Scalars("loss")] == [(1, 0.5), (2, 0.25)]
     assert [(e.step, e.value) for e in events.Scalars("kuhn_poker/nash_conv")] == [(1, 0.25)]
     assert Run.resume(run.directory)._tensorboard
+
+
+def test_phases_are_timed_and_memory_is_seen(run: Run) -> None:
+    """Oracle: two sleeps of known length in one phase; the next row starts at nothing. Memory: the kernel's mark."""
+    with run.phase("rollout"):
+        time.sleep(0.05)
+    with run.phase("rollout"):
+        time.sleep(0.05)
+    assert run.seconds("rollout", "update") == run.seconds("rollout") >= 0.1
+    run.log(1, {"loss": 1.0})
+    with run.phase("update"):
+        pass
+    run.log(2, {})
+    first, second = rows_of(run)
+    assert 0.1 <= first["rollout_s"] < 5
+    assert "rollout_s" not in second
+    assert second["update_s"] < first["rollout_s"]
+    status = Path("/proc/self/status").read_text()
+    peak = int(next(line for line in status.splitlines() if line.startswith("VmHWM")).split()[1]) / 1024
+    assert first["peak_memory_mib"] == pytest.approx(peak, rel=0.05)
+
+
+def test_a_trace_of_the_second_and_third_step(toy, tmp_path: Path) -> None:
+    """Oracle: the files' own JSON: a product of matrices and the phase it was made in are in it, and no other step."""
+    import torch
+
+    run = Run.create("toy", toy.Config(), tmp_path / "run", profile=True)
+    for step in run.steps(5):
+        with run.phase("update"):
+            torch.ones(8, 8) @ torch.ones(8, 8)
+        run.log(step, {})
+    traces = sorted((run.directory / "profile").iterdir())
+    assert [path.name for path in traces] == ["step-000002.json.gz", "step-000003.json.gz"]
+    events = {event["name"] for event in json.loads(gzip.decompress(traces[0].read_bytes()))["traceEvents"]}
+    assert {"update", "aten::mm"} <= events
+
+
+def test_weights_and_biases_gets_every_row(toy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Oracle: what was logged, found in the files that wandb writes offline before and after the run is resumed; both
+    parts carry one id."""
+    pytest.importorskip("wandb")
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    run = Run.create("toy", toy.Config(), tmp_path / "run", wandb=True)
+    run.log(1, {"loss": 0.123456})
+    run.fail(KeyboardInterrupt())
+    again = Run.resume(run.directory)
+    again.log(2, {"loss": 0.654321})
+    again.fail(KeyboardInterrupt())
+    run_id = yaml.safe_load((run.directory / "config.yaml").read_text())["wandb"]
+    parts = [path.read_bytes() for path in run.directory.rglob(f"run-{run_id}.wandb")]
+    assert len(parts) == 2
+    for number in (b"0.123456", b"0.654321"):
+        assert sum(number in part for part in parts) == 1
+    assert all(b"learning_rate" in part for part in parts)
+
+
+@pytest.mark.parametrize("package", ["tensorboard", "wandb"])
+def test_a_tracker_that_is_not_installed(
+    toy, package: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Oracle: one line with the option and the extra; no folder is made."""
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(ValueError, match=rf"--{package}: .*not installed.*\[{package}\]"):
+        Run.create("toy", toy.Config(), tmp_path / "run", **{package: True})
+    assert not (tmp_path / "run").exists()
+
+
+def test_files_cut_anywhere_are_whole_or_named(run: Run) -> None:
+    """Oracle: the files before they were cut, at every byte. Of the metrics the whole rows are left; a config is read
+    as it was or refused in one line that names it."""
+    for step in range(3):
+        run.log(step, {"loss": step / 3})
+    metrics = run.directory / "metrics.jsonl"
+    text, rows = metrics.read_bytes(), rows_of(run)
+    for size in range(len(text)):
+        metrics.write_bytes(text[:size])
+        whole = text[:size].count(b"\n") + (text[size : size + 1] == b"\n")
+        assert read_metrics(run.directory) == rows[:whole]
+    config = run.directory / "config.yaml"
+    text = config.read_bytes()
+    for size in range(len(text)):
+        config.write_bytes(text[:size])
+        try:
+            assert Run.resume(run.directory).config == run.config
+        except ValueError as error:
+            assert re.fullmatch(r".*config\.yaml.*", str(error))  # noqa: PT017
+
+
+@pytest.mark.parametrize("line", [b'{"step": 1e999}', b"[" * 100_000, b'{"step": "x"}', b"\xff\xfe", b"3"])
+def test_a_broken_row_is_named(run: Run, line: bytes) -> None:
+    """Oracle: the number of the line that was put in."""
+    run.log(0, {"loss": 1.0})
+    with (run.directory / "metrics.jsonl").open("ab") as file:
+        file.write(line + b"\n")
+    with pytest.raises(ValueError, match=r"metrics.jsonl, line 2: not a metrics row"):
+        run.truncate(0)
+
+
+def test_missing_rows_are_said(run: Run, capsys: pytest.CaptureFixture[str]) -> None:
+    """Oracle: the last row that is there, and the checkpoint's step."""
+    run.log(2, {"loss": 1.0})
+    run.truncate(4)
+    assert "ends with step 2: rows up to step 4 are missing" in capsys.readouterr().err
+
+
+def test_a_folder_in_which_a_start_failed_can_be_used(toy, tmp_path: Path) -> None:
+    """Oracle: empty folders and what a killed process was writing do not count as a run."""
+    (tmp_path / "run" / "checkpoints").mkdir(parents=True)
+    (tmp_path / "run" / ".config.yaml.abc.tmp").write_text("rec")
+    assert Run.create("toy", toy.Config(), tmp_path / "run").directory.is_dir()
 
 
 def test_replace_config_is_written(run: Run) -> None:

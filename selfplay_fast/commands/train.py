@@ -25,9 +25,13 @@ class TrainOptions:
     run_dir: Annotated[Path | None, optional("FOLDER")] = None
     """folder of the new run (default: runs/RECIPE-date-time)"""
     resume: Annotated[Path | None, optional("RUN")] = None
-    """continue the run in this folder with its own settings; only --steps may be given besides"""
+    """continue the run in this folder with its own settings; only --steps and --profile may be given besides"""
     tensorboard: bool = False
     """also write TensorBoard scalars into the run folder"""
+    wandb: bool = False
+    """also log to Weights & Biases; its own variables (WANDB_MODE=offline, WANDB_PROJECT, …) say where and how"""
+    profile: bool = False
+    """also write a trace of torch's profiler of the second and third step into the run folder"""
 
 
 def train(arguments: list[str]) -> None:
@@ -51,6 +55,10 @@ def train(arguments: list[str]) -> None:
     try:
         module.train(run.config, run)
         run.finish()
+    except FloatingPointError as error:
+        stopped = FloatingPointError(f"{error}; {_where_to_go_on(run)}")
+        run.fail(stopped.with_traceback(error.__traceback__))
+        raise stopped from error
     except BaseException as error:
         run.fail(error)
         if isinstance(error, KeyboardInterrupt):
@@ -61,6 +69,21 @@ def train(arguments: list[str]) -> None:
         raise
     finally:
         signal.signal(signal.SIGTERM, previous)
+
+
+def _where_to_go_on(run: Any) -> str:
+    """The last good checkpoint; the step that failed is the one after the last row."""
+    from ..learn.checkpoint import list_checkpoints
+    from ..report import read_metrics
+
+    saved = list_checkpoints(run.checkpoints)
+    if not saved:
+        return f"there is no checkpoint in {run.directory} yet"
+    rows = read_metrics(run.directory)
+    good = f"the last good checkpoint is {saved[-1]}"
+    if len(saved) > 1 and rows and saved[-1] == run.checkpoints / f"step-{rows[-1]['step']:06d}":
+        good += f" (the step began with it; the one before is {saved[-2].name})"
+    return good
 
 
 def _train_overview() -> str:
@@ -101,29 +124,38 @@ def _created(recipe_name: str, rest: list[str]) -> tuple[Any, types.ModuleType]:
 
     from ..run import Run
 
-    run = Run.create(recipe_name, config.resolved(), options.run_dir, tensorboard=options.tensorboard)
+    run = Run.create(
+        recipe_name,
+        config.resolved(),
+        options.run_dir,
+        tensorboard=options.tensorboard,
+        wandb=options.wandb,
+        profile=options.profile,
+    )
     return run, module
 
 
 def _resumed(directory: Path, recipe_name: str | None, rest: list[str]) -> tuple[Any, types.ModuleType]:
     from ..run import Run
 
-    run = Run.resume(directory)
+    run = Run.resume(directory, profile="--profile" in rest)
     if recipe_name not in (None, run.recipe):
         raise UsageError(f"{directory} is a run of {run.recipe!r}, not of {recipe_name!r}")
     module = configs.load_recipe(run.recipe)
     options, config = _parse_train(run.recipe, module, rest, TrainOptions(), run.config)
     if options.run_dir is not None:
         raise UsageError("--run-dir: a resumed run stays in its folder; leave it out")
-    for flag in ("--preset", "--tensorboard", "--no-tensorboard"):
+    for flag in ("--preset", "--tensorboard", "--no-tensorboard", "--wandb", "--no-wandb"):
         if any(argument.partition("=")[0] == flag for argument in rest):
-            raise UsageError(f"{flag}: a resumed run keeps its settings; only --steps can change")
+            raise UsageError(
+                f"{flag}: a resumed run keeps its settings; only --steps and --profile can be given"
+            )
     before, after = configs.config_to_dict(run.config), configs.config_to_dict(config)
     changed = [key for key in before if before[key] != after[key]]
     if changed and changed != ["steps"]:
         other = next(key for key in changed if key != "steps")
         raise UsageError(
-            f"--{other.replace('_', '-')}: a resumed run keeps its settings; only --steps can change"
+            f"--{other.replace('_', '-')}: a resumed run keeps its settings; only --steps and --profile can be given"
         )
     _check_config(config)
     if changed:

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from selfplay_fast._native import TokenTree
 from selfplay_fast.kernels.token_logprobs import token_logprobs
-from selfplay_fast.learn.losses import Surrogate, k2_kl
+from selfplay_fast.learn.losses import Surrogate, k2_kl, truncated_importance
 from selfplay_fast.learn.packing import TokenBatch
 from selfplay_fast.policies.language_model import LanguageModel
 from selfplay_fast.policies.prefix_forward import (
@@ -40,13 +40,17 @@ class Update:
 
     ``epochs`` passes over the batch, one optimizer step each. The log-probs of the first pass are the "old" ones
     of the ratio, as in the released SPIRAL code, which recomputes them with the learner. ``magnet`` is the
-    weight of a k2 KL penalty towards ``reference`` (see `recipes.spiral`). ``max_grad_norm`` clips.
+    weight of a k2 KL penalty towards ``reference`` (see `recipes.spiral`). ``max_grad_norm`` clips. ``max_importance``
+    weighs the loss of each token by `truncated_importance` with that limit; None: not at all. A loss beyond
+    ``max_loss`` has exploded.
     """
 
     loss: Surrogate
     epochs: int = 1
     max_grad_norm: float = 1.0
     magnet: float = 0.0
+    max_importance: float | None = None
+    max_loss: float = 1e6
     block_tokens: int = 128
     max_batch_tokens: int = 16384
 
@@ -57,6 +61,10 @@ class Update:
             raise ValueError(f"max_grad_norm: must be > 0, got {self.max_grad_norm}")
         if not self.magnet >= 0:
             raise ValueError(f"magnet: must be >= 0, got {self.magnet}")
+        if self.max_importance is not None and not self.max_importance > 0:
+            raise ValueError(f"max_importance: must be > 0, got {self.max_importance}")
+        if not self.max_loss > 0:
+            raise ValueError(f"max_loss: must be > 0, got {self.max_loss}")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -149,7 +157,7 @@ class _Pass:
         self.on_policy = old is None
         self.old = torch.zeros_like(self.advantages) if old is None else old
         self.reference = reference
-        self.loss = self.entropy = self.ratio = self.gap = self.magnet = 0.0
+        self.loss = self.entropy = self.ratio = self.magnet = 0.0
         self.tokens = 0
 
     def visit(self, tree: TokenTree, block: HiddenBlock, tokens: NDArray[np.int64], pair: Tensor) -> Tensor:
@@ -159,6 +167,9 @@ class _Pass:
         if self.on_policy:
             self.old[place] = logp.detach()
         terms = self.settings.loss(logp, self.old[place], self.advantages[place])
+        if self.settings.max_importance is not None:
+            limit = self.settings.max_importance
+            terms = truncated_importance(self.old[place], self.sampler[place], limit) * terms
         if self.reference is not None:
             pull = k2_kl(logp, self.reference[place])
             self.magnet += pull.detach()[weights > 0].sum().item()
@@ -172,8 +183,6 @@ class _Pass:
         self.tokens += int(trained.sum().item())
         self.entropy += entropy[trained].sum().item()
         self.ratio += (logp - self.old[place])[trained].exp().sum().item()
-        gap = (logp - self.sampler[place])[trained]
-        self.gap += (gap.exp() - gap - 1).sum().item()  # k3 estimate of KL(sampler || learner)
 
     def metrics(self) -> dict[str, float]:
         count = max(self.tokens, 1)
@@ -182,10 +191,36 @@ class _Pass:
         metrics = {
             "loss": self.loss,
             "entropy": self.entropy / count,
-            "sampler_kl": self.gap / count,
             "trained_tokens": float(self.tokens),
+            **_mismatch((self.old - self.sampler)[self.weights > 0]),
         }
         return metrics if self.reference is None else metrics | {"magnet_kl": self.magnet / count}
+
+
+def _fault(loss: float, norm: float, max_loss: float) -> str | None:
+    if not (np.isfinite(loss) and np.isfinite(norm)):
+        return f"loss {loss:g} or gradient norm {norm:g} is not finite"
+    if abs(loss) > max_loss:
+        return f"loss {loss:g} has exploded: it is beyond max_loss {max_loss:g}"
+    return None
+
+
+def _mismatch(gap: Tensor) -> dict[str, float]:
+    """gap = log p - log p_sampler [tokens]: how far the sampler is from the policy that learns; it should be nowhere.
+
+    The k3 estimate of KL(sampler || policy), percentiles of the ratio exp(gap), and the share of ratios outside
+    0.9 … 1.1.
+    """
+    if not len(gap):
+        return {}
+    ratio = gap.exp()
+    ordered = ratio.sort().values
+    ranks = {percent: round(percent / 100 * (len(gap) - 1)) for percent in (1, 50, 99)}
+    return {
+        "sampler_kl": (ratio - gap - 1).mean().item(),
+        **{f"sampler_ratio/p{percent}": ordered[rank].item() for percent, rank in ranks.items()},
+        "sampler_outside_share": ((ratio < 0.9) | (ratio > 1.1)).float().mean().item(),
+    }
 
 
 def update(
@@ -198,7 +233,7 @@ def update(
 ) -> dict[str, float]:
     """Improve the policy on one batch and return metrics, those of the first, on-policy pass where passes differ.
 
-    Raises FloatingPointError when a loss or gradient is not finite; that step is not taken.
+    Raises FloatingPointError when a loss or gradient is not finite or a loss exploded; that step is not taken.
     """
     if settings.magnet > 0 and reference is None:
         raise ValueError("reference: a magnet needs the policy it pulls towards")
@@ -219,11 +254,9 @@ def update(
         for group in groups:
             _each_block(model, group, settings.max_batch_tokens, batch_pass.visit)
         norm = torch.nn.utils.clip_grad_norm_(model.parameters(), settings.max_grad_norm).item()
-        if not (np.isfinite(batch_pass.loss) and np.isfinite(norm)):
+        if fault := _fault(batch_pass.loss, norm, settings.max_loss):
             optimizer.zero_grad(set_to_none=True)
-            raise FloatingPointError(
-                f"loss {batch_pass.loss} or gradient norm {norm} is not finite; the step was not taken"
-            )
+            raise FloatingPointError(f"{fault}; the step was not taken")
         optimizer.step()
         policy.version += 1
         old = batch_pass.old

@@ -10,7 +10,6 @@ learning rate. `magnet` adds entropy-regularised self-play (magnetic mirror desc
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
@@ -84,6 +83,10 @@ class Config(RecipeConfig):
     """optimizer steps per iteration over the same batch"""
     max_grad_norm: float = 1.0
     """gradient clipping"""
+    max_importance: float | None = None
+    """weigh each token by min(p of the learner / p of the sampler, this); None: not, as in the paper"""
+    max_loss: float = 1e6
+    """a loss beyond it has exploded, and the run stops"""
     invalid_reward: float = -1.5
     """return of a player whose reply is refused"""
     invalid_other: float = 0.5
@@ -134,8 +137,8 @@ class Config(RecipeConfig):
             value = getattr(self, name)
             if value is not None and not 0 <= value < float("inf"):
                 raise ValueError(f"{name}: must be a number and not negative, got {value}")
-        for name in ("clip", "max_grad_norm", "eval_top_p"):
-            if not getattr(self, name) > 0:
+        for name in ("clip", "max_grad_norm", "eval_top_p", "max_importance", "max_loss"):
+            if getattr(self, name) is not None and not getattr(self, name) > 0:
                 raise ValueError(f"{name}: must be above 0, got {getattr(self, name)}")
         for name in ("baseline_decay", "discount", "eval_top_p"):
             if not 0 <= getattr(self, name) <= 1:
@@ -222,67 +225,74 @@ def train(config: Config, run: Run) -> None:
     counts = [max(1, round(share / mean_turns(game))) for game in config.games]
     for step in run.steps(config.total_steps, start=state.step):
         left = 1 - (step - 1) / config.total_steps
-        began = time.perf_counter()
-        episodes = _play(config, policy, counts, derive_seed(config.seed, step))
-        played = time.perf_counter()
-        if config.advantage == "role_conditioned":
-            advantages, baseline = role_conditioned_advantages(
-                episodes, baseline, order=config.baseline_order, discount=config.discount
+        with run.phase("rollout"):
+            episodes = _play(config, policy, counts, derive_seed(config.seed, step))
+        with run.phase("advantages"):
+            if config.advantage == "role_conditioned":
+                advantages, baseline = role_conditioned_advantages(
+                    episodes, baseline, order=config.baseline_order, discount=config.discount
+                )
+            else:
+                advantages = undiscounted_returns(episodes)
+            batch = pack(
+                episodes,
+                advantages,
+                token_normaliser=config.loss_length,
+                skip_zero_advantages=not config.magnet,  # the magnet pulls on every sample
             )
-        else:
-            advantages = undiscounted_returns(episodes)
-        batch = pack(
-            episodes,
-            advantages,
-            token_normaliser=config.loss_length,
-            skip_zero_advantages=not config.magnet,  # the magnet pulls on every sample
-        )
         settings = Update(
             loss=ppo_clip_loss(config.clip),
             epochs=config.inner_epochs,
             max_grad_norm=config.max_grad_norm,
             magnet=config.magnet_weight * (1 + 2 * left) / 3 if config.magnet else 0.0,
+            max_importance=config.max_importance,
+            max_loss=config.max_loss,
         )
         for group in optimizer.param_groups:
             group["lr"] = config.initial_learning_rate * (
                 0.1 + 0.9 * left if config.learning_rate_decay == "linear" else 1
             )
-        metrics = update(policy, optimizer, batch, settings, reference=reference)
-        ended = time.perf_counter()
+        with run.phase("update"):
+            metrics = update(policy, optimizer, batch, settings, reference=reference)
+        seconds = run.seconds("rollout", "advantages", "update")
         metrics |= episode_metrics(episodes) | {
-            "samples_per_s": batch.num_samples / (ended - began),
-            "tokens_per_s": batch.num_tokens / (ended - began),
-            "rollout_s": played - began,
-            "update_s": ended - played,
+            "samples_per_s": batch.num_samples / seconds,
+            "tokens_per_s": batch.num_tokens / seconds,
         }
         last = step == config.total_steps
         if last or step % config.eval_every == 0:
-            metrics |= _evaluate(config, policy, opponents, full=last)
+            with run.phase("evaluation"):
+                metrics |= _evaluate(config, policy, opponents, full=last)
         run.log(step, metrics, episodes, advantages)
         if last or step % config.checkpoint_every == 0:
-            checkpoint.save_checkpoint(
-                run.checkpoints, policy, optimizer, checkpoint.TrainState(step=step, baseline=baseline)
-            )
+            with run.phase("checkpoint"):
+                checkpoint.save_checkpoint(
+                    run.checkpoints, policy, optimizer, checkpoint.TrainState(step=step, baseline=baseline)
+                )
 
 
 def _start(
     config: Config, run: Run, opponents: Mapping[str, Policy]
 ) -> tuple[LanguageModel, torch.optim.Optimizer, checkpoint.TrainState]:
     """The newest checkpoint, or a fresh policy, evaluated and saved as step 0."""
-    saved = checkpoint.list_checkpoints(run.checkpoints)
-    if saved:
-        policy, tensors, state = checkpoint.load_checkpoint(saved[-1], device=config.device)
+    saved = checkpoint.load_newest(run.checkpoints, run.note, device=config.device)
+    if saved is not None:
+        policy, tensors, state = saved
         optimizer = _optimizer(config, policy)
         checkpoint.restore_optimizer(optimizer, tensors)
         run.truncate(state.step)
         return policy, optimizer, state
     run.truncate(-1)
-    policy = load_policy(config, run.status)
+    with run.phase("start"):
+        policy = load_policy(config, run.status)
     optimizer = _optimizer(config, policy)
     state = checkpoint.TrainState(step=0, baseline=RoleBaseline(decay=config.baseline_decay))
     run.status("evaluating the policy to start from")
-    run.log(0, _evaluate(config, policy, opponents, full=True))
-    checkpoint.save_checkpoint(run.checkpoints, policy, optimizer, state)
+    with run.phase("evaluation"):
+        metrics = _evaluate(config, policy, opponents, full=True)
+    run.log(0, metrics)
+    with run.phase("checkpoint"):
+        checkpoint.save_checkpoint(run.checkpoints, policy, optimizer, state)
     return policy, optimizer, state
 
 

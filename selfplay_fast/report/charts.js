@@ -31,7 +31,7 @@
     if (size < 1e-12) return "0";
     if (size >= 1e6) return `${+(value / 1e6).toPrecision(3)}M`;
     if (size >= 1e4) return `${+(value / 1e3).toPrecision(3)}k`;
-    if (size < 1e-3 || step < 1e-4) return value.toExponential(1);
+    if (size < 1e-3 || step < 1e-6) return value.toExponential(1);
     const digits = Math.max(0, -Math.floor(Math.log10(step) + 1e-9) + (Math.abs(step / 10 ** Math.floor(Math.log10(step)) - 2.5) < 1e-6 ? 1 : 0));
     return value.toFixed(digits);
   };

@@ -64,6 +64,18 @@ def sections(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     learning = []
     for key in _LEARNING:
         learning += chart(_TITLES[key], [(key, _TITLES[key].lower())])
+    ratios = [(key, key.partition("/")[2]) for key in keys if key.startswith("sampler_ratio/")]
+    learning += chart("KL(sampler || learner)", [("sampler_kl", "k3")], "0 where both compute the same")
+    learning += chart(
+        "Probability: learner / sampler", ratios, "percentiles over the step's tokens; 1 is right"
+    )
+    outside = [("sampler_outside_share", "outside 0.9 … 1.1")]
+    learning += chart(
+        "Tokens on which they differ", outside, "share of ratios outside 0.9 … 1.1", percent=True
+    )
+    learning += chart("Seconds per step", [(key, _pretty(key)) for key in keys if summary.is_phase(key)])
+    memory = [("peak_memory_mib", "process"), ("gpu_peak_memory_mib", "GPU")]
+    learning += chart("Peak memory, MiB", memory)
     more = []
     for title, group in _families(keys, used).items():
         percent = all(summary.is_share(key) for key in group)
@@ -79,8 +91,6 @@ def _families(keys: Sequence[str], used: set[str]) -> dict[str, list[str]]:
         if key not in used:
             parts = key.split("/")
             title = ": ".join(_pretty(part) for part in (parts[:-1] if len(parts) > 2 else parts))
-            if key.endswith("_s") and len(parts) == 1:
-                title = "Seconds per step"
             families.setdefault(title, []).append(key)
     return families
 

@@ -15,6 +15,7 @@ METRICS = "metrics.jsonl"
 EPISODES = "episodes"
 CHECKPOINTS = "checkpoints"
 TENSORBOARD = "tensorboard"
+PROFILE = "profile"
 REPORT = "report.html"
 
 Row = dict[str, Any]
@@ -28,14 +29,19 @@ def read_config(run_dir: Path) -> dict[str, Any]:
     if not path.is_file():
         raise ValueError(f"no run at {run_dir}: it has no {CONFIG}")
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        text = path.read_text(encoding="utf-8")
+        content = yaml.safe_load(text)
+    except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
         raise ValueError(f"{path}: not valid YAML ({' '.join(str(error).split())})") from None
+    if not text.endswith("\n"):  # its last value may be half of one
+        raise ValueError(f"{path}: the last line does not end; see that it is whole and end it")
     if not isinstance(content, dict):
         raise ValueError(f"{path}: expected 'key: value' lines")
     for key in ("recipe", "config"):
         if key not in content:
             raise ValueError(f"{path}: missing key {key!r}")
+    if not isinstance(content["recipe"], str):
+        raise ValueError(f"{path}: recipe: expected a name, got {content['recipe']!r}")
     return content
 
 
@@ -56,7 +62,7 @@ def read_metrics(run_dir: Path) -> list[Row]:
         try:
             row = json.loads(line)
             step = int(row["step"])
-        except (ValueError, KeyError, TypeError):
+        except (ValueError, KeyError, TypeError, OverflowError, RecursionError):
             if number == len(lines):  # no newline after it: half-written when the process died
                 break
             raise ValueError(f"{path}, line {number}: not a metrics row; remove the line") from None

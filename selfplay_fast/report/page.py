@@ -56,12 +56,14 @@ def render(run_dir: Path) -> str:
         lstrip_blocks=True,
     )
     environment.filters["measure"] = summary.format_value
+    environment.filters["duration"] = summary.format_seconds
     return environment.get_template("page.html.j2").render(
         recipe=config["recipe"],
         name=run_dir.resolve().name,
         facts=_facts(config, rows),
         config=_config_items(config["config"]),
         changes=_by_game(changes),
+        phases=summary.phases(rows),
         doubt=summary.DOUBT if any(change.doubtful for change in changes) else None,
         first_step=rows[0]["step"] if rows else None,
         last_step=rows[-1]["step"] if len(rows) > 1 else None,
@@ -135,9 +137,11 @@ def _facts(config: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]) -> list
     facts = [("steps", f"{rows[-1]['step']:,}" if rows else "none yet")]
     seconds = summary.number(rows[-1].get("time_s")) if rows else None
     if seconds is not None:
-        minutes, second = divmod(round(seconds), 60)
-        hours, minute = divmod(minutes, 60)
-        facts.append(("time", f"{hours} h {minute} min" if hours else f"{minute} min {second} s"))
+        facts.append(("time", summary.format_seconds(seconds)))
+    for key, name in (("peak_memory_mib", "peak memory"), ("gpu_peak_memory_mib", "peak memory, GPU")):
+        peaks = [value for row in rows if (value := summary.number(row.get(key))) is not None]
+        if peaks:
+            facts.append((name, f"{max(peaks):,.0f} MiB"))
     settings = config["config"] if isinstance(config["config"], Mapping) else {}
     for key in ("model", "games", "seed"):
         if settings.get(key) is not None:

@@ -72,7 +72,7 @@ def is_error(key: str) -> bool:
 
 def is_share(key: str) -> bool:
     """Whether a metric is a share between 0 and 1, shown in percent."""
-    return key.endswith(("_rate", "_mass")) or "not_lost" in key or "_rate_vs_" in key
+    return key.endswith(("_rate", "_mass", "_share")) or "not_lost" in key or "_rate_vs_" in key
 
 
 def is_seat(key: str) -> bool:
@@ -104,6 +104,34 @@ def label(key: str) -> str:
     ):
         key = key.replace(raw, words)
     return key.replace("_", " ")
+
+
+def phases(rows: Sequence[Mapping[str, Any]]) -> list[tuple[str, float, float]]:
+    """(phase, its seconds in all rows, its share of all phases), the longest first; speeds are not phases."""
+    totals: dict[str, float] = {}
+    for row in rows:
+        for key, value in row.items():
+            if is_phase(key):
+                totals[key.removesuffix("_s")] = totals.get(key.removesuffix("_s"), 0.0) + (
+                    number(value) or 0.0
+                )
+    whole = sum(totals.values())
+    ordered = sorted(totals.items(), key=lambda item: -item[1])
+    return [(name, seconds, seconds / whole) for name, seconds in ordered if whole > 0]
+
+
+def is_phase(key: str) -> bool:
+    """Whether a metric holds the seconds of one phase of the work."""
+    return key.endswith("_s") and not key.endswith("_per_s") and key != "time_s" and "/" not in key
+
+
+def format_seconds(seconds: float) -> str:
+    """A time as people say it: `0.42 s`, `38 s`, `12 min 5 s`, `3 h 20 min`."""
+    if seconds < 10:
+        return f"{seconds:.2f} s"
+    minutes, second = divmod(round(seconds), 60)
+    hours, minute = divmod(minutes, 60)
+    return f"{hours} h {minute} min" if hours else f"{minute} min {second} s" if minute else f"{second} s"
 
 
 def format_value(key: str, value: float | None, error: float | None = None) -> str:

@@ -47,13 +47,15 @@ class _Remaining(ProgressColumn):
     """Time left at the average speed of the last steps, hours hidden until needed."""
 
     def render(self, task: Task) -> Text:
-        seconds = task.time_remaining
-        if task.finished or seconds is None:
-            return Text("eta  --:--" if not task.finished else "", style="progress.remaining")
-        minutes, second = divmod(int(seconds), 60)
-        hour, minute = divmod(minutes, 60)
-        clock = f"{hour}:{minute:02d}:{second:02d}" if hour else f"{minute:02d}:{second:02d}"
-        return Text(f"eta {clock:>6}", style="progress.remaining")
+        return Text("" if task.finished else f"eta {_time_left(task):>6}", style="progress.remaining")
+
+
+def _time_left(task: Task) -> str:
+    if task.time_remaining is None:
+        return "--:--"
+    minutes, second = divmod(int(task.time_remaining), 60)
+    hour, minute = divmod(minutes, 60)
+    return f"{hour}:{minute:02d}:{second:02d}" if hour else f"{minute:02d}:{second:02d}"
 
 
 class Display:
@@ -80,6 +82,10 @@ class Display:
             return
         self._start_live()
         self._refresh()
+
+    def note(self, text: str) -> None:
+        """Write a line that stays, above what is live."""
+        self._console.print(text, markup=False, soft_wrap=True)
 
     def begin(self, total: int, done: int) -> None:
         """Start the bar at `done` of `total` steps."""
@@ -172,6 +178,7 @@ class Display:
         parts = [
             f"step {step}/{int(task.total or 0)}",
             f"{now - self._started:.0f} s",
+            *([] if task.finished else [f"eta {_time_left(task)}"]),
             *_common_metrics(self._latest),
         ]
         parts += [f"{name}: {', '.join(_game_metrics(self._latest, name))}" for name in games([self._latest])]
@@ -183,8 +190,9 @@ def _common_metrics(row: Mapping[str, float]) -> list[str]:
     for key, name in (("loss", "loss"), ("entropy", "entropy"), ("grad_norm", "grad norm")):
         if key in row:
             shown.append(f"{name} {row[key]:.3g}")
-    if number(row.get("tokens_per_s")) is not None:
-        shown.append(f"{row['tokens_per_s']:,.0f} tokens/s")
+    for key, unit in (("tokens_per_s", "tokens/s"), ("samples_per_s", "samples/s")):
+        if number(row.get(key)) is not None:
+            shown.append(f"{row[key]:,.0f} {unit}")
     return shown
 
 

@@ -121,8 +121,24 @@ def test_a_full_disk_leaves_the_earlier_checkpoint(
     assert load_checkpoint(path)[2].step == 2
 
 
+def test_weights_that_are_not_finite_are_not_saved(toy_policy, tmp_path: Path) -> None:
+    """Oracle: one weight set to infinity: the step is named and the folder stays as it was."""
+    path = save_checkpoint(tmp_path, toy_policy, adamw(toy_policy), state_of(2))
+    with torch.no_grad():
+        next(toy_policy.model.parameters()).view(-1)[7] = float("inf")
+    with pytest.raises(FloatingPointError, match="step 4: a weight is not finite"):
+        save_checkpoint(tmp_path, toy_policy, adamw(toy_policy), state_of(4))
+    assert list(tmp_path.iterdir()) == [path]
+
+
 def cut(path: Path) -> None:
     path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+
+
+def flip(path: Path) -> None:
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
 
 
 def without(key: str) -> Callable[[Path], None]:
@@ -149,6 +165,12 @@ DAMAGE = {
     "state gone": ("state.json", Path.unlink),
     "state is not an object": ("state.json", lambda path: path.write_text("[2]")),
     "state is not text": ("state.json", lambda path: path.write_bytes(b"\xff\xfe{}")),
+    "one bit of the weights": ("model/model.safetensors", flip),
+    "one bit of the optimizer": ("optimizer.safetensors", flip),
+    "one bit of the state": ("state.json", flip),
+    "sums cut": ("files.json", cut),
+    "sums gone": ("files.json", Path.unlink),
+    "sums are a list": ("files.json", lambda path: path.write_text("[]")),
     "step missing": ("state.json", without("step")),
     "baseline missing": ("state.json", without("baseline")),
 }

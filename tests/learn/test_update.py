@@ -1,5 +1,7 @@
 """Oracle: plain autograd with one forward pass per sequence."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -169,6 +171,54 @@ def test_not_finite_is_refused_and_weights_stay(toy_policy, toy_texts):
     optimizer = torch.optim.SGD(toy_policy.model.parameters(), lr=1.0)
     with pytest.raises(FloatingPointError, match="not finite"):
         update(toy_policy, optimizer, batch, Update(loss=ppo_clip_loss()))
+    for parameter, value in zip(toy_policy.model.parameters(), before, strict=True):
+        assert torch.equal(parameter, value)
+
+
+def test_the_mismatch_of_sampler_and_learner(toy_policy, toy_texts):
+    """Oracle: numpy on gaps put in by hand: k3, percentiles by rank, and the share outside 0.9 … 1.1."""
+    batch = make_batch(toy_policy, toy_texts)
+    exact = batch.sampler_logprobs.copy()
+    gaps = np.random.default_rng(0).normal(scale=0.1, size=len(exact)).astype(np.float32)
+    batch.sampler_logprobs[:] = exact - gaps
+    batch.weights[::7] = 0
+    optimizer = torch.optim.SGD(toy_policy.model.parameters(), lr=0.0)
+    metrics = update(toy_policy, optimizer, batch, Update(loss=ppo_clip_loss()))
+    ratio = np.exp(gaps[batch.weights > 0])
+    assert metrics["sampler_kl"] == pytest.approx((ratio - np.log(ratio) - 1).mean(), rel=1e-3)
+    for percent in (1, 50, 99):
+        wanted = np.percentile(ratio, percent, method="nearest")
+        assert metrics[f"sampler_ratio/p{percent}"] == pytest.approx(wanted, abs=1e-4)
+    assert metrics["sampler_outside_share"] == pytest.approx(((ratio < 0.9) | (ratio > 1.1)).mean(), abs=0.02)
+    assert metrics["sampler_outside_share"] > 0.2
+
+
+@pytest.mark.parametrize("limit", [0.7, 1.2, 100.0])
+def test_truncated_importance_weighs_every_token(toy_policy, toy_texts, limit):
+    """Oracle: the gradient of plain autograd with min(p_old / p_sampler, limit) times the advantages."""
+    batch = make_batch(toy_policy, toy_texts)
+    gaps = np.random.default_rng(0).normal(scale=0.5, size=len(batch.weights)).astype(np.float32)
+    batch.sampler_logprobs[:] -= gaps
+    plain = replace(batch, advantages=batch.advantages * np.minimum(np.exp(gaps), limit))
+    want = plain_gradients(toy_policy, plain)
+    settings = Update(loss=ppo_clip_loss(), max_grad_norm=1e9, max_importance=limit)
+    update(toy_policy, torch.optim.SGD(toy_policy.model.parameters(), lr=0.0), batch, settings)
+    for parameter, gradient in zip(toy_policy.model.parameters(), want, strict=True):
+        assert (parameter.grad - gradient).abs().max() <= 2e-5 * max(1e-3, gradient.abs().max())
+
+
+def test_an_exploded_loss_is_refused_and_weights_stay(toy_policy, toy_texts):
+    """Oracle: advantages of 1e9 give a finite loss beyond the limit: its size is named and no weight changes."""
+    batch = make_batch(toy_policy, toy_texts)
+    batch.advantages[:] = 1e9
+    before = [parameter.detach().clone() for parameter in toy_policy.model.parameters()]
+    with pytest.raises(FloatingPointError, match=r"loss -\d.*e\+0\d has exploded.*max_loss 1e\+06"):
+        update(
+            toy_policy,
+            torch.optim.SGD(toy_policy.model.parameters(), lr=1.0),
+            batch,
+            Update(loss=ppo_clip_loss()),
+        )
     for parameter, value in zip(toy_policy.model.parameters(), before, strict=True):
         assert torch.equal(parameter, value)
 

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -17,7 +18,6 @@ from selfplay_fast.config import config_to_dict
 from selfplay_fast.learn.checkpoint import list_checkpoints, load_checkpoint
 from selfplay_fast.recipes import spiral
 
-TIMINGS = ("time_s", "rollout_s", "update_s", "samples_per_s", "tokens_per_s")
 # All that a step depends on changes from step to step: legal replies, evaluation games, the falling rate, moments.
 RUN = (
     "train spiral --games kuhn_poker --steps 6 --samples-per-step 40 --learning-rate 5e-5 --inner-epochs 2 --magnet"
@@ -55,10 +55,13 @@ cli.main(sys.argv[2:])
 
 
 def read_rows(run: Path) -> list[dict[str, float]]:
-    """The whole rows of a run's metrics, without timings."""
+    """The whole rows of a run's metrics, without times, speeds and memory."""
     path = run / "metrics.jsonl"
     lines = path.read_text().split("\n")[:-1] if path.exists() else []
-    return [{key: value for key, value in json.loads(line).items() if key not in TIMINGS} for line in lines]
+    return [
+        {key: value for key, value in json.loads(line).items() if not key.endswith(("_s", "_mib"))}
+        for line in lines
+    ]
 
 
 def files(run: Path) -> dict[str, bytes]:
@@ -152,6 +155,7 @@ def test_not_a_number_stops_the_run(
         assert main([*RUN.split(), str(run)]) == 2
     last = capsys.readouterr().err.splitlines()[-1]
     assert last.startswith("selfplay-fast: error: loss nan")
+    assert f"the last good checkpoint is {run}/checkpoints/step-000004 (the step began with it" in last
     assert read_rows(run) == read_rows(uninterrupted)[:5]
     newest = list_checkpoints(run / "checkpoints")[-1]
     assert (newest.name, load_checkpoint(newest)[2].step) == ("step-000004", 4)
@@ -168,10 +172,68 @@ def test_an_absurd_learning_rate_stops_the_run(tmp_path: Path, capsys: pytest.Ca
     )
     run = tmp_path / "run"
     assert main([*RUN.split(), str(run), *settings.split()]) == 2
-    assert "not finite" in capsys.readouterr().err.splitlines()[-1]
+    last = capsys.readouterr().err.splitlines()[-1]
+    assert "not finite" in last
+    assert f"the last good checkpoint is {run}/checkpoints/step-000000" in last
     (saved,) = list_checkpoints(run / "checkpoints")
     weights = load_checkpoint(saved)[0].model.state_dict()
     assert all(bool(value.isfinite().all()) for value in weights.values())
+
+
+def test_an_exploding_loss_stops_the_run(
+    uninterrupted: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Oracle: the same run stops at the first step whose logged loss is beyond the limit, its size and the last good
+    checkpoint named, and the rows before are the same."""
+    losses = [abs(row["loss"]) for row in read_rows(uninterrupted)[1:]]
+    limit = sorted(losses)[-1] * 0.999
+    run = tmp_path / "run"
+    assert main([*RUN.split(), str(run), "--max-loss", str(limit)]) == 2
+    last = capsys.readouterr().err.splitlines()[-1]
+    assert "has exploded" in last
+    assert "the last good checkpoint is" in last
+    stopped = losses.index(max(losses)) + 1
+    assert read_rows(run) == read_rows(uninterrupted)[:stopped]
+
+
+def test_a_damaged_checkpoint_is_passed_over(
+    uninterrupted: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Oracle: the uninterrupted run. One bit of the newest checkpoint's weights is flipped: the run says so, keeps the
+    folder under another name, and goes on from the one before to the same digits. Without any good one nothing changes.
+    """
+    run = tmp_path / "run"
+    shutil.copytree(uninterrupted, run)
+    weights = run / "checkpoints" / "step-000006" / "model" / "model.safetensors"
+    flipped = bytearray(weights.read_bytes())
+    flipped[-1000] ^= 1
+    weights.write_bytes(flipped)
+    assert main(["train", "--resume", str(run)]) == 0
+    shown = capsys.readouterr().err
+    assert "step-000006 is damaged or incomplete: model/model.safetensors is not what was written" in shown
+    assert "goes on from step-000004" in shown
+    assert (run / "checkpoints" / "step-000006.damaged").is_dir()
+    assert read_rows(run) == read_rows(uninterrupted)
+    assert files(run) == files(uninterrupted)
+    for checkpoint in list_checkpoints(run / "checkpoints"):
+        (checkpoint / "state.json").write_text("{")
+    before = sorted(run.rglob("*"))
+    assert main(["train", "--resume", str(run)]) == 2
+    assert "no earlier checkpoint can be read either" in capsys.readouterr().err.splitlines()[-1]
+    assert [path for path in sorted(run.rglob("*")) if path.name != "error.txt"] == before
+
+
+def test_importance_changes_what_is_learned(uninterrupted: Path, tmp_path: Path) -> None:
+    """Oracle: a limit far below every ratio scales the loss of the first step by exactly that; the default is the run
+    without it."""
+    run = tmp_path / "run"
+    assert main([*RUN.split(), str(run), "--max-importance", "0.5", "--steps", "1", "--no-magnet"]) == 0
+    plain = tmp_path / "plain"
+    assert main([*RUN.split(), str(plain), "--steps", "1", "--no-magnet"]) == 0
+    halved, full = read_rows(run)[1], read_rows(plain)[1]
+    assert halved["loss"] == pytest.approx(full["loss"] / 2, rel=1e-5)
+    assert full["sampler_outside_share"] == 0
+    assert 0.9 < full["sampler_ratio/p1"] <= full["sampler_ratio/p50"] <= full["sampler_ratio/p99"] < 1.1
 
 
 LEARN = (
@@ -239,7 +301,8 @@ def test_defaults_that_depend_on_other_settings_are_written_out(
     """Oracle: the help texts of the two options. A run keeps the numbers, whatever a later version's defaults are."""
     resolved = spiral.Config(**options).resolved()
     assert (resolved.steps, resolved.learning_rate) == (steps, learning_rate)
-    assert None not in config_to_dict(resolved).values()
+    unset = [name for name, value in config_to_dict(resolved).items() if value is None]
+    assert unset == ["max_importance"]  # None is its value
 
 
 def test_the_paper_preset_is_the_papers() -> None:
@@ -305,6 +368,8 @@ class _OneWeight:
         ("--temperature 0", "temperature"),
         ("--clip 0", "clip"),
         ("--max-grad-norm 0", "max_grad_norm"),
+        ("--max-importance 0", "max_importance"),
+        ("--max-loss -1", "max_loss"),
         ("--baseline-decay 1.5", "baseline_decay"),
         ("--discount 2", "discount"),
         ("--learning-rate inf", "learning_rate"),

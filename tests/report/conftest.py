@@ -21,6 +21,8 @@ def _row(step: int, steps: int, noise: random.Random) -> dict:
             "tokens_per_s": 11000.0,
         }
         row |= {"samples_per_s": noise.gauss(400, 10), "rollout_s": 0.4, "update_s": 0.6}
+        row |= {"sampler_ratio/p1": 0.98, "sampler_ratio/p50": 1.0, "sampler_ratio/p99": 1.03}
+        row |= {"sampler_outside_share": 0.001, "peak_memory_mib": 700.0 + step}
     for game in ("kuhn_poker", "tic_tac_toe", "negotiation"):
         row[f"{game}/legal_rate"] = 1 - 0.1 * math.exp(-5 * t)
         row[f"{game}/return/player_0"] = 0.2 * t + noise.gauss(0, 0.08)
