@@ -90,8 +90,10 @@ def write_atomic(path: Path, text: str) -> None:
             os.fsync(file.fileno())
         os.chmod(temporary, 0o644)
         os.replace(temporary, path)
-    except BaseException:
+    except BaseException as error:
         Path(temporary).unlink(missing_ok=True)
+        if isinstance(error, OSError) and error.errno:  # of a full disk it does not say which file
+            raise OSError(error.errno, error.strerror, str(path)) from error
         raise
 
 

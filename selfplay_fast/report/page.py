@@ -37,6 +37,8 @@ def write_report(run_dir: Path) -> Path:
     try:
         temporary.write_text(page, encoding="utf-8")
         temporary.replace(path)
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, str(path)) from error
     finally:
         temporary.unlink(missing_ok=True)
     return path

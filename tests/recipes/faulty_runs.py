@@ -90,11 +90,12 @@ class Faults:
         self._serialize(tensors, path, metadata)
 
 
-def child(request: dict[str, Any], errors: str, log_path: str) -> None:
+def child(request: dict[str, Any], errors: int, log_path: str) -> None:
     """Run the command line and end the process with its exit code."""
     code = 99
     try:
-        os.dup2(os.open(errors, os.O_WRONLY | os.O_CREAT), 2)
+        signal.alarm(120)  # a process that hangs is a failure, too
+        os.dup2(errors, 2)
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
         os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
         sys.stderr = os.fdopen(2, "w", buffering=1)
@@ -124,15 +125,20 @@ def main() -> None:
     for line in sys.stdin:
         request = json.loads(line)
         with tempfile.TemporaryDirectory() as scratch:
-            errors, log_path = f"{scratch}/stderr", f"{scratch}/log"
+            # No file holds what the process says, and none its operations where files are limited.
+            log_path = f"{scratch}/log" if request.get("limit") is None else os.devnull
+            reading, writing = os.pipe()
             pid = os.fork()
             if pid == 0:
-                child(request, errors, log_path)
+                child(request, writing, log_path)
+            os.close(writing)
+            with open(reading, errors="replace") as pipe:
+                said = pipe.read()
             _, status = os.waitpid(pid, 0)
             operations = Path(log_path).read_text().splitlines() if os.path.exists(log_path) else []
             answer = {
                 "status": os.waitstatus_to_exitcode(status),
-                "stderr": Path(errors).read_text(),
+                "stderr": said,
                 "operations": operations,
             }
         print(json.dumps(answer), flush=True)
