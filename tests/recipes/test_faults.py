@@ -135,6 +135,7 @@ def test_what_is_compared_is_not_constant(whole: Path) -> None:
     ]
 
 
+@pytest.mark.long
 def test_one_step_killed_at_each_of_50_changes_to_files(
     live: Callable[..., Answer], whole: Path, two_steps: Path, tmp_path: Path
 ) -> None:
@@ -158,6 +159,7 @@ def test_one_step_killed_at_each_of_50_changes_to_files(
         assert any(name.startswith(kind) for name in tried), kind
 
 
+@pytest.mark.long
 def test_a_run_killed_in_each_of_its_120_lives(
     live: Callable[..., Answer], whole: Path, tmp_path: Path
 ) -> None:
@@ -168,6 +170,7 @@ def test_a_run_killed_in_each_of_its_120_lives(
     assert_same(run, whole)
 
 
+@pytest.mark.long
 def test_one_step_with_a_full_disk_at_each_of_40_changes_to_files(
     live: Callable[..., Answer], whole: Path, two_steps: Path, tmp_path: Path
 ) -> None:
