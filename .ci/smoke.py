@@ -37,13 +37,24 @@ ours = token_logprobs.token_logprobs(hidden, weight, targets)
 reference = torch.log_softmax(hidden @ weight.T, dim=-1).gather(-1, targets[:, None])[:, 0]
 torch.testing.assert_close(ours, reference)
 
-# The extras "integrations" and "trl", and verl.
-foreign = {"gymnasium", "pettingzoo", "open_spiel", "pyspiel", "textarena", "trl", "verl"}
+# The extras "integrations", "trl" and "server", and verl.
+foreign = {
+    "gymnasium",
+    "pettingzoo",
+    "open_spiel",
+    "pyspiel",
+    "textarena",
+    "trl",
+    "verl",
+    "httpx2",
+    "tenacity",
+}
 for module_info in walk_packages(spf.__path__, "selfplay_fast."):  # what the package imports is declared
     try:
         import_module(module_info.name)
     except ModuleNotFoundError as error:
-        integration = error.name in foreign and ".integrations." in module_info.name
+        of_extras = (".integrations.", ".policies.endpoint", ".policies.openai_server")
+        integration = error.name in foreign and any(part in module_info.name for part in of_extras)
         device_code = error.name == "triton" and ".kernels._" in module_info.name  # of the extra "triton"
         if not integration and not device_code:
             raise

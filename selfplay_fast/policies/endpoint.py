@@ -21,9 +21,10 @@ try:
     import httpx2
     import tenacity
 except ImportError as error:
-    raise ImportError(
+    raise ModuleNotFoundError(
         f"a server as a policy needs Python 3.11 and httpx2 and tenacity ({error}): "
-        "pip install -c constraints.txt -e '.[server]'"
+        "pip install -c constraints.txt -e '.[server]'",
+        name=error.name,
     ) from error
 
 T = TypeVar("T")
