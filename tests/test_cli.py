@@ -122,7 +122,9 @@ def test_train_stopped_and_resumed(capsys: pytest.CaptureFixture[str]) -> None:
 def test_train_fails_in_one_line_and_keeps_the_run(refused: Callable[..., str], capsys) -> None:
     """Oracle: the recipe's own message as the last line, the traceback in error.txt, the rows kept."""
     assert main(["train", "toy", "--fail", "nan", "--run-dir", "r"]) == 2
-    assert capsys.readouterr().err.splitlines()[-1] == "selfplay-fast: error: loss is NaN at step 2"
+    assert capsys.readouterr().err.splitlines()[-1] == (
+        "selfplay-fast: error: loss is NaN at step 2; there is no checkpoint in r yet"
+    )
     assert "FloatingPointError" in Path("r/error.txt").read_text()
     assert len(Path("r/metrics.jsonl").read_text().splitlines()) == 3
     assert main(["train", "toy", "--fail", "bug", "--run-dir", "r2"]) == 1

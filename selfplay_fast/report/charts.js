@@ -2,7 +2,7 @@
 // Line charts as SVG: nice axes, gaps where a value is not a number, error bars, smoothing, values on hover.
 (() => {
   const SVG = "http://www.w3.org/2000/svg";
-  const HEIGHT = 210, LEFT = 48, RIGHT = 10, TOP = 8, BOTTOM = 24;
+  const HEIGHT = 210, LEFT = 60, RIGHT = 10, TOP = 8, BOTTOM = 24;
   const COLORS = 6, SMOOTH_FROM = 30;
 
   const html = (tag, className, text) => {
