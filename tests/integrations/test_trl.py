@@ -414,13 +414,13 @@ def test_other_versions_are_refused(version: str, monkeypatch: pytest.MonkeyPatc
         spec.loader.exec_module(importlib.util.module_from_spec(spec))
 
 
-def test_nothing_else_imports_trl() -> None:
+def test_nothing_else_imports_trl(tmp_path: Path) -> None:
     """Oracle: sys.modules of a fresh interpreter."""
     code = (
         "import sys, selfplay_fast, selfplay_fast.integrations, selfplay_fast.integrations._trl_advantages as _;"
         "sys.exit('trl' in sys.modules)"
     )
-    subprocess.run([sys.executable, "-c", code], check=True)
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=tmp_path)
 
 
 # ---- the advantages ----
