@@ -577,6 +577,7 @@ def test_processes_of_verl_install_it_themselves(tmp_path: Path) -> None:
     paths = [str(tmp_path), *filter(None, sys.path)]
     done = subprocess.run(
         [sys.executable, "-c", code],
+        cwd=tmp_path,
         env={"PYTHONPATH": ":".join(paths), "VERL_USE_EXTERNAL_MODULES": "plugin", "PATH": "/usr/bin:/bin"},
         capture_output=True,
         text=True,
