@@ -12,7 +12,7 @@ from torch.nn.functional import pad
 # Logits of one product, which is slow with fewer rows than these; a GPU needs more to be busy.
 _BLOCK_ENTRIES, _BLOCK_ENTRIES_GPU, _BLOCK_ROWS = 1 << 22, 1 << 27, 256
 _LOWEST = -1e30  # of a logit: finite, so that its products with 0 are 0
-_STRIP_ENTRIES = 1 << 16  # logits that a core's cache holds while they are folded
+_STRIP_ENTRIES = 1 << 18  # logits that the caches hold while they are folded
 
 
 class Head(NamedTuple):
