@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from numbers import Real
 from typing import NamedTuple
 
 import torch
@@ -71,7 +72,7 @@ def check_tensor(name: str, argument: str, value: object) -> None:
 
 
 def check_positive(name: str, argument: str, value: object) -> None:
-    if not isinstance(value, (int, float)) or not 0 < value < math.inf:
+    if not isinstance(value, Real) or not 0 < float(value) < math.inf:
         raise ValueError(f"{name}: {argument} must be a number > 0, got {value!r}")
 
 
@@ -125,3 +126,30 @@ def spread(values: Tensor, rows: Tensor | None, tokens: int) -> Tensor:
     if rows is None:
         return values
     return values.new_zeros(tokens, *values.shape[1:]).index_copy_(0, rows, values)
+
+
+def returned(
+    grads: tuple[Tensor | None, Tensor | None, Tensor | None],
+    rows: Tensor | None,
+    tokens: int,
+    weight: Tensor,
+    bias: Tensor | None,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Gradients of hidden (those of some rows), weight and bias as an op returns them: empty where there is none."""
+    grad_hidden, grad_weight, grad_bias = grads
+    return (
+        weight.new_empty(0) if grad_hidden is None else spread(grad_hidden, rows, tokens),
+        weight.new_empty(0) if grad_weight is None else grad_weight,
+        weight.new_empty(0) if grad_bias is None or bias is None else grad_bias.to(bias.dtype),
+    )
+
+
+def fake_gradients(
+    hidden: Tensor, weight: Tensor, bias: Tensor | None, need_hidden: bool, need_weight: bool, need_bias: bool
+) -> tuple[Tensor, Tensor, Tensor]:
+    """What `returned` gives, without numbers."""
+    return (
+        hidden.new_empty(hidden.shape if need_hidden else 0),
+        weight.new_empty(weight.shape if need_weight else 0),
+        weight.new_empty(0) if bias is None or not need_bias else bias.new_empty(bias.shape),
+    )

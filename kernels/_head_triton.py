@@ -6,6 +6,8 @@ weight; one kernel folds the rows of the product, another makes the gradient fro
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 import triton
 import triton.language as tl
@@ -301,18 +303,9 @@ def backward(
 ) -> Gradients:
     (tokens, width), vocabulary = hidden.shape, len(weight)
     tile = _tile_backward(head)
-    size = min(_SLICE, -(-vocabulary // 8) * 8)
-    block = torch.empty(tokens * size, dtype=hidden.dtype, device=hidden.device)
-    grad_hidden = (
-        torch.zeros(hidden.shape, dtype=torch.float32, device=hidden.device) if needs.hidden else None
-    )
-    grad_weight = torch.empty_like(weight) if needs.weight else None
-    grad_bias = torch.empty(vocabulary, dtype=torch.float32, device=hidden.device) if needs.bias else None
-    for first in range(0, vocabulary, size):
-        last = min(first + size, vocabulary)
-        padded = -(-(last - first) // 8) * 8  # the matrix products are fast where rows begin at 16 bytes
-        grad = block[: tokens * padded].view(tokens, padded)
-        blocks = triton.cdiv(tokens, tile["BLOCK_T"]) * triton.cdiv(padded, tile["BLOCK_V"])
+
+    def slice_of(first: int, out: Tensor) -> None:
+        blocks = triton.cdiv(tokens, tile["BLOCK_T"]) * triton.cdiv(out.shape[1], tile["BLOCK_V"])
         _backward_kernel[(blocks,)](
             _tiled(hidden, tile["BLOCK_T"]),
             _tiled(weight, tile["BLOCK_V"]),
@@ -322,19 +315,39 @@ def backward(
             log_sum,
             entropy,
             *grads,
-            grad,
+            out,
             tokens,
             vocabulary,
             width,
             first,
-            padded,
+            out.shape[1],
             head.softcap,
             head.inner,
             **_switches(head),
             **tile,
             **_LAUNCH,
         )
-        grad = grad[:, : last - first]
+
+    return by_slices(slice_of, hidden, weight, needs)
+
+
+def by_slices(
+    slice_of: Callable[[int, Tensor], None], hidden: Tensor, weight: Tensor, needs: Needs
+) -> Gradients:
+    """The gradients that are needed, from those of the product: slice_of(first, out [T, N]) writes its columns from
+    ``first`` on, of which those beyond the vocabulary are not used."""
+    tokens, vocabulary = len(hidden), len(weight)
+    size = min(_SLICE, -(-vocabulary // 8) * 8)
+    block = torch.empty(tokens * size, dtype=hidden.dtype, device=hidden.device)
+    grad_hidden = torch.zeros_like(hidden, dtype=torch.float32) if needs.hidden else None
+    grad_weight = torch.empty_like(weight) if needs.weight else None
+    grad_bias = torch.empty(vocabulary, dtype=torch.float32, device=hidden.device) if needs.bias else None
+    for first in range(0, vocabulary, size):
+        last = min(first + size, vocabulary)
+        padded = -(-(last - first) // 8) * 8  # the matrix products are fast where rows begin at 16 bytes
+        whole = block[: tokens * padded].view(tokens, padded)
+        slice_of(first, whole)
+        grad = whole[:, : last - first]
         if grad_hidden is not None:
             add_product(grad_hidden, grad, weight[first:last])
         if grad_weight is not None:

@@ -13,10 +13,9 @@ from triton.tools.tensor_descriptor import TensorDescriptor
 
 from . import _head_triton
 from ._blocks import LOG2_E, grouped_tile
-from ._head import Gradients, Needs, Side, add_product
-from ._head_triton import cap_slope, scores_tile
+from ._head import Gradients, Needs, Side
+from ._head_triton import by_slices, cap_slope, scores_tile
 
-_SLICE = 8192  # columns of the vocabulary whose gradients are held at a time
 # Two products at once: narrower than the tile of one. Compiled for sm_90, not yet timed on a card.
 _TILE = {"BLOCK_T": 128, "BLOCK_V": 128, "BLOCK_H": 64, "GROUP": 8}
 _LAUNCH = {"num_warps": 8, "num_stages": 3}
@@ -139,18 +138,10 @@ def forward(p: Side, q: Side) -> tuple[Tensor, Tensor, Tensor]:
 def backward(
     up: Tensor, p: Side, q: Side, kl: Tensor, log_sum: Tensor, other_log_sum: Tensor, needs: Needs
 ) -> Gradients:
-    hidden, weight, _ = p
-    tokens, vocabulary = len(hidden), len(weight)
-    size = min(_SLICE, -(-vocabulary // 8) * 8)
-    block = torch.empty(tokens * size, dtype=hidden.dtype, device=hidden.device)
-    grad_hidden = torch.zeros_like(hidden, dtype=torch.float32) if needs.hidden else None
-    grad_weight = torch.empty_like(weight) if needs.weight else None
-    grad_bias = torch.empty(vocabulary, dtype=torch.float32, device=hidden.device) if needs.bias else None
-    for first in range(0, vocabulary, size):
-        last = min(first + size, vocabulary)
-        padded = -(-(last - first) // 8) * 8  # the matrix products are fast where rows begin at 16 bytes
-        grad = block[: tokens * padded].view(tokens, padded)
-        blocks = triton.cdiv(tokens, _TILE["BLOCK_T"]) * triton.cdiv(padded, _TILE["BLOCK_V"])
+    tokens, vocabulary = len(p.hidden), len(p.weight)
+
+    def slice_of(first: int, out: Tensor) -> None:
+        blocks = triton.cdiv(tokens, _TILE["BLOCK_T"]) * triton.cdiv(out.shape[1], _TILE["BLOCK_V"])
         _backward_kernel[(blocks,)](
             **_named(p),
             **_named(q, "other_"),
@@ -158,22 +149,16 @@ def backward(
             log_sum_ptr=log_sum,
             other_log_sum_ptr=other_log_sum,
             up_ptr=up,
-            out_ptr=grad,
+            out_ptr=out,
             tokens=tokens,
             vocabulary=vocabulary,
             first=first,
-            columns_out=padded,
+            columns_out=out.shape[1],
             **_TILE,
             **_LAUNCH,
         )
-        grad = grad[:, : last - first]
-        if grad_hidden is not None:
-            add_product(grad_hidden, grad, weight[first:last])
-        if grad_weight is not None:
-            torch.mm(grad.T, hidden, out=grad_weight[first:last])
-        if grad_bias is not None:
-            torch.sum(grad, 0, dtype=torch.float32, out=grad_bias[first:last])
-    return None if grad_hidden is None else grad_hidden.to(hidden.dtype), grad_weight, grad_bias
+
+    return by_slices(slice_of, p.hidden, p.weight, needs)
 
 
 def _named(side: Side, other: str = "") -> dict[str, Any]:

@@ -26,12 +26,14 @@ from ._head_arguments import (
     check_column,
     check_tensor,
     check_values,
+    fake_gradients,
     head_arguments,
     kept_rows,
+    returned,
     spread,
 )
 from ._paths import without_autocast
-from .token_logprobs import normal_logprobs, path, token_logprobs_reference
+from .token_logprobs import backward_op, normal_logprobs, path, token_logprobs_reference
 
 TokenLoss = Callable[..., Tensor]  # (logprobs [T], entropy [T], *per_token) -> [T]
 
@@ -147,54 +149,32 @@ def _op(
     if needs.weight and weight_grad is None and by is not _head:
         folded = by.forward(hidden, weight, targets, head)
         ups = loss.derive(folded.logprobs, folded.entropy, slice(0, len(hidden)))
-        grads = _wanted_gradients(by, ups, hidden, weight, targets, head, folded, needs)
+        fixed = (
+            hidden,
+            weight,
+            targets,
+            head.inverse_temperature,
+            bias,
+            None,
+            folded.log_sum,
+            folded.entropy,
+        )
+        grad_hidden, *others = backward_op(*ups, *fixed, softcap, inner, *needs)
+        grads = (spread(grad_hidden, rows, tokens) if needs.hidden else grad_hidden, *others)
     else:
-        folded, grads = by.one_pass(hidden, weight, targets, head, loss.derive, needs, weight_grad)
-    grad_hidden, grad_weight, grad_bias = grads
-    return (
-        loss.total,
-        spread(folded.logprobs, rows, tokens),
-        spread(folded.entropy, rows, tokens),
-        weight.new_empty(0) if grad_hidden is None else spread(grad_hidden, rows, tokens),
-        weight.new_empty(0) if grad_weight is None else grad_weight,
-        weight.new_empty(0) if grad_bias is None or bias is None else grad_bias.to(bias.dtype),
-    )
-
-
-def _wanted_gradients(
-    by: Any,
-    ups: tuple[Tensor, Tensor],
-    hidden: Tensor,
-    weight: Tensor,
-    targets: Tensor,
-    head: Head,
-    folded: Any,
-    needs: Needs,
-) -> tuple[Tensor | None, ...]:
-    """The backward pass over the tokens whose derivatives are not zero."""
-    rows, tokens = kept_rows((ups[0] != 0) | (ups[1] != 0)), len(hidden)
-    columns = [*ups, targets, folded.log_sum, folded.entropy]
-    if rows is not None:
-        columns = [column[rows] for column in columns]
-        hidden, head = hidden[rows], head.at(rows)
-    up, up_entropy, targets, log_sum, entropy = columns
-    grad_hidden, *others = by.backward(
-        (up, up_entropy), hidden, weight, targets, head, log_sum, entropy, needs
-    )
-    return None if grad_hidden is None else spread(grad_hidden, rows, tokens), *others
+        folded, found = by.one_pass(hidden, weight, targets, head, loss.derive, needs, weight_grad)
+        grads = returned(found, rows, tokens, weight, bias)
+    return loss.total, spread(folded.logprobs, rows, tokens), spread(folded.entropy, rows, tokens), *grads
 
 
 @_op.register_fake
 def _(hidden: Tensor, weight: Tensor, *options: Any) -> tuple[Tensor, ...]:
-    bias, weight_grad, needs = options[2], options[6], options[-3:]
+    weight_grad, (need_hidden, need_weight, need_bias) = options[6], options[-3:]
     columns = [hidden.new_empty(hidden.shape[:1], dtype=torch.float32) for _ in range(2)]
-    return (
-        hidden.new_empty((), dtype=torch.float32),
-        *columns,
-        hidden.new_empty(hidden.shape if needs[0] else 0),
-        weight.new_empty(weight.shape if needs[1] and weight_grad is None else 0),
-        bias.new_empty(bias.shape) if needs[2] else weight.new_empty(0),
+    grads = fake_gradients(
+        hidden, weight, options[2], need_hidden, need_weight and weight_grad is None, need_bias
     )
+    return hidden.new_empty((), dtype=torch.float32), *columns, *grads
 
 
 @torch.library.custom_op("selfplay_fast::with_gradients", mutates_args=())

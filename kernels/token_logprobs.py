@@ -24,7 +24,16 @@ from torch import Tensor
 
 from . import _head
 from ._head import Head, Needs
-from ._head_arguments import Arguments, check_column, check_values, head_arguments, kept_rows, spread
+from ._head_arguments import (
+    Arguments,
+    check_column,
+    check_values,
+    fake_gradients,
+    head_arguments,
+    kept_rows,
+    returned,
+    spread,
+)
 from ._paths import HAS_TRITON, without_autocast
 
 if HAS_TRITON:
@@ -97,7 +106,7 @@ def _(hidden: Tensor, *options: Any) -> tuple[Tensor, ...]:
 
 @torch.library.custom_op("selfplay_fast::token_logprobs_backward", mutates_args=())
 @without_autocast
-def _backward_op(
+def backward_op(
     grad_logprobs: Tensor,
     grad_entropy: Tensor,
     hidden: Tensor,
@@ -125,7 +134,7 @@ def _backward_op(
     grad_logprobs, grad_entropy, targets, log_sum, entropy = (
         (column if rows is None else column[rows]).contiguous() for column in columns
     )
-    grad_hidden, grad_weight, grad_bias = path(hidden, weight).backward(
+    grads = path(hidden, weight).backward(
         (grad_logprobs, grad_entropy),
         hidden,
         weight,
@@ -135,21 +144,12 @@ def _backward_op(
         entropy,
         Needs(need_hidden, need_weight, need_bias),
     )
-    return (
-        hidden.new_empty(0) if grad_hidden is None else spread(grad_hidden, rows, tokens),
-        weight.new_empty(0) if grad_weight is None else grad_weight,
-        weight.new_empty(0) if grad_bias is None or bias is None else grad_bias.to(bias.dtype),
-    )
+    return returned(grads, rows, tokens, weight, bias)
 
 
-@_backward_op.register_fake
+@backward_op.register_fake
 def _(_: Tensor, _entropy: Tensor, hidden: Tensor, weight: Tensor, *options: Any) -> tuple[Tensor, ...]:
-    bias, (need_hidden, need_weight, need_bias) = options[2], options[-3:]
-    return (
-        hidden.new_empty(hidden.shape if need_hidden else 0),
-        weight.new_empty(weight.shape if need_weight else 0),
-        bias.new_empty(bias.shape) if need_bias else weight.new_empty(0),
-    )
+    return fake_gradients(hidden, weight, options[2], *options[-3:])
 
 
 def _save(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
@@ -163,7 +163,7 @@ def _differentiate(
     ctx: Any, grad_logprobs: Tensor, grad_entropy: Tensor, *_: Any
 ) -> tuple[Tensor | None, ...]:
     needs = (ctx.needs_input_grad[0], ctx.needs_input_grad[1], ctx.needs_input_grad[4])
-    grads = _backward_op(grad_logprobs, grad_entropy, *ctx.saved_tensors, ctx.softcap, ctx.inner, *needs)
+    grads = backward_op(grad_logprobs, grad_entropy, *ctx.saved_tensors, ctx.softcap, ctx.inner, *needs)
     hidden, weight, bias = (grad if need else None for grad, need in zip(grads, needs, strict=True))
     return hidden, weight, None, None, bias, *[None] * 5
 

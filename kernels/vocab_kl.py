@@ -22,7 +22,16 @@ from torch import Tensor
 
 from . import _head
 from ._head import Gradients, Head, Needs, Side, Sums
-from ._head_arguments import check_column, check_values, head_arguments, kept_rows, spread
+from ._head_arguments import (
+    check_column,
+    check_tensor,
+    check_values,
+    fake_gradients,
+    head_arguments,
+    kept_rows,
+    returned,
+    spread,
+)
 from ._paths import HAS_TRITON, without_autocast
 
 if HAS_TRITON:
@@ -186,22 +195,13 @@ def _backward_op(
     )
     run = _vocab_kl_triton.backward if _with_triton(p, q) else _backward
     needs = Needs(need_hidden, need_weight, need_bias)
-    grad_hidden, grad_weight, grad_bias = run(up, p, q, kl, log_sum, other_log_sum, needs)
-    return (
-        hidden.new_empty(0) if grad_hidden is None else spread(grad_hidden, rows, len(hidden)),
-        weight.new_empty(0) if grad_weight is None else grad_weight,
-        weight.new_empty(0) if grad_bias is None or bias is None else grad_bias.to(bias.dtype),
-    )
+    grads = run(up, p, q, kl, log_sum, other_log_sum, needs)
+    return returned(grads, rows, len(hidden), weight, bias)
 
 
 @_backward_op.register_fake
 def _(_: Tensor, hidden: Tensor, weight: Tensor, *options: Any) -> tuple[Tensor, ...]:
-    bias, (need_hidden, need_weight, need_bias) = options[1], options[-3:]
-    return (
-        hidden.new_empty(hidden.shape if need_hidden else 0),
-        weight.new_empty(weight.shape if need_weight else 0),
-        bias.new_empty(bias.shape) if need_bias else weight.new_empty(0),
-    )
+    return fake_gradients(hidden, weight, options[1], *options[-3:])
 
 
 def _save(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
@@ -247,6 +247,8 @@ def vocab_kl(
     mismatch.
     """
     p = head_arguments(_NAME, hidden, weight, temperature, bias, softcap, logit_scale)
+    check_tensor(_NAME, "other_hidden", other_hidden)
+    check_tensor(_NAME, "other_weight", other_weight)
     if other_hidden.shape[:1] != hidden.shape[:1] or other_weight.shape[:1] != weight.shape[:1]:
         raise ValueError(
             f"{_NAME}: other_hidden and other_weight must be [{len(hidden)}, G] and [{len(weight)}, G], "

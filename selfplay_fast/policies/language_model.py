@@ -259,19 +259,19 @@ class LanguageModel:
 
     def _stored(self) -> PrefixStore:
         """What these weights have computed."""
-        weights = tuple((p.data_ptr(), p._version) for p in self.model.parameters())
+        weights = self.weights_seen()
         if weights != self._stored_weights:
             self.forget()
             self._stored_weights = weights
         self._store.max_tokens = self.max_cache_tokens
         return self._store
 
-    def forget(self) -> None:
-        """Drop the keys and values of all contexts.
+    def weights_seen(self) -> tuple[tuple[int, int], ...]:
+        """Equal as long as the weights are, whoever changes them; torch does not count changes through ``.data``."""
+        return tuple((p.data_ptr(), p._version) for p in self.model.parameters())
 
-        Changes of the weights are noticed, but for those that torch does not count: through ``.data``, or a switch of
-        adapters.
-        """
+    def forget(self) -> None:
+        """Drop the keys and values of all contexts; what `weights_seen` does not see must call it."""
         self._store.clear()
 
     def _has_stop(self, row: Row) -> bool:

@@ -66,10 +66,11 @@ class VLLMEngine:
         if self.llm.reset_prefix_cache() is False:
             raise RuntimeError("vLLM has not dropped its prefix cache: replies are still being generated")
         self.version = self.learner.version
+        self._weights = self.learner.weights_seen()
 
     def generate(self, asks: Sequence[Ask]) -> list[Reply]:
         """Answer all asks; shared prefixes are computed once, in this call and in later ones until the next update."""
-        if self.version != self.learner.version:
+        if self._weights != self.learner.weights_seen():
             self.hand_over()
         replies: list[list[Reply]] = [[] for _ in asks]
         chosen = [a for a, ask in enumerate(asks) if ask.choices is not None]

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-pytest.importorskip("httpx2")
-pytest.importorskip("tenacity")
+pytest.importorskip("httpx2", reason="comes with the extra 'test'")
+pytest.importorskip("tenacity", reason="comes with the extra 'test'")
 
 from selfplay_fast.cli import main
 

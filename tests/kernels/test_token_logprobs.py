@@ -175,7 +175,7 @@ def test_it_is_an_op(masked):
     torch.library.opcheck(module._op, arguments)
     columns = (torch.randn(7), torch.randn(7), h.detach(), w.detach(), t, torch.ones(7), bias.detach(), mask)
     numbers = (torch.zeros(7), torch.ones(7), 0.0, 1.0, True, masked, True)
-    torch.library.opcheck(module._backward_op, columns + numbers)
+    torch.library.opcheck(module.backward_op, columns + numbers)
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")

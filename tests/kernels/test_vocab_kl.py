@@ -28,7 +28,8 @@ def path(way, monkeypatch):
         monkeypatch.setattr(_head, name, value)
     tile = {"BLOCK_T": 64, "BLOCK_V": 64, "BLOCK_H": 16, "GROUP": 2}
     tiles = getattr(module, "_vocab_kl_triton", None)  # only where Triton is
-    return way(tiles, fits=lambda p, q: True, _TILE=tile, _TILES=2, _SLICE=96)
+    way(getattr(tiles, "_head_triton", None), _SLICE=96)
+    return way(tiles, fits=lambda p, q: True, _TILE=tile, _TILES=2)
 
 
 def log_softmax(hidden, weight, bias, temperature, cap=None, scale=1.0):

@@ -15,8 +15,8 @@ import time
 import numpy as np
 import pytest
 
-pytest.importorskip("httpx2")
-pytest.importorskip("tenacity")
+pytest.importorskip("httpx2", reason="comes with the extra 'test'")
+pytest.importorskip("tenacity", reason="comes with the extra 'test'")
 
 from selfplay_fast.play import DialogueTable, GameTable, Outcome, play
 from selfplay_fast.policies import RandomPolicy

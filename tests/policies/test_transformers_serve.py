@@ -12,10 +12,10 @@ import urllib.request
 
 import pytest
 
-pytest.importorskip("httpx2")
-pytest.importorskip("tenacity")
-pytest.importorskip("uvicorn")
-pytest.importorskip("fastapi")
+pytest.importorskip("httpx2", reason="comes with the extra 'test'")
+pytest.importorskip("tenacity", reason="comes with the extra 'test'")
+pytest.importorskip("uvicorn", reason="comes with the extra 'test'")
+pytest.importorskip("fastapi", reason="comes with the extra 'test'")
 
 from selfplay_fast.cli import main
 from selfplay_fast.play import play_games

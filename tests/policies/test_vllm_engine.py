@@ -308,6 +308,7 @@ def test_replies_under_way_block_the_hand_over(imitated, toy_policy, tmp_path, m
     monkeypatch.setattr(engine.llm, "_one", lambda prompt, params: aborted)
     assert engine.generate([ask("Hi")])[0].finish_reason == "forfeit"
     monkeypatch.setattr(engine.llm, "reset_prefix_cache", lambda: False)
-    toy_policy.version += 1
+    with torch.no_grad():
+        next(toy_policy.model.parameters()).add_(1e-3)
     with pytest.raises(RuntimeError, match="not dropped its prefix cache"):
         engine.generate([ask("Hi")])
