@@ -16,6 +16,8 @@ from typing import Any
 
 import pytest
 
+pytestmark = pytest.mark.long  # test_spiral.py kills a run at three moments, always
+
 RUN = (
     "train spiral --games kuhn_poker --steps 3 --samples-per-step 12 --learning-rate 5e-5 --inner-epochs 2 --magnet"
     " --max-tokens 4 --warmup-steps 2 --warmup-learning-rate 1e-2 --eval-every 9 --eval-episodes 1"
@@ -135,7 +137,6 @@ def test_what_is_compared_is_not_constant(whole: Path) -> None:
     ]
 
 
-@pytest.mark.long
 def test_one_step_killed_at_each_of_50_changes_to_files(
     live: Callable[..., Answer], whole: Path, two_steps: Path, tmp_path: Path
 ) -> None:
@@ -159,7 +160,6 @@ def test_one_step_killed_at_each_of_50_changes_to_files(
         assert any(name.startswith(kind) for name in tried), kind
 
 
-@pytest.mark.long
 def test_a_run_killed_in_each_of_its_120_lives(
     live: Callable[..., Answer], whole: Path, tmp_path: Path
 ) -> None:
@@ -170,7 +170,6 @@ def test_a_run_killed_in_each_of_its_120_lives(
     assert_same(run, whole)
 
 
-@pytest.mark.long
 def test_one_step_with_a_full_disk_at_each_of_40_changes_to_files(
     live: Callable[..., Answer], whole: Path, two_steps: Path, tmp_path: Path
 ) -> None:
