@@ -27,14 +27,21 @@ NO_LOGPROBS: FloatArray = np.zeros(0, np.float32)
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Sampling:
-    """How a reply is drawn. ``temperature=0`` is greedy; ``top_k=0`` and ``top_p=1`` switch truncation off."""
+    """How a reply is drawn. ``temperature=0`` is greedy; ``top_k=0`` and ``top_p=1`` switch truncation off.
+
+    ``max_tokens`` bounds the whole reply, reasoning included. Of a thinking model at most ``max_think_tokens`` are
+    reasoning: then the closing tag is forced, so that ``max_tokens - max_think_tokens`` are left for tags and answer.
+    Strings of ``stop`` end the answer; inside the reasoning they mean nothing unless ``stop_in_thinking``.
+    """
 
     temperature: float = 1.0
     top_p: float = 1.0
     top_k: int = 0
     min_p: float = 0.0
     max_tokens: int = 256
+    max_think_tokens: int | None = None
     stop: tuple[str, ...] = ()
+    stop_in_thinking: bool = False
 
     def __post_init__(self) -> None:
         if self.temperature < 0:
@@ -47,6 +54,11 @@ class Sampling:
             raise ValueError(f"sampling: top_k must be >= 0 (0 = off), got {self.top_k}")
         if self.max_tokens < 1:
             raise ValueError(f"sampling: max_tokens must be >= 1, got {self.max_tokens}")
+        if self.max_think_tokens is not None and not 0 <= self.max_think_tokens < self.max_tokens:
+            raise ValueError(
+                f"sampling: max_think_tokens must be >= 0 and below max_tokens={self.max_tokens}, "
+                f"got {self.max_think_tokens}; None sets no limit"
+            )
 
 
 class Key(NamedTuple):

@@ -7,7 +7,7 @@ from collections import deque
 from collections.abc import Sequence
 from itertools import chain
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -21,6 +21,7 @@ from selfplay_fast.policies.prefix_forward import build_tree, head_weight, prefi
 from selfplay_fast.policies.prefix_store import PrefixStore
 from selfplay_fast.policies.streams import sample_streams, stream_ids, uniforms
 from selfplay_fast.policies.supported import check_supported
+from selfplay_fast.policies.thinking import Tags, ThinkTags, Thoughts, find_tags, think_budget
 from selfplay_fast.records import Ask, FloatArray, IntArray, Message, Reply, Sampling
 
 _CACHE_LIMIT = 1 << 16  # remembered encodings and short replies
@@ -34,7 +35,9 @@ class LanguageModel:
     slots of one forward pass over prompts or sequences, ``max_cache_tokens`` (16 times as many unless given) the tokens
     whose keys and values are kept while replies are extended; a single context may exceed both. With ``keep_contexts``
     as many again are kept between calls of `generate`, as long as the weights are the same: a turn then computes what
-    is new in its prompt only. ``block_tokens`` is the nodes of one block of a prefix tree.
+    is new in its prompt only. ``block_tokens`` is the nodes of one block of a prefix tree. ``think_tags`` are the two
+    tags around the model's reasoning, None for a model that does not think, ``"auto"`` for those that its tokenizer or
+    its chat template has.
     ``computed_tokens`` counts the tokens of prompts that went through the model, ``version`` the updates of the
     weights. The model stays in eval mode, in training too: dropout would make the log-probs of the learner differ from
     those of the sampler.
@@ -52,6 +55,7 @@ class LanguageModel:
         max_cache_tokens: int | None = None,
         keep_contexts: bool = True,
         block_tokens: int = 128,
+        think_tags: Tags | Literal["auto"] | None = "auto",
     ) -> None:
         if device == "auto":
             device = "cuda" if torch.cuda.is_available() else "cpu"
@@ -70,6 +74,8 @@ class LanguageModel:
         config = model.config.get_text_config()
         self.context_limit = int(getattr(config, "max_position_embeddings", None) or 1 << 30)
         self.end_tokens = _end_tokens(model, tokenizer)
+        tags = find_tags(tokenizer) if think_tags == "auto" else think_tags
+        self.thinking = None if tags is None else ThinkTags(tags, tokenizer, len(head_weight(model)))
         self._control = _control_tokens(tokenizer)
         self._start = _start_text(tokenizer)
         self._encoded: dict[str, IntArray] = {}
@@ -202,8 +208,17 @@ class LanguageModel:
                 distinct.append(start)
             room = min(ask.sampling.max_tokens, self.context_limit - len(start))
             window = _stop_window(ask.sampling)
+            thinks = self.thinking is not None and self.thinking.starts_inside(prompts[a], ask.forced_prefix)
+            budget = think_budget(self.thinking, ask.sampling, room)
             rows += [
-                Row(prompt=place, sampling=ask.sampling, room=room, recent=deque(maxlen=window))
+                Row(
+                    prompt=place,
+                    sampling=ask.sampling,
+                    room=room,
+                    recent=deque(maxlen=window),
+                    thinks=thinks,
+                    think_budget=budget,
+                )
                 for _ in range(ask.n)
             ]
             owner += [a] * ask.n
@@ -253,9 +268,18 @@ class LanguageModel:
                 self._has_stop,
                 store,
                 self.keep_contexts,
+                self._thoughts([rows[r] for r in members]),
             )
         if not self.keep_contexts:
             self.forget()
+
+    def _thoughts(self, rows: Sequence[Row]) -> Thoughts | None:
+        """What must be known of the reasoning in these rows, if anything."""
+        wanted = any(
+            row.think_budget is not None or (row.sampling.stop and not row.sampling.stop_in_thinking)
+            for row in rows
+        )
+        return Thoughts(self.thinking, rows) if self.thinking is not None and wanted else None
 
     def _stored(self) -> PrefixStore:
         """What these weights have computed."""
@@ -282,11 +306,13 @@ class LanguageModel:
         if row.room < 1:
             return Reply(text="", context=prompt, finish_reason="forfeit", policy_version=self.version)
         tokens = np.concatenate([forced, row.tokens])
+        trained = np.arange(len(tokens)) >= len(forced)
+        trained[len(forced) + np.array(row.forced, np.int64)] = False
         return Reply(
             text=self.text(tokens),
             tokens=tokens,
             logprobs=np.concatenate([np.zeros(len(forced), np.float32), row.logprobs]),
-            train_mask=np.arange(len(tokens)) >= len(forced),
+            train_mask=trained,
             context=np.concatenate([prompt, tokens]),
             finish_reason="stop" if row.stopped else "length",
             policy_version=self.version,
