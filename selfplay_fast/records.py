@@ -112,6 +112,9 @@ class Reply:
 
     ``logprobs`` [T] float32 are those of the distribution sampled from (temperature and truncation applied).
     ``train_mask`` [T] bool is False on forced tokens. Policies that are not language models leave all four empty.
+
+    ``text`` is all that was said. Its first ``hidden`` characters are the reasoning with its tags and belong to the
+    speaker: others read ``public``. ``unclosed``: the reasoning did not end, so nothing is public.
     """
 
     text: str
@@ -121,6 +124,25 @@ class Reply:
     context: IntArray = field(default_factory=lambda: NO_TOKENS)
     finish_reason: FinishReason = "stop"
     policy_version: int = 0
+    hidden: int = 0
+    unclosed: bool = False
+
+    @property
+    def public(self) -> str:
+        """What other roles may read."""
+        return self.text[self.hidden :]
+
+    @property
+    def failure(self) -> str | None:
+        """Why there is nothing to read, in a few words; None where there is."""
+        if self.finish_reason == "forfeit":
+            return "no reply"
+        return "the reasoning does not end" if self.unclosed else None
+
+    @property
+    def reasoning(self) -> str:
+        """What only the speaker knows of, tags included; empty where nothing was thought."""
+        return self.text[: self.hidden]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -176,7 +198,8 @@ def episode_to_json(episode: Episode, advantages: Sequence[float] | None = None)
             {
                 "role": turn.ask.role,
                 "prompt": turn.ask.prompt_text,
-                "reply": turn.reply.text,
+                "reasoning": turn.reply.reasoning,
+                "reply": turn.reply.public,
                 "action": turn.action,
                 "action_text": turn.action_text,
                 "refusal": turn.refusal,

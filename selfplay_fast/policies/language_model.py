@@ -77,6 +77,11 @@ class LanguageModel:
         tags = find_tags(tokenizer) if think_tags == "auto" else think_tags
         self.thinking = None if tags is None else ThinkTags(tags, tokenizer, len(head_weight(model)))
         self._control = _control_tokens(tokenizer)
+        self._unread = [
+            i
+            for i, t in tokenizer.added_tokens_decoder.items()
+            if t.special and t.content not in (tags or ())
+        ]
         self._start = _start_text(tokenizer)
         self._encoded: dict[str, IntArray] = {}
         self._decoded: dict[bytes, str] = {}
@@ -172,16 +177,21 @@ class LanguageModel:
         return np.concatenate([ask.context, np.array(end, np.int32), new])
 
     def text(self, tokens: IntArray) -> str:
-        """Readable text of a reply, without special tokens."""
+        """Readable text of a reply, without special tokens other than tags of reasoning."""
         key = tokens.tobytes()
         if key in self._decoded:
             return self._decoded[key]
-        text: str = self.tokenizer.decode(tokens.tolist(), skip_special_tokens=True)
+        text: str = self.tokenizer.decode(tokens[~np.isin(tokens, self._unread)].tolist())
         if len(tokens) <= _SHORT_REPLY:
             if len(self._decoded) > _CACHE_LIMIT:
                 self._decoded.clear()
             self._decoded[key] = text
         return text
+
+    def hidden(self, reply: str, prompt: IntArray) -> tuple[int, bool]:
+        """How many characters of a reply to a prompt are reasoning, and whether that never ends."""
+        tags = self.thinking
+        return (0, False) if tags is None else tags.hidden(reply, tags.opened_by(prompt))
 
     # -- generate ------------------------------------------------------------------------------------------------
 
@@ -208,8 +218,9 @@ class LanguageModel:
                 distinct.append(start)
             room = min(ask.sampling.max_tokens, self.context_limit - len(start))
             window = _stop_window(ask.sampling)
-            thinks = self.thinking is not None and self.thinking.starts_inside(prompts[a], ask.forced_prefix)
-            budget = think_budget(self.thinking, ask.sampling, room)
+            tags = self.thinking
+            thinks = tags is not None and tags.inside(ask.forced_prefix, tags.opened_by(prompts[a]))
+            budget = think_budget(tags, ask.sampling, room)
             rows += [
                 Row(
                     prompt=place,
@@ -308,14 +319,18 @@ class LanguageModel:
         tokens = np.concatenate([forced, row.tokens])
         trained = np.arange(len(tokens)) >= len(forced)
         trained[len(forced) + np.array(row.forced, np.int64)] = False
+        text = self.text(tokens)
+        hidden, unclosed = self.hidden(text, prompt)
         return Reply(
-            text=self.text(tokens),
+            text=text,
             tokens=tokens,
             logprobs=np.concatenate([np.zeros(len(forced), np.float32), row.logprobs]),
             train_mask=trained,
             context=np.concatenate([prompt, tokens]),
             finish_reason="stop" if row.stopped else "length",
             policy_version=self.version,
+            hidden=hidden,
+            unclosed=unclosed,
         )
 
     # -- score ---------------------------------------------------------------------------------------------------

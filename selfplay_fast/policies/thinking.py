@@ -74,13 +74,16 @@ class ThinkTags:
         opened, closed = text.rfind(self.begin), text.rfind(self.end)
         return before if opened == closed else opened > closed  # equal: neither is there
 
-    def starts_inside(self, prompt: IntArray, forced: str) -> bool:
-        """Is a reply that goes on after a prompt and a forced prefix in reasoning from its first token on?
+    def opened_by(self, prompt: IntArray) -> bool:
+        """Does a reply to this prompt begin in reasoning? It does if the prompt ends with the tag, and blanks."""
+        return self.text(prompt[-self.window :]).rstrip().endswith(self.begin)
 
-        A prompt opens it by ending with the tag and blanks.
-        """
-        opened = self.text(prompt[-self.window :]).rstrip().endswith(self.begin)
-        return self.inside(forced, opened)
+    def hidden(self, reply: str, opened: bool) -> tuple[int, bool]:
+        """How much of a reply is reasoning, in characters, and whether that never ends. ``opened``: by the prompt."""
+        if self.inside(reply, opened):
+            return len(reply), True
+        *_, public = reply.rpartition(self.end)
+        return len(reply) - len(public.lstrip() if self.end in reply else public), False
 
     def text(self, tokens: IntArray) -> str:
         """Tokens as text, special ones included."""

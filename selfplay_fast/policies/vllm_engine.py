@@ -152,14 +152,18 @@ class VLLMEngine:
             0.0 if greedy else told[token].logprob for token, told in zip(ids, output.logprobs, strict=True)
         ]
         tokens = np.concatenate([forced, np.array(ids, np.int32)])
+        text = self.learner.text(tokens)
+        hidden, unclosed = self.learner.hidden(text, prompt)
         return Reply(
-            text=self.learner.text(tokens),
+            text=text,
             tokens=tokens,
             logprobs=np.array([0.0] * len(forced) + logprobs, np.float32),
             train_mask=np.arange(len(tokens)) >= len(forced),
             context=np.concatenate([prompt, tokens]),
             finish_reason=output.finish_reason,
             policy_version=self.version,
+            hidden=hidden,
+            unclosed=unclosed,
         )
 
     def _forfeit(self, prompt: IntArray) -> Reply:

@@ -10,8 +10,8 @@ from selfplay_fast.policies.language_model import LanguageModel
 from selfplay_fast.policies.nano import build_model, build_tokenizer
 from selfplay_fast.policies.sampling import SamplingColumns, draw
 from selfplay_fast.policies.streams import sample_streams, stream_ids, uniforms
-from selfplay_fast.policies.thinking import find_tags
-from selfplay_fast.records import Ask, Key, Sampling
+from selfplay_fast.policies.thinking import ThinkTags, find_tags
+from selfplay_fast.records import Ask, Key, Reply, Sampling
 
 TAGS = ("<think>", "</think>")
 OPENED = "{% if add_generation_prompt %}<|im_start|>assistant\n"
@@ -38,6 +38,12 @@ def thinking_policy(texts, *, one_token, opens_in_prompt=False, seed=0):
     policy = LanguageModel(model, tokenizer, think_tags=TAGS)
     model.register_forward_hook(like, with_kwargs=True)
     return policy
+
+
+def answer_in(text):
+    """What follows the last closing tag, without blanks before it; everything where there is none."""
+    before, tag, after = text.rpartition(TAGS[1])
+    return after.lstrip() if tag else before + after
 
 
 def slow_reply(policy, ask, sample, computed):
@@ -134,6 +140,12 @@ def test_budgets_and_stops_are_those_of_slow_decoding(toy_texts, one_token, open
             assert reply.train_mask.tolist() == mask
             assert reply.finish_reason == reason
             assert reply.logprobs == pytest.approx(np.array(logprobs), abs=1e-4)
+            text = policy.tokenizer.decode(tokens, skip_special_tokens=True)
+            assert reply.reasoning + reply.public == reply.text == text
+            assert reply.unclosed == (
+                text.rfind(TAGS[0]) > text.rfind(TAGS[1]) or (opens and TAGS[1] not in text)
+            )
+            assert reply.public == ("" if reply.unclosed else answer_in(text))
             forced += not all(mask)
             closed_alone += all(mask) and TAGS[1] in policy.tokenizer.decode(tokens)
     assert forced > 3
@@ -197,3 +209,51 @@ def test_what_cannot_be_is_one_line(toy_policy, toy_texts):
     for tags in (("<a>", "<a>"), ("<a>", ""), ("<a>",)):
         with pytest.raises(ValueError, match="think_tags"):
             LanguageModel(toy_policy.model, toy_policy.tokenizer, think_tags=tags)
+
+
+@pytest.mark.parametrize(
+    ("said", "opened", "public"),
+    [
+        ("<think>a</think>\n\n b", False, "b"),
+        ("a</think>b", True, "b"),
+        ("a</think>b", False, "b"),  # stray: whatever stands before a closing tag is hidden
+        ("no tags", False, "no tags"),
+        ("  no tags", False, "  no tags"),
+        ("cut off", True, None),
+        ("<think>cut", False, None),
+        ("", False, ""),
+        ("", True, None),
+        ("a</think>", True, ""),
+        ("in front <think>a</think>b", False, "b"),
+        ("<think>a<think>b</think>c", False, "c"),  # nested: one closing tag closes all
+        ("<think>a<think>b</think>c</think>d", False, "d"),
+        ("<think>a</think>b<think>c</think>d", False, "d"),  # repeated: the last block counts
+        ("<think>a</think>b<think>c", False, None),
+        ("<think>a</think>say </think> twice", False, "twice"),
+        ("<think>a</THINK>b", False, None),  # another case is another word
+        ("<THINK>a</THINK>b", False, "<THINK>a</THINK>b"),
+        ("<think >a</think >b", False, "<think >a</think >b"),
+        ("< think>a</think\n>b", True, None),
+        ("<think>a</think</think>b", False, "b"),
+        ("<thi<think>nk>a", False, None),
+    ],
+)
+def test_what_is_public(toy_policy, said, opened, public):
+    """Oracle: this table; None is reasoning that does not end."""
+    hidden, unclosed = ThinkTags(TAGS, toy_policy.tokenizer, 512).hidden(said, opened)
+    reply = Reply(text=said, hidden=hidden, unclosed=unclosed)
+    assert (reply.public, reply.unclosed) == (public or "", public is None)
+    assert (reply.failure is None) == (public is not None)
+    assert reply.reasoning + reply.public == said
+
+
+@pytest.mark.parametrize("special", [True, False])
+def test_tags_stay_in_the_text_where_they_are_special_tokens(toy_policy, special):
+    """Oracle: the words that were encoded; other special tokens are not read, as before."""
+    tokenizer = toy_policy.tokenizer
+    tokenizer.add_tokens(["[THINK]", "[/THINK]"], special_tokens=special)
+    policy = LanguageModel(toy_policy.model, tokenizer)
+    tokens = tokenizer.encode("[THINK]You[/THINK]Three in a row<|im_end|>", add_special_tokens=False)
+    text = policy.text(np.array(tokens, np.int32))
+    assert text == "[THINK]You[/THINK]Three in a row"
+    assert policy.hidden(text, np.zeros(1, np.int32)) == (len("[THINK]You[/THINK]"), False)
