@@ -83,6 +83,8 @@ class Ask:
 
     ``context`` holds the token ids this role has seen and said so far (None: a fresh conversation); ``append`` is
     what is new: chat messages (rendered by the tokenizer's template), plain text, or token ids.
+    ``history`` holds the messages that ``context`` was made of, for chat templates that rewrite earlier turns; it goes
+    before ``append`` where there is no context.
     ``forced_prefix`` is put at the start of the reply. ``choices`` restricts the reply to one of these texts.
     """
 
@@ -90,6 +92,7 @@ class Ask:
     append: Sequence[Message] | str | IntArray
     key: Key
     context: IntArray | None = None
+    history: Sequence[Message] = ()
     forced_prefix: str = ""
     choices: tuple[str, ...] | None = None
     n: int = 1
@@ -105,6 +108,12 @@ class Ask:
             return f"<{len(self.append)} token ids>"
         return "\n\n".join(message["content"] for message in self.append)
 
+    def followed_by(self, said: str) -> tuple[Message, ...]:
+        """All messages of the conversation once this was said; none where they are not known."""
+        if isinstance(self.append, (str, np.ndarray)) or (self.context is not None and not self.history):
+            return ()
+        return (*self.history, *self.append, {"role": "assistant", "content": said})
+
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class Reply:
@@ -114,7 +123,8 @@ class Reply:
     ``train_mask`` [T] bool is False on forced tokens. Policies that are not language models leave all four empty.
 
     ``text`` is all that was said. Its first ``hidden`` characters are the reasoning with its tags and belong to the
-    speaker: others read ``public``. ``unclosed``: the reasoning did not end, so nothing is public.
+    speaker: others read ``public``. ``unclosed``: the reasoning did not end, so nothing is public. ``history``: the
+    messages so far, this reply included, for the next ask; none where ``append`` was not messages.
     """
 
     text: str
@@ -126,6 +136,7 @@ class Reply:
     policy_version: int = 0
     hidden: int = 0
     unclosed: bool = False
+    history: Sequence[Message] = ()
 
     @property
     def public(self) -> str:

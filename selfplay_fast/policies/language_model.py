@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections import deque
 from collections.abc import Sequence
 from itertools import chain
@@ -15,6 +14,7 @@ from jinja2 import TemplateError
 from safetensors import SafetensorError
 
 from selfplay_fast.kernels.token_logprobs import token_logprobs
+from selfplay_fast.policies.chat import ChatTemplate
 from selfplay_fast.policies.decode import Row, decode
 from selfplay_fast.policies.parts import split_parts
 from selfplay_fast.policies.prefix_forward import build_tree, head_weight, prefix_groups, prefix_hidden
@@ -37,7 +37,8 @@ class LanguageModel:
     as many again are kept between calls of `generate`, as long as the weights are the same: a turn then computes what
     is new in its prompt only. ``block_tokens`` is the nodes of one block of a prefix tree. ``think_tags`` are the two
     tags around the model's reasoning, None for a model that does not think, ``"auto"`` for those that its tokenizer or
-    its chat template has.
+    its chat template has. Templates that drop the reasoning of earlier turns start a new context in each turn;
+    ``keep_thinking`` appends to the old one and leaves the reasoning in it.
     ``computed_tokens`` counts the tokens of prompts that went through the model, ``version`` the updates of the
     weights. The model stays in eval mode, in training too: dropout would make the log-probs of the learner differ from
     those of the sampler.
@@ -56,6 +57,7 @@ class LanguageModel:
         keep_contexts: bool = True,
         block_tokens: int = 128,
         think_tags: Tags | Literal["auto"] | None = "auto",
+        keep_thinking: bool = False,
     ) -> None:
         if device == "auto":
             device = "cuda" if torch.cuda.is_available() else "cpu"
@@ -76,13 +78,12 @@ class LanguageModel:
         self.end_tokens = _end_tokens(model, tokenizer)
         tags = find_tags(tokenizer) if think_tags == "auto" else think_tags
         self.thinking = None if tags is None else ThinkTags(tags, tokenizer, len(head_weight(model)))
-        self._control = _control_tokens(tokenizer)
+        self.chat = ChatTemplate(tokenizer, self.thinking, keep_thinking)
         self._unread = [
             i
             for i, t in tokenizer.added_tokens_decoder.items()
             if t.special and t.content not in (tags or ())
         ]
-        self._start = _start_text(tokenizer)
         self._encoded: dict[str, IntArray] = {}
         self._decoded: dict[bytes, str] = {}
 
@@ -128,49 +129,40 @@ class LanguageModel:
 
     def render(self, messages: Sequence[Message], *, fresh: bool) -> str:
         """Messages as text, ending where the reply begins. ``fresh=False`` continues after a finished reply."""
-        chat = [{**message, "content": self._plain(message["content"])} for message in messages]
-        if self.tokenizer.chat_template is None:
-            text = "".join(message["content"] + "\n" for message in chat)
-            return self._start + text if fresh else text
-        if fresh:
-            return self._template(chat, True)
-        history = [{"role": "user", "content": "?"}, {"role": "assistant", "content": "?"}]
-        before, after = self._template(history, False), self._template(history + chat, True)
-        end = self.tokenizer.eos_token or ""
-        cut = before.rfind(end) + len(end) if end in before else len(before)
-        if not after.startswith(before):
-            raise ValueError("the chat template rewrites history: start a fresh context for this ask")
-        return after[cut:]
-
-    def _plain(self, content: str) -> str:
-        """Untrusted text with the tokenizer's control tokens pulled apart: only the template may write them."""
-        return self._control.sub(lambda found: f"{found[0][0]} {found[0][1:]}", content)
-
-    def _template(self, chat: list[dict[str, str]], generation_prompt: bool) -> str:
-        return self.tokenizer.apply_chat_template(
-            chat, tokenize=False, add_generation_prompt=generation_prompt
-        )
+        return self.chat.whole(messages) if fresh else self.chat.following(messages)
 
     def prompts(self, asks: Sequence[Ask]) -> list[IntArray]:
         """The token ids each ask's reply starts after (its forced prefix not included)."""
-        texts = [
-            ask.append
-            if isinstance(ask.append, str)
-            else self.render(ask.append, fresh=ask.context is None)
-            if not isinstance(ask.append, np.ndarray)
-            else ""
-            for ask in asks
-        ]
+        fresh = [ask.context is None or self._is_rewritten(ask) for ask in asks]
+        texts = [self._appended(ask, alone) for ask, alone in zip(asks, fresh, strict=True)]
         appended = [
             ask.append if isinstance(ask.append, np.ndarray) else ids
             for ask, ids in zip(asks, self.encode(texts), strict=True)
         ]
-        return [self._joined(ask, new) for ask, new in zip(asks, appended, strict=True)]
+        return [
+            new if alone else self._joined(ask, new)
+            for ask, new, alone in zip(asks, appended, fresh, strict=True)
+        ]
+
+    def _is_rewritten(self, ask: Ask) -> bool:
+        """Does the template show this conversation in another way than its context, so that a new one must begin?"""
+        if isinstance(ask.append, (str, np.ndarray)) or not self.chat.rewrites(ask.append):
+            return False
+        if not ask.history:
+            raise ValueError(
+                f"history: this model's chat template rewrites it; give history=reply.history with context (role "
+                f"{ask.role!r}), or make the policy with keep_thinking=True"
+            )
+        return True
+
+    def _appended(self, ask: Ask, fresh: bool) -> str:
+        if isinstance(ask.append, (str, np.ndarray)):
+            return ask.append if isinstance(ask.append, str) else ""
+        return self.render([*ask.history, *ask.append] if fresh else ask.append, fresh=fresh)
 
     def _joined(self, ask: Ask, new: IntArray) -> IntArray:
         """Context and what is new; a reply that was cut short is closed before other messages follow it."""
-        if ask.context is None:
-            return new
+        assert ask.context is not None
         is_chat = not isinstance(ask.append, (str, np.ndarray))
         cut = is_chat and len(ask.context) > 0 and int(ask.context[-1]) not in self.end_tokens
         end = [self.tokenizer.eos_token_id] if cut and self.tokenizer.eos_token_id is not None else []
@@ -246,7 +238,7 @@ class LanguageModel:
                     self._choose(asks[a], prompts[a], scored[a], float(uniforms(streams[r : r + 1], 0)[0]))
                 )
             else:
-                replies.append(self._reply(row, prompts[a], forced[a]))
+                replies.append(self._reply(asks[a], row, prompts[a], forced[a]))
         return replies
 
     def _decode(self, distinct: list[IntArray], rows: list[Row], streams: Any, free: Any) -> None:
@@ -313,7 +305,7 @@ class LanguageModel:
         text = self.tokenizer.decode(list(row.recent), clean_up_tokenization_spaces=False)
         return any(stop in text for stop in row.sampling.stop)
 
-    def _reply(self, row: Row, prompt: IntArray, forced: IntArray) -> Reply:
+    def _reply(self, ask: Ask, row: Row, prompt: IntArray, forced: IntArray) -> Reply:
         if row.room < 1:
             return Reply(text="", context=prompt, finish_reason="forfeit", policy_version=self.version)
         tokens = np.concatenate([forced, row.tokens])
@@ -331,6 +323,7 @@ class LanguageModel:
             policy_version=self.version,
             hidden=hidden,
             unclosed=unclosed,
+            history=ask.followed_by("" if unclosed else text),
         )
 
     # -- score ---------------------------------------------------------------------------------------------------
@@ -358,6 +351,7 @@ class LanguageModel:
             train_mask=np.ones(len(tokens), bool),
             context=np.concatenate([prompt, tokens]),
             policy_version=self.version,
+            history=ask.followed_by(ask.choices[pick]),
         )
 
     def choice_tokens(self, text: str) -> IntArray:
@@ -408,21 +402,6 @@ class LanguageModel:
                     logp[block.pairs] = values.cpu().numpy()
                 totals[index] = np.add.reduceat(logp[tree.pair_of_scored], tree.scored_offsets[:-1])
         return totals
-
-
-def _control_tokens(tokenizer: Any) -> re.Pattern[str]:
-    """Matches every special token of the tokenizer; nothing where it has none."""
-    texts = [token.content for token in tokenizer.added_tokens_decoder.values() if token.special]
-    longest_first = sorted((text for text in texts if len(text) > 1), key=len, reverse=True)
-    return re.compile("|".join(map(re.escape, longest_first)) or r"(?!)")
-
-
-def _start_text(tokenizer: Any) -> str:
-    """The token that opens a text, where the tokenizer itself puts one."""
-    starts = tokenizer.bos_token_id is not None and tokenizer("?")["input_ids"][:1] == [
-        tokenizer.bos_token_id
-    ]
-    return str(tokenizer.bos_token) if starts else ""
 
 
 def _stop_window(sampling: Sampling) -> int:

@@ -1,43 +1,16 @@
 """Reasoning in the replies of a local model: its budget, stop strings around it, and what is shared meanwhile."""
 
-from itertools import pairwise
-
 import numpy as np
 import pytest
 import torch
 
 from selfplay_fast.policies.language_model import LanguageModel
-from selfplay_fast.policies.nano import build_model, build_tokenizer
 from selfplay_fast.policies.sampling import SamplingColumns, draw
 from selfplay_fast.policies.streams import sample_streams, stream_ids, uniforms
 from selfplay_fast.policies.thinking import ThinkTags, find_tags
 from selfplay_fast.records import Ask, Key, Reply, Sampling
 
 TAGS = ("<think>", "</think>")
-OPENED = "{% if add_generation_prompt %}<|im_start|>assistant\n"
-
-
-def thinking_policy(texts, *, one_token, opens_in_prompt=False, seed=0):
-    """An untrained model that likes to say its tags, each of one token or of several."""
-    tokenizer = build_tokenizer([*texts, *("<think>\n so </think>\n\n" * 3,) * 3])
-    if one_token:
-        tokenizer.add_tokens(list(TAGS))
-    if opens_in_prompt:
-        tokenizer.chat_template = tokenizer.chat_template.replace(OPENED, OPENED + "<think>\n")
-    model = build_model(len(tokenizer), tokenizer.eos_token_id, tokenizer.pad_token_id, seed=seed).eval()
-    liked = torch.zeros(model.config.vocab_size, model.config.vocab_size)  # [last token, next token]
-    for tag, share in zip(TAGS, (5.0, 6.0), strict=True):
-        ids = tokenizer.encode(tag, add_special_tokens=False)
-        liked[:, ids[0]] += share
-        for last, following in pairwise(ids):
-            liked[last, following] += 20
-
-    def like(module, args, kwargs, output):
-        output.logits[:, -1] = output.logits[:, -1] * 0.3 + liked[kwargs["input_ids"][:, -1]]
-
-    policy = LanguageModel(model, tokenizer, think_tags=TAGS)
-    model.register_forward_hook(like, with_kwargs=True)
-    return policy
 
 
 def answer_in(text):
@@ -99,20 +72,20 @@ def slow_reply(policy, ask, sample, computed):
 
 
 @pytest.mark.parametrize(("one_token", "opens"), [(True, False), (False, True)])
-def test_budgets_and_stops_are_those_of_slow_decoding(toy_texts, one_token, opens):
+def test_budgets_and_stops_are_those_of_slow_decoding(thinking_policy, toy_texts, one_token, opens):
     """Tokens, log-probs, mask and reason of many rows together. Oracle: `slow_reply`, one sample at a time.
 
     Equal prompts with unlike budgets share rows until something is forced; blocks open, close and open again.
     """
-    policy = thinking_policy(toy_texts, one_token=one_token, opens_in_prompt=opens)
+    policy = thinking_policy(one_token=one_token, opens_in_prompt=opens)
     policy.context_limit = 180
     options = [
-        Sampling(max_tokens=26),
-        Sampling(max_tokens=26, max_think_tokens=0),
-        Sampling(max_tokens=26, max_think_tokens=4),
-        Sampling(max_tokens=26, max_think_tokens=9, temperature=0.7, stop=("e",)),
-        Sampling(max_tokens=26, max_think_tokens=9, stop=("e", "\n\n"), stop_in_thinking=True),
-        Sampling(max_tokens=26, stop=("a", "<")),
+        Sampling(max_tokens=20),
+        Sampling(max_tokens=20, max_think_tokens=0, stop=("Z",)),
+        Sampling(max_tokens=20, max_think_tokens=4),
+        Sampling(max_tokens=20, max_think_tokens=9, temperature=0.7, stop=("e",)),
+        Sampling(max_tokens=20, max_think_tokens=9, stop=("e", "\n\n"), stop_in_thinking=True),
+        Sampling(max_tokens=20, stop=("a", "<")),
         Sampling(max_tokens=50, max_think_tokens=40),
     ]
     asks = [
@@ -124,7 +97,7 @@ def test_budgets_and_stops_are_those_of_slow_decoding(toy_texts, one_token, open
             sampling=sampling,
         )
         for sampling in options
-        for text in toy_texts[: 1 if sampling.max_tokens == 50 else 2]
+        for text in toy_texts[:1]
     ]
     asks[-1] = Ask(
         role="a", append=np.resize(policy.prompts(asks[:1])[0], 150), key=Key(1, 0, 0), sampling=options[-1]
@@ -152,9 +125,9 @@ def test_budgets_and_stops_are_those_of_slow_decoding(toy_texts, one_token, open
     assert closed_alone > 1
 
 
-def test_the_closing_is_what_the_template_writes(toy_texts):
+def test_the_closing_is_what_the_template_writes(thinking_policy):
     """Oracle: the tokenizer on each template's words; a blank line where it cuts reasoning, nothing without one."""
-    policy = thinking_policy(toy_texts, one_token=True)
+    policy = thinking_policy(one_token=True)
     said = "{{ message.content }}"
     own = policy.tokenizer.chat_template
     for template, after in (
@@ -168,20 +141,20 @@ def test_the_closing_is_what_the_template_writes(toy_texts):
         assert closing.tolist() == policy.tokenizer.encode(f"</think>{after}", add_special_tokens=False)
 
 
-def test_tags_are_found(toy_policy, toy_texts):
+def test_tags_are_found(toy_policy, thinking_policy):
     """Oracle: where the tags stand: among the added tokens, in the template, nowhere."""
     assert find_tags(toy_policy.tokenizer) is None
     assert toy_policy.thinking is None
-    tokenizer = thinking_policy(toy_texts, one_token=True).tokenizer
+    tokenizer = thinking_policy(one_token=True).tokenizer
     assert find_tags(tokenizer) == TAGS
     toy_policy.tokenizer.chat_template += "{# [THINK] [/THINK] #}"
     assert LanguageModel(toy_policy.model, toy_policy.tokenizer).thinking.end == "[/THINK]"
     assert LanguageModel(toy_policy.model, toy_policy.tokenizer, think_tags=None).thinking is None
 
 
-def test_a_forced_prefix_may_open_or_close_the_block(toy_texts):
+def test_a_forced_prefix_may_open_or_close_the_block(thinking_policy):
     """Oracle: the budget's contract: 0 tokens of reasoning are left, so an open block is closed at once."""
-    policy = thinking_policy(toy_texts, one_token=True)
+    policy = thinking_policy(one_token=True)
     closing = policy.thinking.closing.tolist()
     sampling = Sampling(max_tokens=9, max_think_tokens=0)
     for prefix, open_ in (("<think>I must", True), ("<think>so</think>It", False), ("", False)):
@@ -193,12 +166,12 @@ def test_a_forced_prefix_may_open_or_close_the_block(toy_texts):
         assert reply.train_mask[start] != open_
 
 
-def test_what_cannot_be_is_one_line(toy_policy, toy_texts):
+def test_what_cannot_be_is_one_line(toy_policy, thinking_policy):
     """Oracle: the documented ValueErrors, each of which names the argument."""
     ask = Ask(role="a", append="?", key=Key(0, 0, 0), sampling=Sampling(max_tokens=9, max_think_tokens=8))
     for policy, message in (
         (toy_policy, "max_think_tokens needs a thinking model"),
-        (thinking_policy(toy_texts, one_token=False), "leaves 1 of max_tokens=9, and the closing tag takes"),
+        (thinking_policy(one_token=False), "leaves 1 of max_tokens=9, and the closing tag takes"),
     ):
         with pytest.raises(ValueError, match=message) as caught:
             policy.generate([ask])
