@@ -24,6 +24,7 @@ from selfplay_fast.policies.prefix_forward import common_prefix
 from selfplay_fast.policies.prefix_store import PrefixStore, Slots
 from selfplay_fast.policies.sampling import SamplingColumns, draw
 from selfplay_fast.policies.streams import UIntArray, uniforms
+from selfplay_fast.policies.thinking import Thoughts
 from selfplay_fast.records import NO_LOGPROBS, NO_TOKENS, FloatArray, IntArray, Sampling
 
 _ROOM = 64  # tokens a cache can grow before it is copied, at least
@@ -31,7 +32,10 @@ _ROOM = 64  # tokens a cache can grow before it is copied, at least
 
 @dataclass(kw_only=True, slots=True)
 class Row:
-    """One sample in the making; ``recent``, its last tokens, is kept for rows with stop strings only."""
+    """One sample in the making; ``recent``, its last tokens, is kept for rows with stop strings only.
+
+    ``forced`` holds the places of the tokens that were not drawn.
+    """
 
     prompt: int
     sampling: Sampling
@@ -39,6 +43,9 @@ class Row:
     tokens: IntArray = field(default_factory=lambda: NO_TOKENS)
     logprobs: FloatArray = field(default_factory=lambda: NO_LOGPROBS)
     recent: deque[int] = field(default_factory=deque)
+    thinks: bool = False  # it begins in its reasoning
+    think_budget: int | None = None
+    forced: list[int] = field(default_factory=list)
     stopped: bool = False
 
 
@@ -223,6 +230,7 @@ def decode(
     stop_check: Callable[[Row], bool],
     store: PrefixStore,
     keep: bool,
+    thoughts: Thoughts | None = None,
 ) -> int:
     """Complete every row in place. ``row.prompt`` counts through the groups; ``streams`` [rows] keys the draws.
 
@@ -230,7 +238,8 @@ def decode(
     computed in passes of at most ``max_prefill_tokens`` slots; then all rows of all groups are extended together. What
     they have become is left in the store, where told to keep it. Returns how many tokens of prompts were computed.
 
-    ``stop_check(row)`` is asked after each token of rows that have stop strings.
+    ``stop_check(row)`` is asked after each token of rows that have stop strings. ``thoughts`` of these rows keeps
+    reasoning within its budget, and stop strings out of it; a forced token leaves its number of the stream unused.
     """
     frontier = _Frontier(model, groups, max_prefill_tokens, store)
     prompts = [prompt for group in groups for prompt in group]
@@ -251,14 +260,21 @@ def decode(
         if len(live) != len(rows):
             options = columns.rows(torch.as_tensor(live, device=model.device))
         drawn, logp = draw(logits, options, uniforms(streams[live], count))
-        tokens = drawn.cpu().numpy()
+        tokens, drawn_logp = drawn.cpu().numpy(), logp.cpu().numpy()
+        forced = thoughts.force(live, tokens, count) if thoughts else np.zeros(len(live), bool)
+        drawn_logp[forced] = 0
         if count == said.shape[1]:
             said, logprobs = (np.concatenate([x, np.zeros_like(x)], 1) for x in (said, logprobs))
-        said[live, count], logprobs[live, count] = tokens, logp.cpu().numpy()
+        said[live, count], logprobs[live, count] = tokens, drawn_logp
         count += 1
+        if thoughts:
+            thoughts.hear(live, said[:, :count], forced)
         stopped = np.isin(tokens, ends)
         for k in np.flatnonzero(has_stop[live]):
             row = rows[live[k]]
+            if thoughts and thoughts.silent[live[k]] and not row.sampling.stop_in_thinking:
+                row.recent.clear()
+                continue
             row.recent.append(int(tokens[k]))
             stopped[k] |= stop_check(row)
         for r in live[stopped]:
