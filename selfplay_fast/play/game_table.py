@@ -31,6 +31,8 @@ class GameTable:
     `InvalidRewards` (several offenders are all punished); a game that reaches ``max_turns``, if given, ends with 0 for
     all.
     ``repeat`` games in a row share their deal and form a group. Roles are "player_0", "player_1", ….
+    Only games ``rows`` are played here, all unless given: another process plays the others, and each of them goes the
+    same wherever it is played.
     """
 
     def __init__(
@@ -43,6 +45,7 @@ class GameTable:
         invalid: InvalidRewards | None = None,
         max_turns: int | None = None,
         repeat: int = 1,
+        rows: Sequence[int] | None = None,
         parse_mode: games.ParseMode = "lenient",
         **options: Any,
     ) -> None:
@@ -67,7 +70,9 @@ class GameTable:
         if repeat > 1:
             self.batch.reset(repeat=repeat)
         self._turns: list[list[Turn]] = [[] for _ in range(episodes)]
-        self._open = np.ones(episodes, bool)
+        self._open = np.full(episodes, rows is None)
+        if rows is not None:
+            self._open[list(rows)] = True
         self._finished: list[Episode] = []
         self._pending: list[Ask] = []
 
