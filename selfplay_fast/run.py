@@ -327,6 +327,34 @@ class Run:
             tracker.write(row)
 
 
+class Follower(Run):
+    """A run on the ranks that do not write it: all is read from its folder, nothing is written or shown."""
+
+    def steps(self, total: int, start: int = 0) -> Iterator[int]:
+        yield from range(start + 1, total + 1)
+
+    def status(self, text: str) -> None:
+        pass
+
+    def note(self, text: str) -> None:
+        pass
+
+    def log(self, *args: Any, **kwargs: Any) -> None:
+        self._seconds.clear()
+
+    def truncate(self, step: int) -> None:
+        pass
+
+    def replace_config(self, config: Any) -> None:
+        self.config = config
+
+    def fail(self, error: BaseException) -> None:
+        pass
+
+    def finish(self) -> Path:
+        return self.directory
+
+
 def _record_function(name: str) -> Any:
     from torch.profiler import record_function
 

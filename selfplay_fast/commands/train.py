@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 import signal
 import sys
 import types
@@ -39,6 +40,23 @@ def train(arguments: list[str]) -> None:
     if arguments[:1] in (["-h"], ["--help"]):
         print(_train_overview())
         return
+    if int(os.environ.get("WORLD_SIZE", "1")) == 1:  # torchrun sets it
+        return _go(*_opened(arguments))
+    from ..learn import distributed
+
+    distributed.start()
+    try:
+        _go(*_opened_together(arguments))
+    except (distributed.OtherRankError, FloatingPointError):  # the same on all
+        if distributed.is_first():
+            raise
+        raise SystemExit(2) from None
+    finally:
+        distributed.stop()
+
+
+def _opened(arguments: list[str]) -> tuple[Any, types.ModuleType]:
+    """The new or resumed run that the command line names, and its recipe."""
     recipe_name = None if not arguments or arguments[0].startswith("-") else arguments[0]
     rest = arguments if recipe_name is None else arguments[1:]
     resume = value_of("--resume", rest)
@@ -51,6 +69,25 @@ def train(arguments: list[str]) -> None:
     else:
         run, module = _created(recipe_name, rest)
     print(f"run folder: {run.directory}", file=sys.stderr)
+    return run, module
+
+
+def _opened_together(arguments: list[str]) -> tuple[Any, types.ModuleType]:
+    """The same on every rank: the first reads the command line, the others find the folder that it opened."""
+    from ..learn import distributed
+    from ..run import Follower
+
+    with distributed.together():
+        opened = _opened(arguments) if distributed.is_first() else None
+    directory = distributed.gather(None if opened is None else opened[0].directory.resolve())[0]
+    if opened is not None:
+        return opened
+    assert directory is not None
+    run = Follower.resume(directory)
+    return run, configs.load_recipe(run.recipe)
+
+
+def _go(run: Any, module: types.ModuleType) -> None:
     previous = signal.signal(signal.SIGTERM, _interrupt)
     try:
         module.train(run.config, run)

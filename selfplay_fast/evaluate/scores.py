@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 
 import numpy as np
 
 from selfplay_fast import games, solvers
+from selfplay_fast.learn import distributed
 from selfplay_fast.play import InvalidRewards, play_games
 from selfplay_fast.policies import Policy, RandomPolicy, SearchPlayer, TabularPlayer
 from selfplay_fast.policies.streams import derive_seed
@@ -54,7 +55,7 @@ def score_against(
 ) -> list[Score]:
     """``episodes`` games in each seat of a two-player game: the scores of ``policy`` by seat.
 
-    A refused reply loses the game (-1 / +1), as in SPIRAL's evaluation.
+    A refused reply loses the game (-1 / +1), as in SPIRAL's evaluation. Several ranks share the games.
     """
     if games.describe(game).num_players != 2:
         raise ValueError(
@@ -63,7 +64,8 @@ def score_against(
     scores = []
     for seat in range(2):
         cast: Mapping[str, Policy] = {f"player_{seat}": policy, f"player_{1 - seat}": opponent}
-        played = play_games(
+        play = partial(
+            play_games,
             cast,
             games=[game],
             episodes=episodes,
@@ -73,6 +75,7 @@ def score_against(
             parse_mode=parse_mode,
             invalid=InvalidRewards(offender=-1.0, others=1.0),
         )
+        played = distributed.play_dealt(lambda share, play=play: play(share=share))
         scores.append(_score(played, f"player_{seat}"))
     return scores
 

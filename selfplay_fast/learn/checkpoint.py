@@ -4,6 +4,9 @@ A checkpoint is a folder ``step-000120`` with ``model/`` (an ordinary transforme
 ``state.json`` (step, baselines, policy version) and ``files.json`` (size and CRC-32 of all the others, so that damage
 is noticed). It is written beside its final place and renamed, and renamed before it is removed, so a killed run
 leaves whole checkpoints only. Random streams are keyed by (seed, step), so the step is their whole state.
+
+Several ranks write the optimizer's states as ``shard-….safetensors``, each its own, by torch.distributed.checkpoint,
+which also reads them, or the one file, into however many ranks there are; the first rank writes all else.
 """
 
 from __future__ import annotations
@@ -12,17 +15,23 @@ import json
 import os
 import re
 import shutil
+import warnings
 import zlib
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
+import torch.distributed.checkpoint as dcp
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
+from torch.distributed.checkpoint import HuggingFaceStorageReader, HuggingFaceStorageWriter
+from torch.distributed.checkpoint.api import CheckpointException
+from torch.distributed.tensor import DTensor
 
+from selfplay_fast.learn import distributed
 from selfplay_fast.learn.advantages import RoleBaseline
 from selfplay_fast.policies.language_model import LanguageModel
 
@@ -50,22 +59,36 @@ def save_checkpoint(
     policy.forget()
     final = folder / f"step-{state.step:06d}"
     partial = folder / f".{final.name}.partial"
-    if not all(bool(weight.isfinite().all()) for weight in policy.model.parameters()):
-        raise FloatingPointError(f"step {state.step}: a weight is not finite; no checkpoint of it is written")
     try:
-        if partial.exists():
-            shutil.rmtree(partial)
-        partial.mkdir(parents=True)
-        _write(partial, policy, optimizer, state)
-        if final.exists():
-            _remove(final)
-        partial.rename(final)
-        _sync(folder)
-        _tidy(folder, keep)
+        with distributed.sharded(policy.model):
+            _check_finite(policy, state.step)
+            weights = distributed.whole_weights(policy.model)
+            _write_first(partial, policy, weights, state)
+            _write_optimizer(partial, optimizer)
+        with distributed.together():
+            if distributed.is_first():
+                _seal(partial)
+                if final.exists():
+                    _remove(final)
+                partial.rename(final)
+                _sync(folder)
+                _tidy(folder, keep)
     except (OSError, SafetensorError) as error:
-        shutil.rmtree(partial, ignore_errors=True)
+        if distributed.is_first():
+            shutil.rmtree(partial, ignore_errors=True)
         raise OSError(f"cannot write checkpoint {final}: {error}; earlier ones are untouched") from error
     return final
+
+
+def _check_finite(policy: LanguageModel, step: int) -> None:
+    finite = all(bool(_own(weight).isfinite().all()) for weight in policy.model.parameters())
+    if not all(distributed.gather(finite)):
+        raise FloatingPointError(f"step {step}: a weight is not finite; no checkpoint of it is written")
+
+
+def _own(tensor: torch.Tensor) -> torch.Tensor:
+    """What this rank has of a tensor."""
+    return tensor.to_local() if isinstance(tensor, DTensor) else tensor
 
 
 def _tidy(folder: Path, keep: int = 2) -> None:
@@ -84,22 +107,48 @@ def _remove(checkpoint: Path) -> None:
     shutil.rmtree(old)
 
 
-def _write(partial: Path, policy: LanguageModel, optimizer: torch.optim.Optimizer, state: TrainState) -> None:
-    """All files of a checkpoint, on the disk when this returns."""
-    policy.save(partial / "model")
+def _write_first(
+    partial: Path, policy: LanguageModel, weights: dict[str, torch.Tensor] | None, state: TrainState
+) -> None:
+    """What the first rank writes alone, while the others wait for their folder."""
+    with distributed.together():
+        if not distributed.is_first():
+            return
+        if partial.exists():
+            shutil.rmtree(partial)
+        partial.mkdir(parents=True)
+        policy.save(partial / "model", weights)
+        values = [[game, role, value] for (game, role), value in sorted(state.baseline.values.items())]
+        document = {
+            "step": state.step,
+            "policy_version": policy.version,
+            "baseline": {"decay": state.baseline.decay, "values": values},
+        }
+        (partial / "state.json").write_text(json.dumps(document, indent=1))
+
+
+def _write_optimizer(partial: Path, optimizer: torch.optim.Optimizer) -> None:
+    """One file, or one of each rank."""
     tensors = {
-        f"{index}.{name}": value.contiguous()
+        f"{index}.{name}": value
         for index, values in optimizer.state_dict()["state"].items()
         for name, value in values.items()
     }
-    save_file(tensors, partial / "optimizer.safetensors")
-    values = [[game, role, value] for (game, role), value in sorted(state.baseline.values.items())]
-    document = {
-        "step": state.step,
-        "policy_version": policy.version,
-        "baseline": {"decay": state.baseline.decay, "values": values},
-    }
-    (partial / "state.json").write_text(json.dumps(document, indent=1))
+    if distributed.share()[1] == 1:
+        save_file(
+            {key: distributed.whole(value).contiguous() for key, value in tensors.items()},
+            partial / "optimizer.safetensors",
+        )
+    elif tensors:
+        try:
+            dcp.save(tensors, storage_writer=HuggingFaceStorageWriter(str(partial), save_distributed=True))
+        except CheckpointException as error:
+            rank, (reason, _) = next(iter(error.failures.items()))
+            raise OSError(f"rank {rank}: {reason}") from error
+
+
+def _seal(partial: Path) -> None:
+    """The sums of all files; everything is on the disk when this returns."""
     files = {
         str(path.relative_to(partial)): _digest(path) for path in sorted(partial.rglob("*")) if path.is_file()
     }
@@ -134,12 +183,21 @@ def list_checkpoints(folder: Path) -> list[Path]:
 
 def load_newest(
     folder: Path, say: Callable[[str], None] = lambda text: None, **options: Any
-) -> tuple[LanguageModel, dict[str, torch.Tensor], TrainState] | None:
+) -> tuple[LanguageModel, Path, TrainState] | None:
     """`load_checkpoint` of the newest one that is whole; None where there is none at all.
 
     A damaged one is renamed to ``step-N.damaged``, and ``say`` is told, but only if there is an earlier one that can
-    be read: otherwise ValueError, and everything stays as it is.
+    be read: otherwise ValueError, and everything stays as it is. All ranks load what the first one found.
     """
+    with distributed.together():
+        loaded = _find_newest(folder, say, options) if distributed.is_first() else None
+    path = distributed.gather(None if loaded is None else loaded[1])[0]
+    return loaded if loaded is not None or path is None else load_checkpoint(path, **options)
+
+
+def _find_newest(
+    folder: Path, say: Callable[[str], None], options: dict[str, Any]
+) -> tuple[LanguageModel, Path, TrainState] | None:
     saved = list_checkpoints(folder)
     damaged: list[tuple[Path, str]] = []
     for path in reversed(saved):
@@ -162,34 +220,36 @@ def load_newest(
     return None
 
 
-def load_checkpoint(path: Path, **options: Any) -> tuple[LanguageModel, dict[str, torch.Tensor], TrainState]:
-    """Policy, optimizer tensors (for `restore_optimizer`) and state. A damaged file is a ValueError naming it."""
+def load_checkpoint(path: Path, **options: Any) -> tuple[LanguageModel, Path, TrainState]:
+    """Policy, where the optimizer's states are (for `restore_optimizer`) and state. A damaged file is a ValueError."""
     with _named(path):
-        _check_files(path, ("optimizer.safetensors",))
+        _check_files(path, _is_of_optimizer)
         document = json.loads((path / "state.json").read_text())
         baseline = RoleBaseline(
             decay=float(document["baseline"]["decay"]),
             values={(game, role): float(value) for game, role, value in document["baseline"]["values"]},
         )
         state = TrainState(step=int(document["step"]), baseline=baseline)
-        tensors = load_file(path / "optimizer.safetensors")
-    return load_policy(path, **options), tensors, state
+    return load_policy(path, **options), path, state
 
 
 def load_policy(path: Path, **options: Any) -> LanguageModel:
     """The policy of a checkpoint alone. A damaged file is a ValueError naming it."""
     with _named(path):
-        known = json.loads((path / _FILES).read_text())
-        _check_files(path, [name for name in known if name != "optimizer.safetensors"])
+        _check_files(path, lambda name: not _is_of_optimizer(name))
         policy = LanguageModel.load(path / "model", **options)
         policy.version = int(json.loads((path / "state.json").read_text())["policy_version"])
     return policy
 
 
-def _check_files(path: Path, names: Iterable[str]) -> None:
+def _is_of_optimizer(name: str) -> bool:
+    return "/" not in name and name.endswith(".safetensors")
+
+
+def _check_files(path: Path, wanted: Callable[[str], bool]) -> None:
     known = json.loads((path / _FILES).read_text())
-    for name in names:
-        if _digest(path / name) != known[name]:
+    for name, sums in known.items():
+        if wanted(name) and _digest(path / name) != sums:
             raise ValueError(f"{name} is not what was written")
 
 
@@ -203,10 +263,22 @@ def _named(path: Path) -> Iterator[None]:
         raise ValueError(f"checkpoint {path} is damaged or incomplete: {reason}") from error
 
 
-def restore_optimizer(optimizer: torch.optim.Optimizer, tensors: dict[str, torch.Tensor]) -> None:
-    """Put saved tensors back into a fresh optimizer over the same parameters."""
+def restore_optimizer(optimizer: torch.optim.Optimizer, folder: Path) -> None:
+    """Put the states of a checkpoint, as `load_checkpoint` returns it, into a fresh optimizer over the same parameters.
+
+    The parameters may be sharded, over any number of ranks.
+    """
+    reader = HuggingFaceStorageReader(str(folder))
+    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+    tensors: dict[str, Any] = {}
     state: dict[int, dict[str, torch.Tensor]] = {}
-    for key, value in tensors.items():
+    for key, saved in reader.read_metadata().state_dict_metadata.items():
         index, name = key.split(".", 1)
-        state.setdefault(int(index), {})[name] = value
+        like = parameters[int(index)]
+        tensors[key] = torch.zeros_like(like) if saved.size == like.shape else torch.zeros(saved.size)
+        state.setdefault(int(index), {})[name] = tensors[key]
+    alone = distributed.share()[1] == 1
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # it tells that one process reads alone
+        dcp.load(tensors, storage_reader=reader, no_dist=alone)
     optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})

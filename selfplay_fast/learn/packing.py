@@ -36,6 +36,35 @@ class TokenBatch:
         """All tokens, prompts counted every time."""
         return sum(len(sequence) for sequence in self.sequences)
 
+    def take(self, samples: NDArray[np.int64]) -> TokenBatch:
+        """Some of the samples, with the weights that they have here."""
+        lengths = np.diff(self.offsets)[samples]
+        offsets = np.concatenate([[0], np.cumsum(lengths)])
+        tokens = np.arange(offsets[-1]) + np.repeat(self.offsets[:-1][samples] - offsets[:-1], lengths)
+        return TokenBatch(
+            sequences=[self.sequences[i] for i in samples.tolist()],
+            first=self.first[samples],
+            offsets=offsets,
+            advantages=self.advantages[tokens],
+            weights=self.weights[tokens],
+            sampler_logprobs=self.sampler_logprobs[tokens],
+            temperature=self.temperature,
+        )
+
+
+def dealt(batch: TokenBatch, share: tuple[int, int]) -> TokenBatch:
+    """The samples of part i of n, ``share`` = (i, n): runs of neighbours in the order of their content, about as long.
+
+    Neighbours share prefixes, and what lies in two runs is computed twice. A part may be empty.
+    """
+    mine, parts = share
+    if parts == 1:
+        return batch
+    order = np.array(sorted(range(batch.num_samples), key=lambda i: batch.sequences[i].astype(">u4").tobytes()))
+    lengths = np.array([len(batch.sequences[i]) for i in order])
+    middles = np.cumsum(lengths) - lengths / 2
+    return batch.take(order[(middles * parts // lengths.sum()).astype(np.int64) == mine])
+
 
 def pack(
     episodes: Sequence[Episode],

@@ -2,7 +2,9 @@
 
 The batch runs as prefix trees (`policies.prefix_forward`): shared prefixes and equal samples once, log-probs without
 stored logits, the loss on every (sample, token). The keys and values of a shared prefix are detached; their gradient
-is gathered over the micro-batches and sent through the prefix once.
+is gathered over the micro-batches and sent through the prefix once. Micro-batches are gradient accumulation: a batch may
+be of any size, and memory holds ``max_batch_tokens`` of it. Where there are several ranks (`learn.distributed`), every
+one is given the whole batch and learns from its share.
 """
 
 from __future__ import annotations
@@ -19,8 +21,9 @@ from torch import Tensor
 
 from selfplay_fast._native import TokenTree
 from selfplay_fast.kernels.token_logprobs import token_logprobs
+from selfplay_fast.learn import distributed
 from selfplay_fast.learn.losses import Surrogate, k2_kl, truncated_importance
-from selfplay_fast.learn.packing import TokenBatch
+from selfplay_fast.learn.packing import TokenBatch, dealt
 from selfplay_fast.policies.language_model import LanguageModel
 from selfplay_fast.policies.prefix_forward import (
     Cache,
@@ -106,7 +109,7 @@ def _each_block(model: Any, group: _Group, max_tokens: int, visit: Visit) -> Non
         pair = torch.as_tensor(group.pair[first:last] - block.pairs.start, device=block.hidden.device)
         loss = visit(tree, block, group.tokens[group.order[first:last]], pair)
         if loss is not None:
-            loss.backward()
+            (loss * distributed.gradient_scale()).backward()
     if training and prefix:
         outputs, inputs = (list(chain.from_iterable(cache)) for cache in (prefix, leaves))
         torch.autograd.backward(outputs, [leaf.grad for leaf in inputs])
@@ -185,16 +188,20 @@ class _Pass:
         self.ratio += (logp - self.old[place])[trained].exp().sum().item()
 
     def metrics(self) -> dict[str, float]:
-        count = max(self.tokens, 1)
+        """Of the passes of all ranks."""
+        own = np.array([self.loss, self.entropy, self.ratio, self.magnet, self.tokens])
+        loss, entropy, ratio, magnet, tokens = sum(distributed.gather(own)).tolist()
+        count = max(tokens, 1)
         if not self.on_policy:
-            return {"ratio": self.ratio / count}
+            return {"loss": loss, "ratio": ratio / count}
+        gaps = distributed.gather((self.old - self.sampler)[self.weights > 0].cpu())
         metrics = {
-            "loss": self.loss,
-            "entropy": self.entropy / count,
-            "trained_tokens": float(self.tokens),
-            **_mismatch((self.old - self.sampler)[self.weights > 0]),
+            "loss": loss,
+            "entropy": entropy / count,
+            "trained_tokens": tokens,
+            **_mismatch(torch.cat(gaps)),
         }
-        return metrics if self.reference is None else metrics | {"magnet_kl": self.magnet / count}
+        return metrics if self.reference is None else metrics | {"magnet_kl": magnet / count}
 
 
 def _fault(loss: float, norm: float, max_loss: float) -> str | None:
@@ -233,33 +240,47 @@ def update(
 ) -> dict[str, float]:
     """Improve the policy on one batch and return metrics, those of the first, on-policy pass where passes differ.
 
-    Raises FloatingPointError when a loss or gradient is not finite or a loss exploded; that step is not taken.
+    Raises FloatingPointError when a loss or gradient is not finite or a loss exploded; that step is not taken, on any
+    rank.
     """
     if settings.magnet > 0 and reference is None:
         raise ValueError("reference: a magnet needs the policy it pulls towards")
     model = policy.model
     policy.forget()  # its memory is needed, and the weights will change
-    groups = _groups(batch, settings.block_tokens)
-    pull = (
-        _batch_logprobs(reference, batch, groups, settings.max_batch_tokens)
-        if reference is not None and settings.magnet > 0
-        else None
-    )
+    with distributed.together():
+        own = dealt(batch, distributed.share())
+        groups = _groups(own, settings.block_tokens)
+        pull = (
+            _batch_logprobs(reference, own, groups, settings.max_batch_tokens)
+            if reference is not None and settings.magnet > 0
+            else None
+        )
     model.eval()  # the log-probs of the sampler: no dropout
     old: Tensor | None = None
     metrics: dict[str, float] = {}
     for _ in range(settings.epochs):
         optimizer.zero_grad(set_to_none=True)
-        batch_pass = _Pass(model, batch, settings, old, pull)
-        for group in groups:
-            _each_block(model, group, settings.max_batch_tokens, batch_pass.visit)
-        norm = torch.nn.utils.clip_grad_norm_(model.parameters(), settings.max_grad_norm).item()
-        if fault := _fault(batch_pass.loss, norm, settings.max_loss):
-            optimizer.zero_grad(set_to_none=True)
-            raise FloatingPointError(f"{fault}; the step was not taken")
-        optimizer.step()
+        batch_pass = _Pass(model, own, settings, old, pull)
+        with distributed.together():
+            for group in groups:
+                _each_block(model, group, settings.max_batch_tokens, batch_pass.visit)
+        distributed.reduce_gradients(model)
+        passed = batch_pass.metrics()
+        with distributed.sharded(model):
+            norm = _step(optimizer, settings, passed["loss"])
         policy.version += 1
         old = batch_pass.old
-        metrics = batch_pass.metrics() | {"grad_norm": norm} | metrics
-    computed = sum(group.tree.num_computed_tokens for group in groups)
+        metrics = passed | {"grad_norm": norm} | metrics
+    computed = sum(distributed.gather(sum(group.tree.num_computed_tokens for group in groups)))
     return metrics | {"computed_tokens": float(computed), "sharing": batch.num_tokens / computed}
+
+
+def _step(optimizer: torch.optim.Optimizer, settings: Update, loss: float) -> float:
+    """Clip the gradients and take a step; returns their norm before."""
+    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+    norm = distributed.whole(torch.nn.utils.clip_grad_norm_(parameters, settings.max_grad_norm)).item()
+    if fault := _fault(loss, norm, settings.max_loss):
+        optimizer.zero_grad(set_to_none=True)
+        raise FloatingPointError(f"{fault}; the step was not taken")
+    optimizer.step()
+    return norm

@@ -8,6 +8,7 @@ import numpy as np
 import torch
 
 from selfplay_fast.games import Style
+from selfplay_fast.learn import distributed
 from selfplay_fast.learn.losses import negative_log_likelihood
 from selfplay_fast.learn.packing import TokenBatch
 from selfplay_fast.learn.update import Update, update
@@ -37,8 +38,11 @@ def warm_up(
     of the embeddings and the head, so that they stay as sensitive to the state as they were (see `policies.nano`).
     """
     model = policy.model
-    outer = {id(module.weight) for module in (model.get_input_embeddings(), model.get_output_embeddings())}
-    parameters = list(model.parameters())
+    with distributed.sharded(model):
+        outer = {
+            id(module.weight) for module in (model.get_input_embeddings(), model.get_output_embeddings())
+        }
+        parameters = list(model.parameters())
     groups = [
         {"params": [p for p in parameters if id(p) in outer], "rate": 1.0},
         {"params": [p for p in parameters if id(p) not in outer], "rate": layer_rate},

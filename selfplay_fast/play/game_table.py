@@ -33,6 +33,8 @@ class GameTable:
     What is read, and told to others, is the public part of a reply; reasoning that does not end is a refused reply. In
     strict mode of style "mars" the format includes the reasoning, so there the whole reply is read.
     ``repeat`` games in a row share their deal and form a group. Roles are "player_0", "player_1", ….
+    Only games ``rows`` are played here, all unless given: another process plays the others, and each of them goes the
+    same wherever it is played.
     """
 
     def __init__(
@@ -45,6 +47,7 @@ class GameTable:
         invalid: InvalidRewards | None = None,
         max_turns: int | None = None,
         repeat: int = 1,
+        rows: Sequence[int] | None = None,
         parse_mode: games.ParseMode = "lenient",
         **options: Any,
     ) -> None:
@@ -70,7 +73,9 @@ class GameTable:
         if repeat > 1:
             self.batch.reset(repeat=repeat)
         self._turns: list[list[Turn]] = [[] for _ in range(episodes)]
-        self._open = np.ones(episodes, bool)
+        self._open = np.full(episodes, rows is None)
+        if rows is not None:
+            self._open[list(rows)] = True
         self._finished: list[Episode] = []
         self._pending: list[Ask] = []
 

@@ -122,10 +122,12 @@ def play_games(
     max_turns: int | None = None,
     style: Style = "spiral",
     parse_mode: ParseMode = "lenient",
+    share: tuple[int, int] = (0, 1),
 ) -> list[Episode]:
     """Play ``episodes`` games, one number per game or one spread evenly (the first games get the remainder).
 
-    The rest as in `GameTable`.
+    ``share`` = (i, n): of all these games, numbered through, those whose number is i modulo n. The rest as in
+    `GameTable`.
     """
     if isinstance(games, str):
         raise TypeError(f"games: give a list of names, [{games!r}], got one string")
@@ -137,13 +139,16 @@ def play_games(
         counts = list(episodes)
     if len(counts) != len(games) or min(counts) < 1:
         raise ValueError(f"episodes: {episodes} cannot cover {len(games)} games; use at least one each")
+    mine, parts = share
     tables = []
+    first = 0
     for g, (name, count) in enumerate(zip(games, counts, strict=True)):
         tables.append(
             GameTable(
                 name,
                 episodes=count,
                 seed=derive_seed(seed, g),
+                rows=range((mine - first) % parts, count, parts),
                 sampling=sampling,
                 invalid=invalid,
                 max_turns=max_turns,
@@ -151,4 +156,5 @@ def play_games(
                 parse_mode=parse_mode,
             )
         )
+        first += count
     return play(cast, tables)

@@ -110,9 +110,9 @@ class LanguageModel:
             raise ValueError(f"model {str(name)!r}: its chat template is broken: {error}") from error
         return policy
 
-    def save(self, folder: str | Path) -> None:
-        """Write an ordinary transformers folder."""
-        self.model.save_pretrained(folder)
+    def save(self, folder: str | Path, weights: dict[str, torch.Tensor] | None = None) -> None:
+        """Write an ordinary transformers folder, with ``weights`` instead of the model's own where they are given."""
+        self.model.save_pretrained(folder, state_dict=weights)
         self.tokenizer.save_pretrained(folder)
 
     # -- text to tokens ------------------------------------------------------------------------------------------

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 
@@ -23,6 +23,7 @@ from selfplay_fast.learn import (
     RoleBaseline,
     Update,
     checkpoint,
+    distributed,
     pack,
     ppo_clip_loss,
     role_conditioned_advantages,
@@ -117,12 +118,20 @@ class Config(RecipeConfig):
     """steps between checkpoints; the first and the two newest stay"""
     device: str = "auto"
     """where the model lives: `cpu`, `cuda`, or `auto` for a GPU where there is one"""
+    dtype: Literal["auto", "float32", "bfloat16"] = "auto"
+    """what passes are computed in; weights that are trained and optimizer states are float32 beside it. `auto`: bfloat16
+    on a GPU, but for nano"""
+    max_batch_tokens: int = 16384
+    """tokens of one forward pass over prompts and of one micro-batch; gradients of micro-batches add up"""
+    max_cache_tokens: int | None = None
+    """tokens whose keys and values replies in the making hold, and as many again between turns; None: 16 times as many
+    as in a pass"""
     threads: int = 1
     """CPU threads of the model; more help only where cores are idle"""
 
     def __post_init__(self) -> None:
         positive = "samples_per_step max_tokens loss_length inner_epochs max_turns eval_every eval_episodes"
-        positive += " eval_episodes_between checkpoint_every threads"
+        positive += " eval_episodes_between checkpoint_every threads max_batch_tokens"
         at_least = dict.fromkeys(positive.split(), 1) | {"warmup_steps": 0}
         for name, least in at_least.items():
             if getattr(self, name) < least:
@@ -217,12 +226,13 @@ def train(config: Config, run: Run) -> None:
     config = config.resolved()
     torch.set_num_threads(config.threads)
     opponents = _opponents(config)
-    policy, optimizer, state = _start(config, run, opponents)
-    start = run.checkpoints / "step-000000"
-    reference = checkpoint.load_policy(start, device=config.device) if config.magnet else None
-    baseline = state.baseline
     share = config.samples_per_step / len(config.games)
     counts = [max(1, round(share / mean_turns(game))) for game in config.games]
+    distributed.check_enough(sum(counts), "samples_per_step")
+    policy, optimizer, state = _start(config, run, opponents)
+    start = run.checkpoints / "step-000000"
+    reference = checkpoint.load_policy(start, **_placement(config)) if config.magnet else None
+    baseline = state.baseline
     for step in run.steps(config.total_steps, start=state.step):
         left = 1 - (step - 1) / config.total_steps
         with run.phase("rollout"):
@@ -247,6 +257,7 @@ def train(config: Config, run: Run) -> None:
             magnet=config.magnet_weight * (1 + 2 * left) / 3 if config.magnet else 0.0,
             max_importance=config.max_importance,
             max_loss=config.max_loss,
+            max_batch_tokens=config.max_batch_tokens,
         )
         for group in optimizer.param_groups:
             group["lr"] = config.initial_learning_rate * (
@@ -266,26 +277,28 @@ def train(config: Config, run: Run) -> None:
         run.log(step, metrics, episodes, advantages)
         if last or step % config.checkpoint_every == 0:
             with run.phase("checkpoint"):
-                checkpoint.save_checkpoint(
-                    run.checkpoints, policy, optimizer, checkpoint.TrainState(step=step, baseline=baseline)
-                )
+                done = checkpoint.TrainState(step=step, baseline=baseline)
+                checkpoint.save_checkpoint(run.checkpoints, policy, optimizer, done)
 
 
 def _start(
     config: Config, run: Run, opponents: Mapping[str, Policy]
 ) -> tuple[LanguageModel, torch.optim.Optimizer, checkpoint.TrainState]:
     """The newest checkpoint, or a fresh policy, evaluated and saved as step 0."""
-    saved = checkpoint.load_newest(run.checkpoints, run.note, device=config.device)
+    saved = checkpoint.load_newest(run.checkpoints, run.note, **_placement(config))
     if saved is not None:
-        policy, tensors, state = saved
-        optimizer = _optimizer(config, policy)
-        checkpoint.restore_optimizer(optimizer, tensors)
+        policy, folder, state = saved
+        distributed.shard(policy.model, _dtype(config, policy))
+        with distributed.sharded(policy.model):
+            optimizer = _optimizer(config, policy)
+            checkpoint.restore_optimizer(optimizer, folder)
         run.truncate(state.step)
         return policy, optimizer, state
     run.truncate(-1)
     with run.phase("start"):
         policy = load_policy(config, run.status)
-    optimizer = _optimizer(config, policy)
+    with distributed.sharded(policy.model):
+        optimizer = _optimizer(config, policy)
     state = checkpoint.TrainState(step=0, baseline=RoleBaseline(decay=config.baseline_decay))
     run.status("evaluating the policy to start from")
     with run.phase("evaluation"):
@@ -301,13 +314,12 @@ def load_policy(config: Config, status: Callable[[str], None] = lambda text: Non
     if config.model == "nano":
         status("building nano")
         policy = LanguageModel(
-            *build_nano(config.games, config.seed, style=config.style), device=config.device
+            *build_nano(config.games, config.seed, style=config.style), **_placement(config)
         )
     else:
         status(f"loading {config.model}")
-        policy = LanguageModel.load(
-            config.model, dtype="float32", device=config.device
-        )  # small steps vanish in bf16
+        policy = LanguageModel.load(config.model, dtype="float32", **_placement(config))
+    distributed.shard(policy.model, _dtype(config, policy))
     if config.warmup_steps:
         warm_up(
             policy,
@@ -321,6 +333,22 @@ def load_policy(config: Config, status: Callable[[str], None] = lambda text: Non
     return policy
 
 
+def _placement(config: Config) -> dict[str, Any]:
+    """Options of a `LanguageModel`."""
+    return {
+        "device": distributed.local_device(config.device),
+        "max_batch_tokens": config.max_batch_tokens,
+        "max_cache_tokens": config.max_cache_tokens,
+    }
+
+
+def _dtype(config: Config, policy: LanguageModel) -> torch.dtype:
+    """What the policy computes in."""
+    on_gpu = policy.model.device.type == "cuda"
+    wide = config.dtype == "float32" or (config.dtype == "auto" and not (on_gpu and config.model != "nano"))
+    return torch.float32 if wide else torch.bfloat16
+
+
 def _optimizer(config: Config, policy: LanguageModel) -> torch.optim.Optimizer:
     return torch.optim.AdamW(
         policy.model.parameters(), lr=config.initial_learning_rate, betas=(0.9, 0.95), weight_decay=0.0
@@ -328,17 +356,20 @@ def _optimizer(config: Config, policy: LanguageModel) -> torch.optim.Optimizer:
 
 
 def _play(config: Config, policy: LanguageModel, counts: Sequence[int], seed: int) -> list[Episode]:
-    """Self-play: ``counts`` games of each kind."""
-    return play_games(
-        self_play(policy),
-        games=config.games,
-        episodes=counts,
-        seed=seed,
-        sampling=Sampling(temperature=config.temperature, max_tokens=config.max_tokens),
-        invalid=InvalidRewards(offender=config.invalid_reward, others=config.invalid_other),
-        max_turns=config.max_turns,
-        style=config.style,
-        parse_mode=config.parse_mode,
+    """Self-play: ``counts`` games of each kind, over all ranks."""
+    return distributed.play_dealt(
+        lambda share: play_games(
+            self_play(policy),
+            games=config.games,
+            episodes=counts,
+            seed=seed,
+            sampling=Sampling(temperature=config.temperature, max_tokens=config.max_tokens),
+            invalid=InvalidRewards(offender=config.invalid_reward, others=config.invalid_other),
+            max_turns=config.max_turns,
+            style=config.style,
+            parse_mode=config.parse_mode,
+            share=share,
+        )
     )
 
 

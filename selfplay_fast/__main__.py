@@ -1,0 +1,7 @@
+"""`python -m selfplay_fast` is `selfplay-fast`; torchrun starts it like this."""
+
+import sys
+
+from .cli import main
+
+sys.exit(main())
