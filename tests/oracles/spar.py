@@ -87,10 +87,7 @@ class Search:
 
     def run(self):
         """The final node; the root where no refinement was ever made."""
-        if self.depth_first:
-            found = self.dfs(self.root)
-        else:
-            found = self.bfs()
+        found = self.dfs(self.root) if self.depth_first else self.bfs()
         if found is not None:
             return found
         node, _ = self.root.best()
