@@ -7,7 +7,7 @@ import numpy
 import numpy.typing
 import typing
 import typing_extensions
-__all__: list[str] = ['Cfr', 'CudaBatch', 'GameBatch', 'GameInfo', 'GameTooLargeError', 'GameTree', 'InformationState', 'MonteCarloCfr', 'Observers', 'OptionInfo', 'Positions', 'Rule', 'Search', 'SearchOptions', 'TokenTree', 'completed_values', 'considered_visits', 'cuda_devices', 'describe_game', 'discounted_sums', 'game_names', 'moving_advantages', 'search_rows', 'segment_normalise', 'solver_form', 'tree_mask']
+__all__: list[str] = ['Cfr', 'CudaBatch', 'GameBatch', 'GameInfo', 'GameTooLargeError', 'GameTree', 'InformationState', 'MonteCarloCfr', 'Observers', 'OptionInfo', 'Positions', 'RefineCost', 'RefineForest', 'RefineNode', 'RefineOptions', 'RefineOrder', 'RefineTree', 'RefineVote', 'RefineWant', 'Rule', 'Search', 'SearchOptions', 'TokenTree', 'completed_values', 'considered_visits', 'cuda_devices', 'describe_game', 'discounted_sums', 'game_names', 'moving_advantages', 'search_rows', 'segment_normalise', 'solver_form', 'tree_mask']
 class OptionInfo:
     """
     One option of a game, as configured
@@ -173,6 +173,236 @@ class CudaBatch:
     def terminated(self) -> typing_extensions.CapsuleType:
         ...
     def update_legal_actions(self, stream: typing.SupportsInt | typing.SupportsIndex) -> None:
+        ...
+class RefineOrder:
+    """
+    Members:
+    
+      breadth
+    
+      depth
+    """
+    __members__: typing.ClassVar[dict[str, RefineOrder]]
+    breadth: typing.ClassVar[RefineOrder]
+    depth: typing.ClassVar[RefineOrder]
+    @typing.overload
+    def __eq__(self, other: RefineOrder) -> bool:
+        ...
+    @typing.overload
+    def __eq__(self, other: typing.Any) -> bool:
+        ...
+    def __getstate__(self) -> int:
+        ...
+    def __hash__(self) -> int:
+        ...
+    def __index__(self) -> int:
+        ...
+    def __init__(self, value: typing.SupportsInt | typing.SupportsIndex) -> None:
+        ...
+    def __int__(self) -> int:
+        ...
+    @typing.overload
+    def __ne__(self, other: RefineOrder) -> bool:
+        ...
+    @typing.overload
+    def __ne__(self, other: typing.Any) -> bool:
+        ...
+    def __repr__(self) -> str:
+        ...
+    def __setstate__(self, state: typing.SupportsInt | typing.SupportsIndex) -> None:
+        ...
+    def __str__(self) -> str:
+        ...
+    @property
+    def name(self) -> str:
+        ...
+    @property
+    def value(self) -> int:
+        ...
+class RefineOptions:
+    """
+    How a tree is searched; refine_search.py says what each option means
+    """
+    order: RefineOrder
+    def __init__(self) -> None:
+        ...
+    @property
+    def accept(self) -> float:
+        ...
+    @accept.setter
+    def accept(self, arg0: typing.SupportsFloat | typing.SupportsIndex) -> None:
+        ...
+    @property
+    def branch(self) -> int:
+        ...
+    @branch.setter
+    def branch(self, arg0: typing.SupportsInt | typing.SupportsIndex) -> None:
+        ...
+    @property
+    def depth(self) -> int:
+        ...
+    @depth.setter
+    def depth(self, arg0: typing.SupportsInt | typing.SupportsIndex) -> None:
+        ...
+    @property
+    def judge_attempts(self) -> int:
+        ...
+    @judge_attempts.setter
+    def judge_attempts(self, arg0: typing.SupportsInt | typing.SupportsIndex) -> None:
+        ...
+    @property
+    def judgements(self) -> int:
+        ...
+    @judgements.setter
+    def judgements(self, arg0: typing.SupportsInt | typing.SupportsIndex) -> None:
+        ...
+    @property
+    def keep(self) -> int:
+        ...
+    @keep.setter
+    def keep(self, arg0: typing.SupportsInt | typing.SupportsIndex) -> None:
+        ...
+    @property
+    def refine_attempts(self) -> int:
+        ...
+    @refine_attempts.setter
+    def refine_attempts(self, arg0: typing.SupportsInt | typing.SupportsIndex) -> None:
+        ...
+class RefineWant:
+    """
+    What a tree waits for: refinements of a node, or verdicts on a text
+    """
+    @property
+    def attempt(self) -> int:
+        ...
+    @property
+    def branch(self) -> int:
+        """
+        the first of the branches that are wanted
+        """
+    @property
+    def count(self) -> int:
+        ...
+    @property
+    def is_judgement(self) -> bool:
+        ...
+    @property
+    def node(self) -> int:
+        """
+        -1 where verdicts are wanted
+        """
+    @property
+    def number(self) -> int:
+        """
+        names the draws of refinements, with the attempt
+        """
+    @property
+    def text(self) -> int:
+        """
+        of the node, or what is judged
+        """
+    @property
+    def tree(self) -> int:
+        ...
+class RefineNode:
+    """
+    A response in a tree; parents come before their children
+    """
+    @property
+    def branch(self) -> int:
+        ...
+    @property
+    def depth(self) -> int:
+        ...
+    @property
+    def parent(self) -> int:
+        """
+        -1 of the root
+        """
+    @property
+    def text(self) -> int:
+        ...
+    @property
+    def value(self) -> float:
+        ...
+class RefineVote:
+    """
+    The vote on one text
+    """
+    @property
+    def decided(self) -> bool:
+        ...
+    @property
+    def kept(self) -> int:
+        """
+        the first verdict of the majority
+        """
+    @property
+    def no(self) -> int:
+        ...
+    @property
+    def yes(self) -> int:
+        ...
+class RefineCost:
+    """
+    What a tree has asked for
+    """
+    @property
+    def requests(self) -> int:
+        ...
+    @property
+    def rounds(self) -> int:
+        ...
+    @property
+    def samples(self) -> int:
+        ...
+class RefineTree:
+    """
+    One tree of a forest
+    """
+    def vote(self, text: typing.SupportsInt | typing.SupportsIndex) -> RefineVote:
+        ...
+    @property
+    def accepted(self) -> bool:
+        ...
+    @property
+    def cost(self) -> RefineCost:
+        ...
+    @property
+    def final_node(self) -> int:
+        """
+        -1 where there is none
+        """
+    @property
+    def nodes(self) -> list[RefineNode]:
+        ...
+class RefineForest:
+    """
+    Trees that search by refinement, all at once
+    """
+    def __init__(self, options: RefineOptions, judged: typing.Annotated[numpy.typing.ArrayLike, numpy.bool]) -> None:
+        """
+        judged bool[T]: is the critique of a tree's first response known? Raises ValueError on a wrong option.
+        """
+    def __len__(self) -> int:
+        ...
+    def answer(self, answers: typing.Annotated[numpy.typing.ArrayLike, numpy.int64]) -> list[int]:
+        """
+        The answers to the last `select`; gives the trees that are over with them.
+        
+        answers int64[sum of counts]: of a refinement the number of its text in its tree (equal texts have equal numbers, the
+        first response has 0), of a verdict 1 for yes and 0 for no; -1 for what cannot be read. Raises ValueError for another
+        length or range, and nothing changes.
+        """
+    def close(self, number: typing.SupportsInt | typing.SupportsIndex) -> None:
+        """
+        Give a tree up: it asks for nothing more.
+        """
+    def select(self) -> list[RefineWant]:
+        """
+        What all trees wait for; the same again until it is answered.
+        """
+    def tree(self, number: typing.SupportsInt | typing.SupportsIndex) -> RefineTree:
         ...
 class TokenTree:
     """

@@ -21,18 +21,24 @@ from numpy.typing import ArrayLike, NDArray
 
 from selfplay_fast import _native, arguments
 from selfplay_fast.games import Batch
+from selfplay_fast.refine_search import Draft, Refined, RefineOptions, RefineTrees, refine
 
 __all__ = [
     "Cached",
+    "Draft",
     "Evaluator",
     "Found",
     "Options",
+    "RefineOptions",
+    "RefineTrees",
+    "Refined",
     "Search",
     "check_options",
     "completed_values",
     "considered_visits",
     "ismcts",
     "mcts",
+    "refine",
 ]
 
 Evaluator: TypeAlias = "Callable[[Batch], tuple[ArrayLike, ArrayLike]]"

@@ -4,6 +4,7 @@
 #include "bindings/bind_games.h"
 
 void bind_learn(pybind11::module_& m);
+void bind_refine(pybind11::module_& m);
 void bind_rollout(pybind11::module_& m);
 void bind_search(pybind11::module_& m);
 void bind_solvers(pybind11::module_& m);
@@ -13,6 +14,7 @@ PYBIND11_MODULE(_native, m) {
     spf::bind_games(m);
     spf::bind_cuda(m);
     bind_learn(m);
+    bind_refine(m);
     bind_rollout(m);
     bind_search(m);
     bind_solvers(m);

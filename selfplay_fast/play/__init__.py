@@ -1,8 +1,10 @@
-"""Tables (games, dialogues) and the scheduler that turns them into episodes."""
+"""Tables (games, dialogues, refinement trees) and the scheduler that turns them into episodes."""
 
 from selfplay_fast.play.dialogue_table import DialogueTable, Outcome
 from selfplay_fast.play.game_table import GameTable, InvalidRewards
-from selfplay_fast.play.scheduler import Cast, Table, mean_turns, play, play_games, self_play
+from selfplay_fast.play.refine_prompts import RefinePrompts
+from selfplay_fast.play.refine_table import RefineTable
+from selfplay_fast.play.scheduler import Cast, Table, mean_turns, play, play_games, self_play, stream
 
 __all__ = [
     "Cast",
@@ -10,9 +12,12 @@ __all__ = [
     "GameTable",
     "InvalidRewards",
     "Outcome",
+    "RefinePrompts",
+    "RefineTable",
     "Table",
     "mean_turns",
     "play",
     "play_games",
     "self_play",
+    "stream",
 ]

@@ -58,6 +58,13 @@ def self_play(policy: Policy) -> Cast:
 def play(cast: Cast, tables: Sequence[Table]) -> list[Episode]:
     """Run every table to its end; episodes in the order (table, index), whatever order they ended in."""
     done: list[list[Episode]] = [[] for _ in tables]
+    for t, episode in stream(cast, tables):
+        done[t].append(episode)
+    return [episode for episodes in done for episode in sorted(episodes, key=lambda e: e.index)]
+
+
+def stream(cast: Cast, tables: Sequence[Table]) -> Iterator[tuple[int, Episode]]:
+    """The same as they end, each with the number of its table; what has come is not lost with a policy that fails."""
     while True:
         pending = [(t, table.asks()) for t, table in enumerate(tables)]
         pending = [(t, asks) for t, asks in pending if asks]
@@ -69,10 +76,9 @@ def play(cast: Cast, tables: Sequence[Table]) -> list[Episode]:
             count = sum(ask.n for ask in asks)
             tables[t].answer(answers[start : start + count])
             start += count
-            done[t].extend(tables[t].finished())
+            yield from ((t, episode) for episode in tables[t].finished())
     for t, table in enumerate(tables):
-        done[t].extend(table.finished())
-    return [episode for episodes in done for episode in sorted(episodes, key=lambda e: e.index)]
+        yield from ((t, episode) for episode in table.finished())
 
 
 def _ask_policies(cast: Cast, asks: Sequence[Ask]) -> list[Reply]:
