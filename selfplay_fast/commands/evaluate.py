@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from typing import Annotated, Literal
+from pathlib import Path
+from typing import Annotated, Any, Literal
 
 import tyro
 
 from ..command_line import PROGRAM, UsageError, optional, parse
-from .subject import check_games, checked_sampling, servers, subject
+from .subject import SERVER, check_games, checked_sampling, checkpoint_of, servers, subject
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class EvaluateOptions:
-    """Score a model against fixed opponents, and its exact exploitability where the game is small."""
+    """Score a model against fixed opponents and measure its exact exploitability where the game is small; or, with
+    --tasks, ask it the questions of lm-eval's benchmarks."""
 
     target: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="RUN_OR_MODEL")]
     """a run folder (its newest checkpoint), a transformers folder, a hub id, or server:URL#MODEL"""
@@ -41,7 +43,21 @@ class EvaluateOptions:
     exact_states: int = 1000
     """exact exploitability where a game has at most so many information states (tic_tac_toe 4520, liars_dice 24576)"""
     json: bool = False
-    """print one JSON object instead of a table"""
+    """print JSON instead of a table"""
+    tasks: Annotated[tuple[str, ...], optional("TASK[,TASK ...]")] = ()
+    """benchmarks of lm-eval instead of games, like gsm8k or mmlu_*; the options below belong to them"""
+    task_path: Annotated[Path | None, optional("DIR")] = None
+    """a folder with more tasks, as YAML files; what they name as !function is run"""
+    base: bool = False
+    """also ask the checkpoint that the run began with (step 0), and show the difference"""
+    limit: Annotated[int | None, optional("INT")] = None
+    """at most so many questions of each task (default: all)"""
+    few_shot: Annotated[int | None, optional("INT")] = None
+    """examples before each question (default: the task's own number)"""
+    batch_size: int = 8
+    """questions at a time"""
+    chat_template: bool = False
+    """put questions as chat messages, as self-play does"""
 
 
 def evaluate(arguments: list[str]) -> None:
@@ -51,6 +67,11 @@ def evaluate(arguments: list[str]) -> None:
         raise UsageError(f"--episodes: must be at least 1, got {options.episodes}")
     if options.exact_states < 0:
         raise UsageError(f"--exact-states: must be at least 0, got {options.exact_states}")
+    if options.tasks:
+        return _benchmarks(options)
+    for name in ("task_path", "base", "limit", "few_shot", "chat_template"):
+        if getattr(options, name) not in (None, False):
+            raise UsageError(f"--{name.replace('_', '-')}: needs benchmarks; name them by --tasks")
     named = subject(options.target, options.step)
     opponents = servers(options.opponents)
     games = named.games if options.games is None else options.games
@@ -98,3 +119,75 @@ def evaluate(arguments: list[str]) -> None:
         console = Console(highlight=False)
         console.print(evaluation_table(metrics))
         console.print(f"All games at temperature {options.temperature:g}, top-p {options.top_p:g}. {MARKS}")
+
+
+def _benchmarks(options: EvaluateOptions) -> None:
+    """Ask the questions of `--tasks`; of a run, the results go to `benchmarks.jsonl` and its page."""
+    names = [name for entry in options.tasks for name in entry.split(",") if name]
+    if not names:
+        raise UsageError("--tasks: name at least one")
+    for name, least in (("limit", 1), ("few_shot", 0), ("batch_size", 1)):
+        value = getattr(options, name)
+        if value is not None and value < least:
+            raise UsageError(f"--{name.replace('_', '-')}: must be at least {least}, got {value}")
+    for name in ("games", "opponents"):
+        if getattr(options, name):
+            raise UsageError(f"--{name}: benchmarks play no games; leave it or --tasks out")
+    if options.target.startswith(SERVER):
+        raise UsageError(f"--tasks: {options.target} only talks, and lm-eval needs the model itself")
+    run = _run_of(options)
+    if options.base and run is None:
+        raise UsageError(f"--base: {options.target} is not a run folder")
+    steps: list[int | None] = [options.step]
+    if run is not None:
+        last = int(checkpoint_of(run, options.step).name.removeprefix("step-"))
+        steps = [0, last] if options.base and last else [last]
+        checkpoint_of(run, steps[0])
+
+    from rich.console import Console
+
+    from ..evaluate.benchmarks import benchmark, find_tasks
+    from ..report.terminal import benchmark_table
+
+    rows: list[dict[str, Any]] = []
+    with Console(stderr=True).status("") as status:
+        status.update(f"looking for {', '.join(names)}")
+        tasks = find_tasks(names, options.task_path)
+        for step in steps:
+            status.update(f"asking {options.target}" + ("" if step is None else f", step {step}"))
+            found = benchmark(
+                subject(options.target, step).load(),
+                names,
+                tasks,
+                limit=options.limit,
+                few_shot=options.few_shot,
+                batch_size=options.batch_size,
+                chat_template=options.chat_template,
+                seed=options.seed,
+            )
+            if run is not None:
+                _keep(run, step or 0, found)
+            rows += [{"step": step or 0, **row} for row in found]
+    if options.json:
+        print(json.dumps(rows, indent=2))
+    else:
+        Console(highlight=False).print(benchmark_table(rows))
+
+
+def _run_of(options: EvaluateOptions) -> Path | None:
+    from ..report.data import CONFIG
+
+    path = Path(options.target)
+    return path if (path / CONFIG).is_file() else None
+
+
+def _keep(run: Path, step: int, rows: list[dict[str, Any]]) -> None:
+    """Each step's as soon as it has answered."""
+    from ..report import write_report
+    from ..report.data import append_benchmarks
+
+    try:
+        append_benchmarks(run, step, rows)
+        write_report(run)
+    except OSError as error:
+        raise ValueError(f"cannot write to {run}: {(error.strerror or str(error)).lower()}") from None

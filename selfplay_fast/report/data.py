@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,7 @@ import yaml
 
 CONFIG = "config.yaml"
 METRICS = "metrics.jsonl"
+BENCHMARKS = "benchmarks.jsonl"
 EPISODES = "episodes"
 CHECKPOINTS = "checkpoints"
 TENSORBOARD = "tensorboard"
@@ -68,6 +69,28 @@ def read_metrics(run_dir: Path) -> list[Row]:
             raise ValueError(f"{path}, line {number}: not a metrics row; remove the line") from None
         by_step.setdefault(step, {}).update(row)
     return [by_step[step] for step in sorted(by_step)]
+
+
+def append_benchmarks(run_dir: Path, step: int, rows: Sequence[Row]) -> None:
+    """Add the rows of `evaluate.benchmarks` of the checkpoint of ``step`` to `benchmarks.jsonl`."""
+    text = "".join(json.dumps({"step": step, **row}) + "\n" for row in rows)
+    with (run_dir / BENCHMARKS).open("a", encoding="utf-8") as file:
+        file.write(text)
+
+
+def read_benchmarks(run_dir: Path) -> list[Row]:
+    """The rows of `benchmarks.jsonl`, of every (step, task, measure) the last; lines that are not rows are left out."""
+    path = run_dir / BENCHMARKS
+    newest: dict[tuple[int, str, str], Row] = {}
+    for line in path.read_text(encoding="utf-8", errors="replace").splitlines() if path.exists() else []:
+        try:
+            row = json.loads(line)
+            key = int(row["step"]), str(row["task"]), str(row["measure"])
+        except (ValueError, KeyError, TypeError, OverflowError, RecursionError):
+            continue
+        newest.pop(key, None)
+        newest[key] = row
+    return list(newest.values())
 
 
 def episode_files(run_dir: Path) -> list[tuple[int, Path]]:

@@ -58,6 +58,7 @@ def render(run_dir: Path) -> str:
         lstrip_blocks=True,
     )
     environment.filters["measure"] = summary.format_value
+    environment.filters["difference"] = summary.format_difference
     environment.filters["duration"] = summary.format_seconds
     return environment.get_template("page.html.j2").render(
         recipe=config["recipe"],
@@ -66,6 +67,8 @@ def render(run_dir: Path) -> str:
         config=_config_items(config["config"]),
         changes=_by_game(changes),
         phases=summary.phases(rows),
+        benchmarks=summary.benchmark_changes(data.read_benchmarks(run_dir)),
+        benchmark_note=summary.BENCHMARKS,
         doubt=summary.DOUBT if any(change.doubtful for change in changes) else None,
         first_step=rows[0]["step"] if rows else None,
         last_step=rows[-1]["step"] if len(rows) > 1 else None,

@@ -11,6 +11,7 @@ ERROR_ENDING = "_error"  # `score_vs_random_error` is the standard error of `sco
 ENOUGH_MASS = 0.99  # of a model's probability must be on the replies that were scored
 DOUBT = "* less than 99 % of the model's probability is on legal replies, so this is not yet the NashConv of its play"
 MARKS = "Legal replies and returns are those of self-play; ± is one standard error."
+BENCHMARKS = "± is lm-eval's standard error; of a difference, that of two independent samples."
 CHANGES = "▲ ▼: larger or smaller by two standard errors or more, green for better."
 _SEATS = ("_first", "_second")
 # The order of the tables; what is not here follows by name.
@@ -56,6 +57,40 @@ class Change:
         if self.key == "legal_rate" or "_vs_" in self.key:
             return self.after > self.before
         return None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class BenchmarkChange:
+    """One measure of one benchmark: at step 0, or where it was first asked, and where it was last."""
+
+    task: str
+    measure: str  # "acc"
+    questions: int | None
+    before: float | None
+    after: float | None  # either is None where only the other was asked
+    before_error: float | None
+    after_error: float | None
+    higher_is_better: bool | None
+
+    @property
+    def difference(self) -> float | None:
+        return None if self.before is None or self.after is None else self.after - self.before
+
+    @property
+    def error(self) -> float | None:
+        """Of the difference: the two standard errors as if they were independent, which for equal questions is much."""
+        if self.difference is None or self.before_error is None or self.after_error is None:
+            return None
+        return math.hypot(self.before_error, self.after_error)
+
+    @property
+    def better(self) -> bool | None:
+        """Whether the change is in the right direction; None where it is within two standard errors."""
+        if not self.difference or self.error is None or self.higher_is_better is None:
+            return None
+        return (
+            (self.difference > 0) == self.higher_is_better if abs(self.difference) >= 2 * self.error else None
+        )
 
 
 def number(value: Any) -> float | None:
@@ -146,6 +181,14 @@ def format_value(key: str, value: float | None, error: float | None = None) -> s
     return f"{text} ± {error:.3f}" if error is not None else text
 
 
+def format_difference(change: BenchmarkChange) -> str:
+    """A difference with its sign and its standard error."""
+    if change.difference is None:
+        return "–"
+    text = f"{change.difference:+.3f}".replace("-", "−")
+    return text if change.error is None else f"{text} ± {change.error:.3f}"
+
+
 def changes(rows: Sequence[Mapping[str, Any]]) -> list[Change]:
     """First and last value of every measure of every game, in the order of the closing table."""
     result = []
@@ -172,6 +215,37 @@ def changes(rows: Sequence[Mapping[str, Any]]) -> list[Change]:
                     after_doubtful=last is not first and is_doubtful(last, game, key),
                 )
             )
+    return result
+
+
+# What two results must have in common to be compared.
+_SETTINGS = ("task", "measure", "questions", "few_shot", "chat_template")
+
+
+def benchmark_changes(rows: Sequence[Mapping[str, Any]]) -> list[BenchmarkChange]:
+    """Of every benchmark the first and the last step that were asked in the same way."""
+    by_setting: dict[tuple[str, ...], list[Mapping[str, Any]]] = {}
+    for row in sorted(rows, key=lambda row: int(row["step"])):
+        by_setting.setdefault(tuple(str(row.get(name)) for name in _SETTINGS), []).append(row)
+    result = []
+    for same in by_setting.values():
+        last = same[-1]
+        untrained = int(last["step"]) == 0
+        first = same[0] if len(same) > 1 or untrained else {}
+        after = {} if untrained else last
+        higher, questions = last.get("higher_is_better"), number(last.get("questions"))
+        result.append(
+            BenchmarkChange(
+                task=str(last["task"]),
+                measure=str(last["measure"]),
+                questions=None if questions is None else int(questions),
+                before=number(first.get("value")),
+                after=number(after.get("value")),
+                before_error=number(first.get("error")),
+                after_error=number(after.get("error")),
+                higher_is_better=higher if isinstance(higher, bool) else None,
+            )
+        )
     return result
 
 

@@ -26,11 +26,14 @@ from rich.table import Table
 from rich.text import Text
 
 from .summary import (
+    BENCHMARKS,
     CHANGES,
     DOUBT,
     MARKS,
     Change,
+    benchmark_changes,
     changes,
+    format_difference,
     format_value,
     games,
     headline,
@@ -260,6 +263,28 @@ def evaluation_table(metrics: Mapping[str, float]) -> Table:
         value = format_value(change.key, change.before, change.before_error) + " *" * change.doubtful
         table.add_row("" if change.game == previous else change.game, change.label, value)
         previous = change.game
+    return table
+
+
+def benchmark_table(rows: Sequence[Mapping[str, Any]]) -> Table:
+    """Every measure of every benchmark of one or two steps, and the difference."""
+    steps = sorted({int(row["step"]) for row in rows})
+    values = [f"step {step}" for step in steps] + ["difference"] if len(steps) > 1 else ["value"]
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, caption_justify="left", caption=BENCHMARKS)
+    table.add_column("task", style="bold")
+    table.add_column("measure")
+    for title in ("questions", *values):
+        table.add_column(title, justify="right", no_wrap=True)
+    for change in benchmark_changes(rows):
+        shown = [
+            format_value("", change.before, change.before_error),
+            format_value("", change.after, change.after_error),
+            format_difference(change),
+        ]
+        if len(steps) == 1:
+            shown = shown[:1] if steps == [0] else shown[1:2]
+        questions = "–" if change.questions is None else f"{change.questions:,}"
+        table.add_row(escape(change.task), escape(change.measure), questions, *shown)
     return table
 
 

@@ -9,8 +9,9 @@ import pytest
 
 from selfplay_fast.report import changes, read_metrics, write_report
 from selfplay_fast.report.charts import sections
+from selfplay_fast.report.data import read_benchmarks
 from selfplay_fast.report.page import MAX_STEPS, json_for_html, transcripts
-from selfplay_fast.report.summary import format_value
+from selfplay_fast.report.summary import benchmark_changes, format_value
 
 
 class Elements(HTMLParser):
@@ -219,3 +220,33 @@ def test_huge_replies_are_cut(tmp_path: Path) -> None:
     page = write_report(tmp_path).read_text()
     assert len(page) < 6_000_000
     assert "980,001 more characters" in page
+
+
+def test_benchmarks_are_compared_where_they_were_asked_alike(synthetic_run: Path) -> None:
+    """Oracle: by hand. Of every step the last answer counts, half a line is left out, other numbers of questions stand
+    apart, and a difference of two standard errors has a direction."""
+    asked = {"task": "sums", "measure": "acc", "questions": 100, "few_shot": 0, "chat_template": False}
+    lines = [
+        {"step": 0, "value": 0.9, "error": 0.03, "higher_is_better": True},
+        {"step": 0, "value": 0.2, "error": 0.04, "higher_is_better": True},
+        {"step": 60, "value": 0.3, "error": 0.03, "higher_is_better": True},
+        {"step": 120, "value": 0.35, "error": 0.03, "higher_is_better": True},
+        {"step": 120, "measure": "loss, <b>", "value": None, "error": None, "higher_is_better": False},
+        {"step": 0, "task": "few", "questions": 5, "value": 0.5, "error": None, "higher_is_better": True},
+        {"step": 120, "task": "few", "questions": 6, "value": 0.25, "error": None, "higher_is_better": True},
+    ]
+    text = "".join(json.dumps(asked | line) + "\n" for line in lines) + '{"step": 120, "ta'
+    (synthetic_run / "benchmarks.jsonl").write_text(text)
+    found = benchmark_changes(read_benchmarks(synthetic_run))
+    by_name = {(c.task, c.measure, c.questions): c for c in found}
+    sums = by_name["sums", "acc", 100]
+    assert (sums.before, sums.after, sums.better) == (0.2, 0.35, True)
+    assert (sums.difference, sums.error) == (pytest.approx(0.15), pytest.approx(0.05))
+    assert by_name["sums", "loss, <b>", 100].better is None
+    assert (by_name["few", "acc", 5].before, by_name["few", "acc", 5].after) == (0.5, None)
+    assert (by_name["few", "acc", 6].before, by_name["few", "acc", 6].after) == (None, 0.25)
+    page = write_report(synthetic_run).read_text()
+    assert "+0.150 ± 0.050" in page
+    assert "loss, &lt;b&gt;" in page
+    (synthetic_run / "benchmarks.jsonl").unlink()
+    assert 'id="benchmarks"' not in write_report(synthetic_run).read_text()
