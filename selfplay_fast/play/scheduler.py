@@ -7,11 +7,11 @@ longest reply. Every admitted episode is finished and returned.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 
-from selfplay_fast.games import ParseMode, Style, make
+from selfplay_fast.games import ParseMode, Style, describe, make
 from selfplay_fast.play.game_table import GameTable, InvalidRewards
 from selfplay_fast.policies.base import Policy
 from selfplay_fast.policies.streams import derive_seed
@@ -128,12 +128,14 @@ def play_games(
     max_turns: int | None = None,
     style: Style = "spiral",
     parse_mode: ParseMode = "lenient",
+    rewards: str | None = None,
     share: tuple[int, int] = (0, 1),
+    **options: Any,
 ) -> list[Episode]:
     """Play ``episodes`` games, one number per game or one spread evenly (the first games get the remainder).
 
-    ``share`` = (i, n): of all these games, numbered through, those whose number is i modulo n. The rest as in
-    `GameTable`.
+    ``rewards`` is the option of that name, for games that have it. ``share`` = (i, n): of all these games, numbered
+    through, those whose number is i modulo n. The rest as in `GameTable`.
     """
     if isinstance(games, str):
         raise TypeError(f"games: give a list of names, [{games!r}], got one string")
@@ -160,6 +162,8 @@ def play_games(
                 max_turns=max_turns,
                 style=style,
                 parse_mode=parse_mode,
+                **({"rewards": rewards} if rewards and "rewards" in describe(name).options else {}),
+                **options,
             )
         )
         first += count
