@@ -30,9 +30,7 @@ from selfplay_fast.records import Episode
 T = TypeVar("T")
 Share = tuple[int, int]  # (rank, size): of things numbered through, those whose number is rank modulo size
 
-_TIMEOUT = timedelta(
-    hours=4
-)  # a rank waits for the longest rollout of the others; torchrun ends it if one died
+_TIMEOUT = timedelta(hours=4)  # a rank waits for the longest rollout of the others; torchrun ends it if one died
 
 
 class OtherRankError(OSError):
