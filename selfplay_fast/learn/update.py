@@ -2,9 +2,9 @@
 
 The batch runs as prefix trees (`policies.prefix_forward`): shared prefixes and equal samples once, log-probs without
 stored logits, the loss on every (sample, token). The keys and values of a shared prefix are detached; their gradient
-is gathered over the micro-batches and sent through the prefix once. Micro-batches are gradient accumulation: a batch may
-be of any size, and memory holds ``max_batch_tokens`` of it. Where there are several ranks (`learn.distributed`), every
-one is given the whole batch and learns from its share.
+is gathered over the micro-batches and sent through the prefix once. Micro-batches are gradient accumulation: a batch
+may be of any size, and memory holds ``max_batch_tokens`` of it. Where there are several ranks (`learn.distributed`),
+every one is given the whole batch and learns from its share.
 """
 
 from __future__ import annotations
@@ -28,11 +28,11 @@ from selfplay_fast.policies.language_model import LanguageModel
 from selfplay_fast.policies.prefix_forward import (
     Cache,
     HiddenBlock,
+    PrefixTree,
     block_batches,
-    build_tree,
     head_weight,
     prefill,
-    prefix_groups,
+    prefix_trees,
     run_blocks,
 )
 
@@ -74,19 +74,26 @@ class Update:
 class _Group:
     """One prefix tree and, for each of its scored tokens in tree order, its place in the batch's arrays."""
 
-    tree: TokenTree
+    tree: PrefixTree
     tokens: NDArray[np.int64]  # [S] index into the batch's per-token arrays
     order: NDArray[np.int64]  # [S] scored tokens sorted by pair
     pair: NDArray[np.int64]  # [S] pair of each, in that order
 
 
-def _groups(batch: TokenBatch, block_tokens: int) -> list[_Group]:
+def _groups(policy: LanguageModel, batch: TokenBatch, settings: Update) -> list[_Group]:
+    trees = prefix_trees(
+        batch.sequences,
+        batch.first.tolist(),
+        policy.attention,
+        block_tokens=settings.block_tokens,
+        max_tokens=settings.max_batch_tokens,
+    )
     groups = []
-    for index in prefix_groups(batch.sequences):
-        tree = build_tree([batch.sequences[i] for i in index], batch.first[index].tolist(), block_tokens)
-        tokens = np.concatenate([np.arange(batch.offsets[i], batch.offsets[i + 1]) for i in index])
-        order = np.argsort(tree.pair_of_scored, kind="stable")
-        groups.append(_Group(tree=tree, tokens=tokens, order=order, pair=tree.pair_of_scored[order]))
+    for tree in trees:
+        pair = tree.nodes.pair_of_scored
+        tokens = np.concatenate([np.arange(batch.offsets[i], batch.offsets[i + 1]) for i in tree.index])
+        order = np.argsort(pair, kind="stable")
+        groups.append(_Group(tree=tree, tokens=tokens, order=order, pair=pair[order]))
     return groups
 
 
@@ -97,7 +104,7 @@ Visit = Callable[[TokenTree, HiddenBlock, NDArray[np.int64], Tensor], "Tensor | 
 def _each_block(model: Any, group: _Group, max_tokens: int, visit: Visit) -> None:
     """Call ``visit`` per micro-batch; backpropagate the loss it returns, through the shared prefix once at the end."""
     tree = group.tree
-    prefix: Cache = prefill(model, tree.shared) if len(tree.shared) else []
+    prefix = prefill(model, tree)
     training = torch.is_grad_enabled()
     leaves: Cache = [
         (keys.detach().requires_grad_(training), values.detach().requires_grad_(training))
@@ -107,7 +114,7 @@ def _each_block(model: Any, group: _Group, max_tokens: int, visit: Visit) -> Non
         block = run_blocks(model, tree, leaves, run)
         first, last = np.searchsorted(group.pair, [block.pairs.start, block.pairs.stop])
         pair = torch.as_tensor(group.pair[first:last] - block.pairs.start, device=block.hidden.device)
-        loss = visit(tree, block, group.tokens[group.order[first:last]], pair)
+        loss = visit(tree.nodes, block, group.tokens[group.order[first:last]], pair)
         if loss is not None:
             (loss * distributed.gradient_scale()).backward()
     if training and prefix:
@@ -127,9 +134,7 @@ def _pair_logprobs(
 
 
 @torch.no_grad()
-def _batch_logprobs(
-    policy: LanguageModel, batch: TokenBatch, groups: list[_Group], max_tokens: int
-) -> Tensor:
+def _batch_logprobs(policy: LanguageModel, batch: TokenBatch, settings: Update) -> Tensor:
     """Log-prob [T] of every completion token of the batch under another policy."""
     logprobs = torch.zeros(int(batch.offsets[-1]), device=policy.model.device)
 
@@ -138,8 +143,8 @@ def _batch_logprobs(
         logprobs[torch.as_tensor(tokens, device=logprobs.device)] = pair_logp[pair]
 
     policy.model.eval()
-    for group in groups:
-        _each_block(policy.model, group, max_tokens, visit)
+    for group in _groups(policy, batch, settings):
+        _each_block(policy.model, group, settings.max_batch_tokens, visit)
     return logprobs
 
 
@@ -246,12 +251,14 @@ def update(
     if settings.magnet > 0 and reference is None:
         raise ValueError("reference: a magnet needs the policy it pulls towards")
     model = policy.model
+    if policy.attention == "flex" and model.device.type == "cpu":
+        raise ValueError("attention: 'flex' has no backward pass on a CPU; make the policy with 'dense'")
     policy.forget()  # its memory is needed, and the weights will change
     with distributed.together():
         own = dealt(batch, distributed.share())
-        groups = _groups(own, settings.block_tokens)
+        groups = _groups(policy, own, settings)
         pull = (
-            _batch_logprobs(reference, own, groups, settings.max_batch_tokens)
+            _batch_logprobs(reference, own, settings)
             if reference is not None and settings.magnet > 0
             else None
         )
@@ -271,7 +278,7 @@ def update(
         policy.version += 1
         old = batch_pass.old
         metrics = passed | {"grad_norm": norm} | metrics
-    computed = sum(distributed.gather(sum(group.tree.num_computed_tokens for group in groups)))
+    computed = sum(distributed.gather(sum(group.tree.computed_tokens for group in groups)))
     return metrics | {"computed_tokens": float(computed), "sharing": batch.num_tokens / computed}
 
 

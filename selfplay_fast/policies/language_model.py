@@ -16,11 +16,18 @@ from safetensors import SafetensorError
 from selfplay_fast.kernels.token_logprobs import token_logprobs
 from selfplay_fast.policies.chat import ChatTemplate
 from selfplay_fast.policies.decode import Row, decode
+from selfplay_fast.policies.decode_rows import decode_rows
 from selfplay_fast.policies.parts import split_parts
-from selfplay_fast.policies.prefix_forward import build_tree, head_weight, prefix_groups, prefix_hidden
+from selfplay_fast.policies.prefix_forward import (
+    Attention,
+    head_weight,
+    prefix_groups,
+    prefix_hidden,
+    prefix_trees,
+)
 from selfplay_fast.policies.prefix_store import PrefixStore
 from selfplay_fast.policies.streams import sample_streams, stream_ids, uniforms
-from selfplay_fast.policies.supported import check_supported
+from selfplay_fast.policies.supported import choose_attention
 from selfplay_fast.policies.thinking import Tags, ThinkTags, Thoughts, find_tags, think_budget
 from selfplay_fast.records import Ask, FloatArray, IntArray, Message, Reply, Sampling
 
@@ -35,15 +42,16 @@ class LanguageModel:
     slots of one forward pass over prompts or sequences, ``max_cache_tokens`` (16 times as many unless given) the tokens
     whose keys and values are kept while replies are extended; a single context may exceed both. With ``keep_contexts``
     as many again are kept between calls of `generate`, as long as the weights are the same: a turn then computes what
-    is new in its prompt only. ``block_tokens`` is the nodes of one block of a prefix tree. ``think_tags`` are the two
-    tags around the model's reasoning, None for a model that does not think, ``"auto"`` for those that its tokenizer or
-    its chat template has. Templates that drop the reasoning of earlier turns start a new context in each turn;
-    ``keep_thinking`` appends to the old one and leaves the reasoning in it.
+    is new in its prompt only. ``attention`` runs the prefix trees of scoring and of updates (`choose_attention`), and
+    ``block_tokens`` are the nodes of one of its dense blocks; where it is "rows", contexts are not kept. ``think_tags``
+    are the two tags around the model's reasoning, None for a model that does not think, ``"auto"`` for those that its
+    tokenizer or its chat template has. Templates that drop the reasoning of earlier turns start a new context in each
+    turn; ``keep_thinking`` appends to the old one and leaves the reasoning in it.
     ``computed_tokens`` counts the tokens of prompts that went through the model, ``version`` the updates of the
     weights. The model stays in eval mode, in training too: dropout would make the log-probs of the learner differ from
     those of the sampler.
 
-    ValueError with one line when prefix trees do not reproduce the model's log-probs.
+    ValueError with one line when neither trees nor rows reproduce the model's log-probs.
     """
 
     def __init__(
@@ -55,6 +63,7 @@ class LanguageModel:
         max_batch_tokens: int = 16384,
         max_cache_tokens: int | None = None,
         keep_contexts: bool = True,
+        attention: Literal["auto"] | Attention = "auto",
         block_tokens: int = 128,
         think_tags: Tags | Literal["auto"] | None = "auto",
         keep_thinking: bool = False,
@@ -63,7 +72,7 @@ class LanguageModel:
             device = "cuda" if torch.cuda.is_available() else "cpu"
         self.model = model if device is None else model.to(device)
         self.model.eval()
-        check_supported(self.model)
+        self.attention = choose_attention(self.model, attention)
         self.tokenizer = tokenizer
         self.max_batch_tokens = max_batch_tokens
         self.max_cache_tokens = 16 * max_batch_tokens if max_cache_tokens is None else max_cache_tokens
@@ -91,7 +100,7 @@ class LanguageModel:
     def load(cls, name: str | Path, *, dtype: str = "auto", **options: Any) -> LanguageModel:
         """From a local transformers folder or a hub id.
 
-        ValueError with one line when that fails, or when prefix trees do not reproduce the model's log-probs.
+        ValueError with one line when that fails, or when neither trees nor rows reproduce the model's log-probs.
         """
         from transformers import AutoModelForCausalLM, AutoTokenizer
 
@@ -243,6 +252,17 @@ class LanguageModel:
 
     def _decode(self, distinct: list[IntArray], rows: list[Row], streams: Any, free: Any) -> None:
         self.model.eval()
+        if self.attention == "rows":
+            self.computed_tokens += decode_rows(
+                self.model,
+                distinct,
+                [rows[r] for r in np.flatnonzero(free)],
+                streams[free],
+                self.end_tokens,
+                self.max_batch_tokens,
+                self._has_stop,
+            )
+            return
         by_prompt: list[list[int]] = [[] for _ in distinct]
         for r in np.flatnonzero(free).tolist():
             by_prompt[rows[r].prompt].append(r)
@@ -387,20 +407,24 @@ class LanguageModel:
         weight = head_weight(self.model)
         for temperature in sorted(set(temperatures)):
             chosen = np.flatnonzero(np.array(temperatures) == temperature)
-            for group in prefix_groups([sequences[i] for i in chosen.tolist()]):
-                index = chosen[group]
-                tree = build_tree(
-                    [sequences[i] for i in index.tolist()],
-                    [first_scored[i] for i in index.tolist()],
-                    self.block_tokens,
-                )
-                logp = np.zeros(len(tree.pair_node), np.float32)
+            trees = prefix_trees(
+                [sequences[i] for i in chosen.tolist()],
+                [first_scored[i] for i in chosen.tolist()],
+                self.attention,
+                block_tokens=self.block_tokens,
+                max_tokens=self.max_batch_tokens,
+            )
+            for tree in trees:
+                nodes = tree.nodes
+                logp = np.zeros(len(nodes.pair_node), np.float32)
                 for block in prefix_hidden(self.model, tree, self.max_batch_tokens):
-                    targets = torch.as_tensor(tree.pair_target[block.pairs], device=self.model.device)
+                    targets = torch.as_tensor(nodes.pair_target[block.pairs], device=self.model.device)
                     values = token_logprobs(block.hidden, weight, targets, temperature=temperature)
                     assert isinstance(values, torch.Tensor)
                     logp[block.pairs] = values.cpu().numpy()
-                totals[index] = np.add.reduceat(logp[tree.pair_of_scored], tree.scored_offsets[:-1])
+                totals[chosen[tree.index]] = np.add.reduceat(
+                    logp[nodes.pair_of_scored], nodes.scored_offsets[:-1]
+                )
         return totals
 
 

@@ -119,8 +119,8 @@ class Config(RecipeConfig):
     device: str = "auto"
     """where the model lives: `cpu`, `cuda`, or `auto` for a GPU where there is one"""
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"
-    """what passes are computed in; weights that are trained and optimizer states are float32 beside it. `auto`: bfloat16
-    on a GPU, but for nano"""
+    """what passes are computed in; weights that are trained and optimizer states are float32 beside it. `auto`:
+    bfloat16 on a GPU, but for nano"""
     max_batch_tokens: int = 16384
     """tokens of one forward pass over prompts and of one micro-batch; gradients of micro-batches add up"""
     max_cache_tokens: int | None = None
