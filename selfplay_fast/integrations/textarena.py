@@ -47,6 +47,7 @@ class TextArenaTable:
         (observation, reply) gives what the environment is told, or None for a refused reply.
     invalid: the returns when ``parse`` refuses a reply, which ends the game; what the environment itself refuses is
         left to its own rewards and its ``error_allowance`` (SPIRAL: 0; None: the environment's own).
+    What is parsed or handed on is the public part of a reply; reasoning that does not end is a refused reply.
     max_turns: a game that reaches it ends with 0 for all; None leaves it to the environment. So does a game whose
         environment fails to say what is to be read.
     repeat: this many episodes in a row have equal random streams and form a group.
@@ -117,12 +118,12 @@ class TextArenaTable:
         for ask, (reply,) in self._outstanding.take(replies, asks):
             index = ask.key.episode
             seated, observation = self._running[index], self._observed.pop(index)
-            said: str | None = reply.text
-            refusal: str | None = None
-            if reply.finish_reason == "forfeit":
-                said, refusal = None, "no reply"
+            said: str | None = reply.public
+            refusal = reply.failure
+            if refusal is not None:
+                said = None
             elif self.parse is not None:
-                said = self.parse(observation, reply.text)
+                said = self.parse(observation, reply.public)
                 refusal = "not exactly an action" if said is None else None
             if said is not None:
                 refusal = seated.step(said)

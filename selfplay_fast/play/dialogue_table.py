@@ -2,10 +2,11 @@
 
     def protocol(prompt):
         attack = yield Ask(role="attacker", append=prompt, key=NO_KEY)
-        answers = yield [Ask(role="defender", append=attack.text, key=NO_KEY) for _ in range(3)]
+        answers = yield [Ask(role="defender", append=attack.public, key=NO_KEY) for _ in range(3)]
         return Outcome(returns={"attacker": ..., "defender": ...})
 
-Thousands of generators run at the same time; the scheduler batches whatever they have pending.
+Thousands of generators run at the same time; the scheduler batches whatever they have pending. What one role tells
+another is ``reply.public``: ``reply.text`` includes its reasoning.
 """
 
 from __future__ import annotations

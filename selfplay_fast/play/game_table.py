@@ -32,6 +32,8 @@ class GameTable:
     Where all players move at once, all are asked before anybody's reply is played. A refused reply ends its game with
     `InvalidRewards` (several offenders are all punished); a game that reaches ``max_turns``, if given, ends with 0 for
     all.
+    What is read, and told to others, is the public part of a reply; reasoning that does not end is a refused reply. In
+    strict mode of style "mars" the format includes the reasoning, so there the whole reply is read.
     ``repeat`` games in a row share their deal and form a group. Roles are "player_0", "player_1", ….
     """
 
@@ -65,6 +67,7 @@ class GameTable:
         self.max_turns = max_turns
         self.repeat = repeat
         self.parse_mode = parse_mode
+        self._reads_reasoning = parse_mode == "strict" and options.get("style") == "mars"
         self.batch = games.make(name, episodes, seed=seed, **options)
         if repeat > 1:
             self.batch.reset(repeat=repeat)
@@ -126,7 +129,7 @@ class GameTable:
         if self.batch.description.simultaneous:
             self.batch.step(actions[accepted], rows=rows[accepted])
         else:
-            texts = [turns[0][1].text for turns, legal in zip(said, accepted, strict=True) if legal]
+            texts = [turns[0][1].public for turns, legal in zip(said, accepted, strict=True) if legal]
             self.batch.step(actions[accepted, 0], rows=rows[accepted], texts=texts)
         self._asked[rows] = False
         self._close(rows, accepted)
@@ -134,10 +137,10 @@ class GameTable:
     def _read(self, rows: np.ndarray, view: int | None, said: Sequence[tuple[Ask, Reply]]) -> np.ndarray:
         """One turn more in every row; its action, or INVALID."""
         actions, refusals = self.batch.parse(
-            [reply.text for _, reply in said], rows, mode=self.parse_mode, player=view
+            [self._read_of(reply) for _, reply in said], rows, mode=self.parse_mode, player=view
         )
         for i, (row, (ask, reply)) in enumerate(zip(rows.tolist(), said, strict=True)):
-            refusal = "no reply" if reply.finish_reason == "forfeit" else refusals[i]
+            refusal = reply.failure or refusals[i]
             if refusal is not None:
                 actions[i] = games.INVALID
             action = int(actions[i])
@@ -151,6 +154,12 @@ class GameTable:
                 )
             )
         return actions
+
+    def _read_of(self, reply: Reply) -> str:
+        """What the parser reads of a reply, with the tag that its prompt may have opened for it."""
+        if not self._reads_reasoning or not reply.hidden:
+            return reply.public
+        return reply.text if reply.text.lstrip().startswith("<think>") else f"<think>{reply.text}"
 
     def _close(self, rows: np.ndarray, accepted: np.ndarray) -> None:
         over, returns = self.batch.terminated, self.batch.returns

@@ -25,6 +25,7 @@ from selfplay_fast.policies.prefix_store import PrefixStore
 from selfplay_fast.policies.row_cache import RowCache
 from selfplay_fast.policies.sampling import SamplingColumns, draw
 from selfplay_fast.policies.streams import uniforms
+from selfplay_fast.policies.thinking import Thought
 from selfplay_fast.records import NO_LOGPROBS, NO_TOKENS, FloatArray, IntArray, Sampling
 
 _AHEAD = 64  # tokens of its reply that a row must have room for before it joins
@@ -34,7 +35,11 @@ _PATIENCE = 16  # steps that a row waits for others to join with, at most
 
 @dataclass(kw_only=True, slots=True, eq=False)
 class Row:
-    """One sample in the making; ``recent``, its last tokens, is kept for rows with stop strings only."""
+    """One sample in the making; ``recent``, its last tokens, is kept for rows with stop strings only.
+
+    ``thought`` keeps reasoning within its budget, and stop strings out of it; ``forced`` holds the places of the tokens
+    that were not drawn.
+    """
 
     prompt: IntArray
     sampling: Sampling
@@ -43,6 +48,8 @@ class Row:
     tokens: IntArray = field(default_factory=lambda: NO_TOKENS)
     logprobs: FloatArray = field(default_factory=lambda: NO_LOGPROBS)
     recent: deque[int] = field(default_factory=deque)
+    thought: Thought | None = None
+    forced: list[int] = field(default_factory=list)
     stopped: bool = False
 
     @property
@@ -61,6 +68,7 @@ class _Spoken:
     count: NDArray[np.int64]  # tokens said
     room: NDArray[np.int64]
     has_stop: NDArray[np.bool_]
+    has_thought: NDArray[np.bool_]
     tokens: IntArray
     logprobs: FloatArray
     options: SamplingColumns
@@ -78,6 +86,7 @@ class _Spoken:
             count=np.array([len(row.tokens) for row in rows], np.int64),
             room=np.array([row.room for row in rows], np.int64),
             has_stop=np.array([bool(row.sampling.stop) for row in rows], bool),
+            has_thought=np.array([row.thought is not None for row in rows], bool),
             tokens=tokens,
             logprobs=logprobs,
             options=SamplingColumns.of([row.sampling for row in rows], device),
@@ -115,6 +124,7 @@ class _Spoken:
             count=self.count[going],
             room=self.room[going],
             has_stop=self.has_stop[going],
+            has_thought=self.has_thought[going],
             tokens=self.tokens[going],
             logprobs=self.logprobs[going],
             options=self.options.rows(stay),
@@ -240,11 +250,14 @@ class Decoder:
         if len(spoken) != len(logits) or bool((spoken.node != np.arange(len(spoken))).any()):
             logits = logits[torch.from_numpy(spoken.node).to(logits.device)]
         drawn, logp = draw(logits, spoken.options, uniforms(spoken.streams, spoken.count))
-        tokens = drawn.cpu().numpy()
-        spoken.say(tokens, logp.cpu().numpy())
+        tokens, logprobs = drawn.cpu().numpy(), logp.cpu().numpy()
+        self._say(tokens, logprobs)
         stopped = np.isin(tokens, self.ends)
         for s in np.flatnonzero(spoken.has_stop).tolist():
             row = spoken.rows[s]
+            if row.thought is not None and row.thought.silent and not row.sampling.stop_in_thinking:
+                row.recent.clear()
+                continue
             row.recent.append(int(tokens[s]))
             stopped[s] |= self.stop_check(row)
         going = ~stopped & (spoken.count < spoken.room)
@@ -255,6 +268,24 @@ class Decoder:
             spoken.rows[s].stopped = True
         over, self._spoken = spoken.leave(going)
         return over
+
+    def _say(self, tokens: NDArray[np.int64], logprobs: FloatArray) -> None:
+        """Add what was drawn, or forced in its place; a forced token leaves its number of the stream unused."""
+        spoken = self._spoken
+        thinking = np.flatnonzero(spoken.has_thought).tolist()
+        forced = dict.fromkeys(thinking, False)
+        for s in thinking:
+            row = spoken.rows[s]
+            assert row.thought is not None
+            token = row.thought.force()
+            if token is not None:
+                tokens[s], logprobs[s], forced[s] = token, 0, True
+                row.forced.append(int(spoken.count[s]))
+        spoken.say(tokens, logprobs)
+        for s in thinking:
+            thought = spoken.rows[s].thought
+            assert thought is not None
+            thought.hear(spoken.tokens[s, : spoken.count[s]], forced[s])
 
     def _keep(self, which: NDArray[np.bool_]) -> None:
         """Store the contexts of these rows, as far as they are in the cache."""
@@ -285,6 +316,7 @@ def _joined(a: _Spoken, b: _Spoken) -> _Spoken:
         count=np.concatenate([a.count, b.count]),
         room=np.concatenate([a.room, b.room]),
         has_stop=np.concatenate([a.has_stop, b.has_stop]),
+        has_thought=np.concatenate([a.has_thought, b.has_thought]),
         tokens=np.concatenate([wide(a.tokens), wide(b.tokens)]),
         logprobs=np.concatenate([wide(a.logprobs), wide(b.logprobs)]),
         options=SamplingColumns.joined(a.options, b.options),

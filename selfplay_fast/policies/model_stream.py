@@ -14,6 +14,7 @@ from selfplay_fast.policies.base import Answer
 from selfplay_fast.policies.decode import Decoder, Row
 from selfplay_fast.policies.row_cache import RowCache
 from selfplay_fast.policies.streams import sample_streams, stream_ids, uniforms
+from selfplay_fast.policies.thinking import Thought, think_budget
 from selfplay_fast.records import Ask, FloatArray, IntArray, Reply, Sampling
 
 if TYPE_CHECKING:
@@ -56,10 +57,11 @@ class ModelStream:
             if ask.choices is not None and not ask.choices:
                 raise ValueError(f"generate: the ask for role {ask.role!r} has no choices")
             taken.append(_Asked(ask=ask, prompt=prompt, forced=extra))
-        self.pending += len(taken)
-        speaking = []
         for asked, stream in zip(taken, stream_ids([ask.key for ask in asks]), strict=True):
             asked.rows = self._rows(asked, stream)
+        self.pending += len(taken)
+        speaking = []
+        for asked in taken:
             if asked.ask.choices is not None:
                 self._choosing.append(asked)
             elif asked.rows[0].room < 1:
@@ -79,9 +81,24 @@ class ModelStream:
         streams = sample_streams(np.full(ask.n, stream), np.arange(ask.n))
         window = _stop_window(ask.sampling)
         return [
-            Row(prompt=start, sampling=ask.sampling, stream=own, room=room, recent=deque(maxlen=window))
+            Row(
+                prompt=start,
+                sampling=ask.sampling,
+                stream=own,
+                room=room,
+                recent=deque(maxlen=window),
+                thought=self._thought(asked, room),
+            )
             for own in streams
         ]
+
+    def _thought(self, asked: _Asked, room: int) -> Thought | None:
+        """What must be known of the reasoning in a reply, if anything."""
+        tags, ask = self.policy.thinking, asked.ask
+        budget = think_budget(tags, ask.sampling, room)
+        if tags is None or (budget is None and (not ask.sampling.stop or ask.sampling.stop_in_thinking)):
+            return None
+        return Thought(tags, tags.inside(ask.forced_prefix, tags.opened_by(asked.prompt)), budget)
 
     def _running(self) -> Decoder:
         policy = self.policy
@@ -130,14 +147,21 @@ class ModelStream:
         if row.room < 1:
             return Reply(text="", context=prompt, finish_reason="forfeit", policy_version=version)
         tokens = np.concatenate([forced, row.tokens])
+        trained = np.arange(len(tokens)) >= len(forced)
+        trained[len(forced) + np.array(row.forced, np.int64)] = False
+        text = self.policy.text(tokens)
+        hidden, unclosed = self.policy.hidden(text, prompt)
         return Reply(
-            text=self.policy.text(tokens),
+            text=text,
             tokens=tokens,
             logprobs=np.concatenate([np.zeros(len(forced), np.float32), row.logprobs]),
-            train_mask=np.arange(len(tokens)) >= len(forced),
+            train_mask=trained,
             context=np.concatenate([prompt, tokens]),
             finish_reason="stop" if row.stopped else "length",
             policy_version=version,
+            hidden=hidden,
+            unclosed=unclosed,
+            history=asked.ask.followed_by("" if unclosed else text),
         )
 
     def _choose(self) -> list[Answer]:
@@ -169,6 +193,7 @@ class ModelStream:
             train_mask=np.ones(len(tokens), bool),
             context=np.concatenate([asked.prompt, tokens]),
             policy_version=self.policy.version,
+            history=ask.followed_by(ask.choices[pick]),
         )
 
 
