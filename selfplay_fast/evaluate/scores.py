@@ -75,7 +75,7 @@ def score_against(
             parse_mode=parse_mode,
             invalid=InvalidRewards(offender=-1.0, others=1.0),
         )
-        played = distributed.play_dealt(lambda share, play=play: play(share=share))
+        played = distributed.play_dealt(play)
         scores.append(_score(played, f"player_{seat}"))
     return scores
 

@@ -29,6 +29,7 @@ from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch.distributed.checkpoint import HuggingFaceStorageReader, HuggingFaceStorageWriter
 from torch.distributed.checkpoint.api import CheckpointException
+from torch.distributed.checkpoint.metadata import TensorStorageMetadata
 from torch.distributed.tensor import DTensor
 
 from selfplay_fast.learn import distributed
@@ -275,6 +276,7 @@ def restore_optimizer(optimizer: torch.optim.Optimizer, folder: Path) -> None:
     for key, saved in reader.read_metadata().state_dict_metadata.items():
         index, name = key.split(".", 1)
         like = parameters[int(index)]
+        assert isinstance(saved, TensorStorageMetadata)
         tensors[key] = torch.zeros_like(like) if saved.size == like.shape else torch.zeros(saved.size)
         state.setdefault(int(index), {})[name] = tensors[key]
     alone = distributed.share()[1] == 1

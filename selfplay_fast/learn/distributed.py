@@ -119,12 +119,12 @@ def together() -> Iterator[None]:
             raise OtherRankError(f"rank {number}: {reason}")
 
 
-def play_dealt(play: Callable[[Share], Sequence[Episode]]) -> list[Episode]:
-    """``play(share)`` on every rank; the episodes of all ranks, in the order of a single process."""
+def play_dealt(play: Callable[..., Sequence[Episode]]) -> list[Episode]:
+    """``play(share=share)`` on every rank; the episodes of all ranks, in the order of a single process."""
     if share()[1] == 1:
-        return list(play(share()))
+        return list(play(share=share()))
     with together():
-        own = [_portable(episode) for episode in play(share())]
+        own = [_portable(episode) for episode in play(share=share())]
     return [episode for turn in zip_longest(*gather(own)) for episode in turn if episode is not None]
 
 

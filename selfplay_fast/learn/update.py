@@ -195,7 +195,7 @@ class _Pass:
     def metrics(self) -> dict[str, float]:
         """Of the passes of all ranks."""
         own = np.array([self.loss, self.entropy, self.ratio, self.magnet, self.tokens])
-        loss, entropy, ratio, magnet, tokens = sum(distributed.gather(own)).tolist()
+        loss, entropy, ratio, magnet, tokens = np.sum(distributed.gather(own), axis=0).tolist()
         count = max(tokens, 1)
         if not self.on_policy:
             return {"loss": loss, "ratio": ratio / count}
