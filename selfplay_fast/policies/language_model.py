@@ -21,7 +21,7 @@ from selfplay_fast.policies.prefix_forward import build_tree, head_weight, prefi
 from selfplay_fast.policies.prefix_store import PrefixStore
 from selfplay_fast.policies.streams import sample_streams, stream_ids, uniforms
 from selfplay_fast.policies.supported import check_supported
-from selfplay_fast.policies.thinking import Tags, ThinkTags, Thoughts, find_tags, think_budget
+from selfplay_fast.policies.thinking import Tags, ThinkTags, Thoughts, find_tags, hidden_part, think_budget
 from selfplay_fast.records import Ask, FloatArray, IntArray, Message, Reply, Sampling
 
 _CACHE_LIMIT = 1 << 16  # remembered encodings and short replies
@@ -183,7 +183,9 @@ class LanguageModel:
     def hidden(self, reply: str, prompt: IntArray) -> tuple[int, bool]:
         """How many characters of a reply to a prompt are reasoning, and whether that never ends."""
         tags = self.thinking
-        return (0, False) if tags is None else tags.hidden(reply, tags.opened_by(prompt))
+        return (
+            (0, False) if tags is None else hidden_part(reply, (tags.begin, tags.end), tags.opened_by(prompt))
+        )
 
     # -- generate ------------------------------------------------------------------------------------------------
 
