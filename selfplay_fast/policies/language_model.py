@@ -78,7 +78,8 @@ class LanguageModel:
         self.end_tokens = _end_tokens(model, tokenizer)
         tags = find_tags(tokenizer) if think_tags == "auto" else think_tags
         self.thinking = None if tags is None else ThinkTags(tags, tokenizer, len(head_weight(model)))
-        self.chat = ChatTemplate(tokenizer, self.thinking, keep_thinking)
+        ends = tokenizer.convert_ids_to_tokens(sorted(self.end_tokens))
+        self.chat = ChatTemplate(tokenizer, self.thinking, keep_thinking, ends)
         self._unread = [
             i
             for i, t in tokenizer.added_tokens_decoder.items()

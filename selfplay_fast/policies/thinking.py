@@ -79,7 +79,8 @@ class ThinkTags:
         if not all(letter.isascii() for letter in last):  # spelled in bytes by many tokenizers
             return np.ones(vocabulary, bool)
         found = np.zeros(vocabulary, bool)
-        for i, token in enumerate(self.tokenizer.convert_ids_to_tokens(list(range(len(self.tokenizer))))):
+        known = list(range(min(len(self.tokenizer), vocabulary)))
+        for i, token in enumerate(self.tokenizer.convert_ids_to_tokens(known)):
             found[i] = token is not None and any(letter in token for letter in last)
         return found
 
