@@ -26,6 +26,16 @@ class InvalidRewards:
         return {role: self.offender if role in refused else self.others for role in roles}
 
 
+def read_of(reply: Reply, style: games.Style, parse_mode: games.ParseMode) -> str:
+    """What a parser reads: the public part, or all of the reply where the format itself has reasoning in it.
+
+    In the latter case with the tag that a prompt may have said for the reply.
+    """
+    if (style, parse_mode) != ("mars", "strict") or not reply.hidden or reply.unclosed:
+        return reply.public
+    return reply.text if reply.text.lstrip().startswith("<think>") else f"<think>{reply.text}"
+
+
 class GameTable:
     """``episodes`` games of one kind, each turn a fresh one-message conversation with the observation (SPIRAL).
 
@@ -70,7 +80,7 @@ class GameTable:
         self.max_turns = max_turns
         self.repeat = repeat
         self.parse_mode = parse_mode
-        self._reads_reasoning = parse_mode == "strict" and options.get("style") == "mars"
+        self._style: games.Style = options.get("style", "spiral")
         self.batch = games.make(name, episodes, seed=seed, **options)
         if repeat > 1:
             self.batch.reset(repeat=repeat)
@@ -142,7 +152,10 @@ class GameTable:
     def _read(self, rows: np.ndarray, view: int | None, said: Sequence[tuple[Ask, Reply]]) -> np.ndarray:
         """One turn more in every row; its action, or INVALID."""
         actions, refusals = self.batch.parse(
-            [self._read_of(reply) for _, reply in said], rows, mode=self.parse_mode, player=view
+            [read_of(reply, self._style, self.parse_mode) for _, reply in said],
+            rows,
+            mode=self.parse_mode,
+            player=view,
         )
         for i, (row, (ask, reply)) in enumerate(zip(rows.tolist(), said, strict=True)):
             refusal = reply.failure or refusals[i]
@@ -159,12 +172,6 @@ class GameTable:
                 )
             )
         return actions
-
-    def _read_of(self, reply: Reply) -> str:
-        """What the parser reads of a reply, with the tag that its prompt may have opened for it."""
-        if not self._reads_reasoning or not reply.hidden:
-            return reply.public
-        return reply.text if reply.text.lstrip().startswith("<think>") else f"<think>{reply.text}"
 
     def _close(self, rows: np.ndarray, accepted: np.ndarray) -> None:
         over, returns = self.batch.terminated, self.batch.returns

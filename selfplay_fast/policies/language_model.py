@@ -24,7 +24,7 @@ from selfplay_fast.policies.prefix_forward import (
 )
 from selfplay_fast.policies.prefix_store import PrefixStore
 from selfplay_fast.policies.supported import choose_attention
-from selfplay_fast.policies.thinking import Tags, ThinkTags, find_tags
+from selfplay_fast.policies.thinking import Tags, ThinkTags, find_tags, hidden_part
 from selfplay_fast.records import Ask, FloatArray, IntArray, Message, Reply
 
 _CACHE_LIMIT = 1 << 16  # remembered encodings and short replies
@@ -92,7 +92,8 @@ class LanguageModel:
         self.end_tokens = _end_tokens(model, tokenizer)
         tags = find_tags(tokenizer) if think_tags == "auto" else think_tags
         self.thinking = None if tags is None else ThinkTags(tags, tokenizer, len(head_weight(model)))
-        self.chat = ChatTemplate(tokenizer, self.thinking, keep_thinking)
+        ends = tokenizer.convert_ids_to_tokens(sorted(self.end_tokens))
+        self.chat = ChatTemplate(tokenizer, self.thinking, keep_thinking, ends)
         self._unread = [
             i
             for i, t in tokenizer.added_tokens_decoder.items()
@@ -197,7 +198,9 @@ class LanguageModel:
     def hidden(self, reply: str, prompt: IntArray) -> tuple[int, bool]:
         """How many characters of a reply to a prompt are reasoning, and whether that never ends."""
         tags = self.thinking
-        return (0, False) if tags is None else tags.hidden(reply, tags.opened_by(prompt))
+        return (
+            (0, False) if tags is None else hidden_part(reply, (tags.begin, tags.end), tags.opened_by(prompt))
+        )
 
     # -- generate ------------------------------------------------------------------------------------------------
 

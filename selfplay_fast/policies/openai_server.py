@@ -18,6 +18,7 @@ import numpy as np
 from selfplay_fast.arguments import shown
 from selfplay_fast.policies.endpoint import Answer, Endpoint, Failure, Limits, Request
 from selfplay_fast.policies.streams import sample_streams, stream_ids, uniforms
+from selfplay_fast.policies.thinking import Tags, hidden_part
 from selfplay_fast.records import Ask, FinishReason, FloatArray, IntArray, Key, Reply, Sampling
 
 _Said = list[dict[str, str]] | str  # all messages so far, or plain text
@@ -33,6 +34,7 @@ _LOG = logging.getLogger(__name__)
 class _Written(NamedTuple):
     text: str
     finish_reason: FinishReason
+    reasoning: str = ""  # where the server tells it apart
 
 
 class OpenAIServer:
@@ -45,8 +47,11 @@ class OpenAIServer:
 
     api_key_env: the environment variable with the key, sent where it is set. accepts: sampling options beyond OpenAI's
     that the server knows, of ``"top_k"`` and ``"min_p"``; others are a ValueError. length_field: what it calls the
-    limit of tokens. extra: further fields of every request. limits: concurrency, times and attempts. end_of_turn: the
-    text of the token that ends a reply, needed to score choices.
+    limit of tokens. think_budget_field: what it calls the limit of reasoning, if it has one (vLLM:
+    ``"thinking_token_budget"``); without it an ask with ``max_think_tokens`` is a ValueError. think_tags: the tags
+    around reasoning that the server leaves in the text. Reasoning that it tells apart is hidden as well, and is no
+    part of the conversation. extra: further fields of every request. limits: concurrency, times and attempts.
+    end_of_turn: the text of the token that ends a reply, needed to score choices.
 
     A reply that does not come, after all attempts, has ``finish_reason="forfeit"`` and no text; ``forfeits`` counts the
     reasons and a warning is logged. A request that the server refuses (HTTP 4xx) is a ValueError as long as it has
@@ -63,6 +68,8 @@ class OpenAIServer:
         api_key_env: str = "OPENAI_API_KEY",
         accepts: Collection[str] = (),
         length_field: str = "max_tokens",
+        think_budget_field: str | None = None,
+        think_tags: Tags = ("<think>", "</think>"),
         seeds: bool = True,
         extra: Mapping[str, Any] | None = None,
         end_of_turn: str | None = None,
@@ -78,11 +85,13 @@ class OpenAIServer:
             raise ValueError(
                 f"length_field: must be 'max_tokens' or 'max_completion_tokens', got {length_field!r}"
             )
-        if clash := _OURS & set(extra or {}):
+        if clash := (_OURS | {think_budget_field or "model"}) & set(extra or {}):
             raise ValueError(f"extra: {sorted(clash)[0]!r} is set by the ask or the policy; leave it out")
         self.model = model
         self.accepts = frozenset(accepts)
         self.length_field = length_field
+        self.think_budget_field = think_budget_field
+        self.think_tags = think_tags
         self.seeds = seeds
         self.extra = dict(extra or {})
         self.end_of_turn = end_of_turn
@@ -143,7 +152,7 @@ class OpenAIServer:
         for i, u in enumerate(uniforms(streams, 0)):
             if i not in written:
                 written[i] = _choose(asks[owner[i]], scores[owner[i]], float(u))
-        return [_reply(asks[a], written[i]) for i, a in enumerate(owner)]
+        return [_reply(asks[a], written[i], self.think_tags) for i, a in enumerate(owner)]
 
     def _request(self, ask: Ask, seed: int) -> Request:
         said = _said(ask)
@@ -171,6 +180,13 @@ class OpenAIServer:
             options["top_p"] = sampling.top_p
         if sampling.stop:
             options["stop"] = list(sampling.stop)
+        if sampling.max_think_tokens is not None:
+            if self.think_budget_field is None:
+                raise ValueError(
+                    "sampling: max_think_tokens is not in OpenAI's interface; if this server has a field for it, "
+                    "make the policy with think_budget_field (vLLM: 'thinking_token_budget')"
+                )
+            options[self.think_budget_field] = sampling.max_think_tokens
         for name in _BEYOND_OPENAI:
             if value := getattr(sampling, name):
                 if name not in self.accepts:
@@ -271,13 +287,17 @@ class _Scored(NamedTuple):
 def _written(answer: Any) -> _Written:
     """The reply in an answer of either path."""
     choice = answer["choices"][0]
-    text = choice["message"]["content"] if "message" in choice else choice["text"]
-    if text is None:  # nothing was said; all tokens may have gone into thinking
-        text = ""
-    if not isinstance(text, str):
-        raise ValueError(f"the text is {shown(text)}")
-    text = text.encode(errors="replace").decode()  # JSON may hold halves of characters
-    return _Written(text, "length" if choice.get("finish_reason") == "length" else "stop")
+    message = choice.get("message", {})
+    text = _text(message["content"] if "message" in choice else choice["text"])
+    reasoning = _text(message.get("reasoning") or message.get("reasoning_content"))  # vLLM has had both
+    return _Written(text, "length" if choice.get("finish_reason") == "length" else "stop", reasoning)
+
+
+def _text(value: Any) -> str:
+    """What JSON holds as text; nothing was said where it is null, as when all tokens went into thinking."""
+    if not isinstance(value, str | None):
+        raise ValueError(f"the text is {shown(value)}")
+    return (value or "").encode(errors="replace").decode()  # JSON may hold halves of characters
 
 
 def _echoed(answer: Any) -> _Scored | None:
@@ -298,6 +318,8 @@ def _said(ask: Ask) -> _Said:
     if isinstance(ask.append, np.ndarray):
         raise ValueError(f"append: a server takes messages or text, not token ids (role {ask.role!r})")
     new: _Said = ask.append if isinstance(ask.append, str) else [dict(message) for message in ask.append]
+    if not isinstance(new, str) and (ask.context is None or ask.history):
+        return [*map(dict, ask.history), *new]
     if ask.context is None:
         return new
     if not len(ask.context) or ask.context[0] != _NO_IDS:
@@ -318,13 +340,27 @@ def _packed(said: _Said) -> IntArray:
     return np.array([_NO_IDS, *json.dumps(said).encode()], np.int32)
 
 
-def _reply(ask: Ask, written: _Written | None) -> Reply:
+def _reply(ask: Ask, written: _Written | None, tags: Tags) -> Reply:
     said = _said(ask)
     if written is None:
         return Reply(text="", context=_packed(said), finish_reason="forfeit")
     text = f"{ask.forced_prefix}{written.text}"
-    after = said + text if isinstance(said, str) else [*said, {"role": "assistant", "content": text}]
-    return Reply(text=text, context=_packed(after), finish_reason=written.finish_reason)
+    opened = isinstance(said, str) and ask.choices is None and said.rstrip().endswith(tags[0])
+    hidden, unclosed = hidden_part(text, tags, opened)
+    block = ""
+    if written.reasoning:
+        unclosed |= not text
+        block = f"{tags[0]}\n{written.reasoning}\n" + ("" if unclosed else f"{tags[1]}\n\n")
+    answer = {"role": "assistant", "content": "" if unclosed else text}
+    after = said + text if isinstance(said, str) else [*said, answer]
+    return Reply(
+        text=block + text,
+        context=_packed(after),
+        finish_reason=written.finish_reason,
+        hidden=len(block) + hidden,
+        unclosed=unclosed,
+        history=() if isinstance(after, str) else tuple(after),
+    )
 
 
 def _choose(ask: Ask, scores: FloatArray, u: float) -> _Written:

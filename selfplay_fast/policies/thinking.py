@@ -38,6 +38,20 @@ def find_tags(tokenizer: Any) -> Tags | None:
     return None
 
 
+def ends_inside(text: str, tags: Tags, before: bool) -> bool:
+    """Does ``text`` end in reasoning? ``before``: does it begin there."""
+    opened, closed = map(text.rfind, tags)
+    return before if opened == closed else opened > closed  # equal: neither is there
+
+
+def hidden_part(reply: str, tags: Tags, opened: bool) -> tuple[int, bool]:
+    """How many characters of a reply are reasoning, and whether that never ends. ``opened``: by the prompt."""
+    if ends_inside(reply, tags, opened):
+        return len(reply), True
+    _, closed, public = reply.rpartition(tags[1])
+    return len(reply) - len(public.lstrip() if closed else public), False
+
+
 class ThinkTags:
     """A model's tags, and what its tokenizer and its chat template make of them.
 
@@ -62,25 +76,18 @@ class ThinkTags:
         if not all(letter.isascii() for letter in last):  # spelled in bytes by many tokenizers
             return np.ones(vocabulary, bool)
         found = np.zeros(vocabulary, bool)
-        for i, token in enumerate(self.tokenizer.convert_ids_to_tokens(list(range(len(self.tokenizer))))):
+        known = list(range(min(len(self.tokenizer), vocabulary)))
+        for i, token in enumerate(self.tokenizer.convert_ids_to_tokens(known)):
             found[i] = token is not None and any(letter in token for letter in last)
         return found
 
-    def inside(self, text: str, before: bool = False) -> bool:
+    def inside(self, text: str, before: bool) -> bool:
         """Does ``text`` end in reasoning? ``before``: does it begin there."""
-        opened, closed = text.rfind(self.begin), text.rfind(self.end)
-        return before if opened == closed else opened > closed  # equal: neither is there
+        return ends_inside(text, (self.begin, self.end), before)
 
     def opened_by(self, prompt: IntArray) -> bool:
         """Does a reply to this prompt begin in reasoning? It does if the prompt ends with the tag, and blanks."""
         return self.text(prompt[-self.window :]).rstrip().endswith(self.begin)
-
-    def hidden(self, reply: str, opened: bool) -> tuple[int, bool]:
-        """How much of a reply is reasoning, in characters, and whether that never ends. ``opened``: by the prompt."""
-        if self.inside(reply, opened):
-            return len(reply), True
-        *_, public = reply.rpartition(self.end)
-        return len(reply) - len(public.lstrip() if self.end in reply else public), False
 
     def text(self, tokens: IntArray) -> str:
         """Tokens as text, special ones included."""
@@ -119,6 +126,18 @@ def think_budget(tags: ThinkTags | None, sampling: Sampling, room: int) -> int |
             f"{sampling.max_tokens}, and the closing tag takes {len(tags.closing)}; raise max_tokens"
         )
     return max(0, room - answer)
+
+
+def forced_places(tags: ThinkTags, tokens: IntArray, opened: bool, budget: int) -> list[int]:
+    """Which tokens of a reply another engine has forced, given that it keeps to the budget."""
+    forced: list[int] = []
+    inside, used = opened, 0
+    for place in range(len(tokens)):
+        if inside and used >= budget:
+            forced.append(place)
+        used += inside
+        inside = tags.inside(tags.text(tokens[max(0, place + 1 - tags.window) : place + 1]), inside)
+    return forced
 
 
 class Thought:
