@@ -18,7 +18,7 @@ from selfplay_fast.policies.decode import Row
 from selfplay_fast.policies.model_stream import ModelStream
 from selfplay_fast.policies.prefix_forward import build_tree, head_weight, prefix_groups, prefix_hidden
 from selfplay_fast.policies.prefix_store import PrefixStore
-from selfplay_fast.policies.supported import check_supported
+from selfplay_fast.policies.supported import attention_of, check_supported
 from selfplay_fast.policies.thinking import Tags, ThinkTags, find_tags
 from selfplay_fast.records import Ask, FloatArray, IntArray, Message, Reply
 
@@ -95,17 +95,20 @@ class LanguageModel:
         self._decoded: dict[bytes, str] = {}
 
     @classmethod
-    def load(cls, name: str | Path, *, dtype: str = "auto", **options: Any) -> LanguageModel:
-        """From a local transformers folder or a hub id.
+    def load(
+        cls, name: str | Path, *, dtype: str = "auto", attn_implementation: str = "auto", **options: Any
+    ) -> LanguageModel:
+        """From a local transformers folder or a hub id. ``attn_implementation``: "auto" is "sdpa", see `attention_of`.
 
         ValueError with one line when that fails, or when prefix trees do not reproduce the model's log-probs.
         """
         from transformers import AutoModelForCausalLM, AutoTokenizer
 
+        attention = attention_of(attn_implementation)
         if str(name).startswith((".", "/", "~")) and not Path(name).is_dir():
             raise ValueError(f"model {str(name)!r} cannot be loaded: there is no such folder")
         try:
-            model = AutoModelForCausalLM.from_pretrained(name, dtype=dtype)
+            model = AutoModelForCausalLM.from_pretrained(name, dtype=dtype, attn_implementation=attention)
             tokenizer = AutoTokenizer.from_pretrained(name)
         except (OSError, ValueError, KeyError, SafetensorError) as error:
             reason = (str(error).strip() or type(error).__name__).splitlines()[0]

@@ -44,6 +44,29 @@ def check_supported(model: Any) -> None:
         raise ValueError(f"{refusal}: they are off by {off:.2g} of their spread")
 
 
+def attention_of(name: str) -> str:
+    """What transformers calls the attention named ``attn_implementation``; one-line ValueError for one that is not.
+
+    Trees of prefixes, gaps of stored contexts and rows of unlike lengths are boolean masks. SDPA takes those on every
+    device; FlashAttention takes none but causal ones, so it is refused even where it is installed.
+    """
+    if name in ("auto", "sdpa"):
+        return "sdpa"
+    if not name.startswith("flash_attention"):
+        raise ValueError(f"attn_implementation: must be 'auto' or 'sdpa', got {name!r}")
+    from transformers.utils import is_flash_attn_2_available
+
+    if not is_flash_attn_2_available():
+        raise ValueError(
+            f"attn_implementation: {name!r} needs flash-attn and a GPU (pip install --no-build-isolation flash-attn), "
+            "and takes no masks of prefix trees; leave it 'auto', which is SDPA"
+        )
+    raise ValueError(
+        f"attn_implementation: {name!r} takes no masks of prefix trees, which replies and scores need; "
+        "leave it 'auto', which is SDPA"
+    )
+
+
 def _rope_types(config: Any) -> set[str | None]:
     """The kinds of rotary positions a configuration names, for all layers or by layer type."""
     rope = getattr(config, "rope_parameters", None) or getattr(config, "rope_scaling", None) or {}

@@ -186,3 +186,22 @@ def test_save_and_load_with_plain_transformers(toy_policy, toy_texts, tmp_path):
     asks = [ask(text, sampling=Sampling(temperature=0, max_tokens=4)) for text in toy_texts[:5]]
     again = LanguageModel.load(tmp_path)
     assert [r.text for r in again.generate(asks)] == [r.text for r in toy_policy.generate(asks)]
+
+
+@pytest.mark.parametrize("name", ["flash_attention_2", "flash_attention_3", "eager", "none"])
+def test_attention_that_takes_no_tree_is_refused(name, monkeypatch):
+    """Oracle: the contract; one line that names the argument and the way out, whether flash-attn is there or not."""
+    for installed in (False, True):
+        monkeypatch.setattr("transformers.utils.is_flash_attn_2_available", lambda there=installed: there)
+        with pytest.raises(ValueError, match=r"attn_implementation.*'auto'") as error:
+            LanguageModel.load("./nowhere", attn_implementation=name)
+        assert "\n" not in str(error.value)
+        if name.startswith("flash"):
+            assert ("pip install" in str(error.value)) == (not installed)
+
+
+def test_graphs_need_a_gpu(toy_policy):
+    """Oracle: the contract."""
+    with pytest.raises(ValueError, match="cuda_graphs: the model is on cpu"):
+        LanguageModel(toy_policy.model, toy_policy.tokenizer, cuda_graphs=True)
+    assert not toy_policy.cuda_graphs
