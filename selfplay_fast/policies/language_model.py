@@ -23,7 +23,7 @@ from selfplay_fast.policies.prefix_forward import (
     prefix_trees,
 )
 from selfplay_fast.policies.prefix_store import PrefixStore
-from selfplay_fast.policies.supported import choose_attention
+from selfplay_fast.policies.supported import attention_of, choose_attention
 from selfplay_fast.policies.thinking import Tags, ThinkTags, find_tags, hidden_part
 from selfplay_fast.records import Ask, FloatArray, IntArray, Message, Reply
 
@@ -103,17 +103,20 @@ class LanguageModel:
         self._decoded: dict[bytes, str] = {}
 
     @classmethod
-    def load(cls, name: str | Path, *, dtype: str = "auto", **options: Any) -> LanguageModel:
-        """From a local transformers folder or a hub id.
+    def load(
+        cls, name: str | Path, *, dtype: str = "auto", attn_implementation: str = "auto", **options: Any
+    ) -> LanguageModel:
+        """From a local transformers folder or a hub id. ``attn_implementation``: "auto" is "sdpa", see `attention_of`.
 
         ValueError with one line when that fails, or when neither trees nor rows reproduce the model's log-probs.
         """
         from transformers import AutoModelForCausalLM, AutoTokenizer
 
+        attention = attention_of(attn_implementation)
         if str(name).startswith((".", "/", "~")) and not Path(name).is_dir():
             raise ValueError(f"model {str(name)!r} cannot be loaded: there is no such folder")
         try:
-            model = AutoModelForCausalLM.from_pretrained(name, dtype=dtype)
+            model = AutoModelForCausalLM.from_pretrained(name, dtype=dtype, attn_implementation=attention)
             tokenizer = AutoTokenizer.from_pretrained(name)
         except (OSError, ValueError, KeyError, SafetensorError) as error:
             reason = (str(error).strip() or type(error).__name__).splitlines()[0]

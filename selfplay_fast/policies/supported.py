@@ -22,7 +22,8 @@ _TOLERANCE_FLOAT = 1e-3
 def choose_attention(model: Any, wanted: Literal["auto"] | Attention = "auto") -> Attention:
     """The attention that runs prefix trees through a model; ValueError, in one line, where log-probs come out wrong.
 
-    "auto" takes flex on a GPU and dense elsewhere; rows, and says so, where a layer's attention is not full. Trees need
+    "auto" takes flex on a GPU and dense elsewhere; rows, and says so, where a layer's attention is not full or the
+    model was loaded with FlashAttention. Trees need
     full attention that takes a boolean mask and positions that are told and not counted, and all need logits that are
     the last hidden state times the output embedding. Windows and lengths that a short text cannot show are known by
     name; the rest is found out on a tree of two branches. For flex the model's attention becomes `TREE_ATTENTION`,
@@ -37,13 +38,13 @@ def choose_attention(model: Any, wanted: Literal["auto"] | Attention = "auto") -
         )
     usual = "sliding_attention" if getattr(config, "sliding_window", None) else "full_attention"
     other = sorted(set(getattr(config, "layer_types", None) or [usual]) - {"full_attention"})
-    if wanted == "rows" or (wanted == "auto" and other):
+    flash = config._attn_implementation == "flash_attention_2"
+    if wanted == "rows" or (wanted == "auto" and (other or flash)):
         if fault := _fault(model, "rows"):
             raise ValueError(fault)
         if wanted == "auto":
-            _LOG.warning(
-                "model: has layers of kind %s, so sequences run one by one and share nothing", other[0]
-            )
+            why = f"layers of kind {other[0]}" if other else "FlashAttention, which takes no masks of trees"
+            _LOG.warning("model: has %s, so sequences run one by one and share nothing", why)
         return "rows"
     if other:
         raise ValueError(f"attention: {wanted!r} cannot run layers of kind {other[0]}; use 'rows' or 'auto'")
@@ -76,6 +77,26 @@ def _fault(model: Any, attention: Attention) -> str | None:
     if not off <= _TOLERANCE.get(model.dtype, _TOLERANCE_FLOAT):
         return f"{refusal}: they are off by {off:.2g} of their spread"
     return None
+
+
+def attention_of(name: str) -> str:
+    """What transformers calls the attention named ``attn_implementation``; one-line ValueError for one that is not.
+
+    Trees of prefixes, gaps of stored contexts and rows of unlike lengths are boolean masks. SDPA takes those on every
+    device; FlashAttention takes none but causal ones, so with it sequences run as rows (`choose_attention`).
+    """
+    if name in ("auto", "sdpa"):
+        return "sdpa"
+    if name != "flash_attention_2":
+        raise ValueError(f"attn_implementation: must be 'auto', 'sdpa' or 'flash_attention_2', got {name!r}")
+    from transformers.utils import is_flash_attn_2_available
+
+    if not is_flash_attn_2_available():
+        raise ValueError(
+            f"attn_implementation: {name!r} needs flash-attn and a GPU; install it (pip install --no-build-isolation "
+            "flash-attn), or leave it 'auto', which is SDPA and shares prefixes"
+        )
+    return name
 
 
 def _rope_types(config: Any) -> set[str | None]:
