@@ -1,12 +1,22 @@
 """SPaR's trees. Oracle: tests/oracles/spar.py, the published search as a sequential program, with the same script."""
 
+import json
+import re
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 from selfplay_fast.play import RefinePrompts, RefineTable, play, refine_data, self_play, stream
-from selfplay_fast.play.refine_data import negatives, preference_rows, refiner_rows
+from selfplay_fast.play.refine_data import (
+    negatives,
+    preference_rows,
+    refiner_rows,
+    tree_from_json,
+    tree_to_json,
+)
+from selfplay_fast.policies import ScriptedPolicy
 from selfplay_fast.policies.streams import stream_ids, uniforms
 from selfplay_fast.records import Key, Reply, Sampling
 from selfplay_fast.refine_search import best_of
@@ -318,3 +328,36 @@ def test_braces_in_texts_stay():
     (message,) = RefinePrompts().judge_chat("{response} {x}", "{prompt}")
     assert "“{response} {x}”" in message["content"]
     assert "“{prompt}”" in message["content"]
+
+
+def test_the_page_runs():
+    """Oracle: by hand: a policy that writes capitals, which its judges like: one pair, one dialogue."""
+
+    def say(ask, sample):
+        if len(ask.append) == 1:
+            return f"Checked. Final Judgement: {'Yes' if 'RED' in ask.append[0]['content'] else 'No'}"
+        return "Larger. [[start]]RED, GREEN, BLUE[[end]]"
+
+    page = (Path(__file__).parents[2] / "docs" / "refine.md").read_text()
+    names = {"policy": ScriptedPolicy(say)}
+    exec(compile(re.search(r"```python\n(.*?)```", page, re.DOTALL)[1], "refine.md", "exec"), names)
+    (pair,) = names["pairs"]
+    assert (pair["chosen"][0]["content"], pair["rejected"][0]["content"]) == (
+        "RED, GREEN, BLUE",
+        "red, green, blue",
+    )
+    (row,) = names["dialogues"]
+    assert [message["role"] for message in row["messages"]] == ["user", "assistant"] * 2
+
+
+def test_trees_as_json(script):
+    """Oracle: the trees themselves, through JSON."""
+    trees, _, _ = grown(script(), drafts_of(30))
+    assert [tree_from_json(json.loads(json.dumps(tree_to_json(tree)))) for tree in trees] == trees
+    for broken in (
+        {},
+        {**tree_to_json(trees[0]), "nodes": [{"response": "a"}]},
+        {**tree_to_json(trees[0]), "final": 99},
+    ):
+        with pytest.raises(ValueError, match="not a refinement tree"):
+            tree_from_json(broken)
