@@ -36,6 +36,7 @@ class RefineForest {
 
     // One number per sample of the last `select`, in order: see RefineTree::take. Gives the trees that are over.
     std::vector<std::int64_t> answer(std::span<const std::int64_t> answers) {
+        select();
         check_answers(answers);
         std::size_t start = 0;
         for (const RefineWant& want : wanted_) {

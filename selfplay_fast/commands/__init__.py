@@ -12,6 +12,7 @@ from .evaluate import evaluate
 from .export import export
 from .games import games
 from .play import play
+from .refine import refine
 from .report import report
 from .train import train
 
@@ -20,6 +21,7 @@ COMMANDS: dict[str, Callable[[list[str]], None]] = {
     "evaluate": evaluate,
     "arena": arena,
     "play": play,
+    "refine": refine,
     "report": report,
     "games": games,
     "export": export,

@@ -208,7 +208,8 @@ def test_flash_attention_runs_rows(toy_policy, monkeypatch, caplog):
     monkeypatch.setitem(AttentionMaskInterface._global_mapping, "flash_attention_2", sdpa_mask)
     monkeypatch.setattr(toy_policy.model.config, "_attn_implementation", "flash_attention_2")
     policy = LanguageModel(toy_policy.model, toy_policy.tokenizer)
-    assert policy.attention == "rows" and "FlashAttention" in caplog.text
+    assert policy.attention == "rows"
+    assert "FlashAttention" in caplog.text
 
 
 def test_graphs_need_a_gpu(toy_policy):
