@@ -132,7 +132,7 @@ def trees(draw):
 @settings(deadline=None, max_examples=15, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(trees(), st.sampled_from(["dense", "rows"]), st.integers(1, 30), st.sampled_from([1, 20, 1000]))
 def test_gradients_of_random_trees(small_policy, tree, attention, block_tokens, max_batch_tokens):
-    """Oracle: one forward pass per sequence; to 1e-5 of the largest gradient, whatever is shared, wherever it is cut."""
+    """Oracle: one forward pass per sequence; to 1e-5 of the largest gradient, whatever is shared or cut."""
     batch = sequence_batch(*tree, seed=len(tree[0]))
     small_policy.attention = attention
     got = tree_gradients(small_policy, batch, block_tokens=block_tokens, max_batch_tokens=max_batch_tokens)
