@@ -60,7 +60,7 @@ class LanguageModel:
         max_cache_tokens: int | None = None,
         keep_contexts: bool = True,
         attention: Literal["auto"] | Attention = "auto",
-        block_tokens: int = 128,
+        block_tokens: int = 512,
     ) -> None:
         if device == "auto":
             device = "cuda" if torch.cuda.is_available() else "cpu"
