@@ -155,18 +155,18 @@ def rows_of(batch: TokenBatch, rows: Sequence[Sequence[int]], reset: bool, devic
     return Rows(inputs, where, which)
 
 
-def padded(batch: TokenBatch, max_tokens: int, device: torch.device) -> list[Rows]:
+def padded(batch: TokenBatch, args: argparse.Namespace, device: torch.device) -> list[Rows]:
     """Micro-batches of one sequence a row, sorted by length."""
     lengths = np.array([len(sequence) for sequence in batch.sequences])
     order = np.argsort(lengths, kind="stable")
     return [
         rows_of(batch, [[i] for i in order[start:stop].tolist()], False, device)
-        for start, stop in runs(lengths[order], max_tokens)
+        for start, stop in runs(lengths[order], args.max_batch_tokens)
     ]
 
 
-def packed(batch: TokenBatch, row_tokens: int, max_tokens: int, device: torch.device) -> list[Rows]:
-    """Micro-batches of rows of at most ``row_tokens`` tokens, or one sequence; the first row that has room."""
+def packed(batch: TokenBatch, args: argparse.Namespace, device: torch.device) -> list[Rows]:
+    """Micro-batches of rows of at most ``packed_tokens``, or one sequence; each goes to the first row with room."""
     lengths = [len(sequence) for sequence in batch.sequences]
     rows: list[list[int]] = []
     room: list[int] = []
@@ -174,12 +174,17 @@ def packed(batch: TokenBatch, row_tokens: int, max_tokens: int, device: torch.de
         fitting = [r for r, left in enumerate(room) if left >= lengths[i]]
         if not fitting:
             rows.append([])
-            room.append(max(row_tokens, lengths[i]))
+            room.append(max(args.packed_tokens, lengths[i]))
             fitting = [len(rows) - 1]
         rows[fitting[0]].append(i)
         room[fitting[0]] -= lengths[i]
     widths = np.array([sum(lengths[i] for i in row) for row in rows])
-    return [rows_of(batch, rows[start:stop], True, device) for start, stop in runs(widths, max_tokens)]
+    return [
+        rows_of(batch, rows[start:stop], True, device) for start, stop in runs(widths, args.max_batch_tokens)
+    ]
+
+
+PEERS = {"padded": padded, "packed": packed}
 
 
 def train_rows(
@@ -256,10 +261,7 @@ def bench(policy: LanguageModel, case: Case, args: argparse.Namespace) -> list[d
         loss=ppo_clip_loss(), max_grad_norm=MAX_GRAD_NORM, max_batch_tokens=args.max_batch_tokens
     )
     optimizer = torch.optim.SGD(policy.model.parameters(), lr=0.0)  # every repeat sees the same weights
-    rows = {
-        "padded": padded(batch, args.max_batch_tokens, device),
-        "packed": packed(batch, args.packed_tokens, args.max_batch_tokens, device),
-    }
+    rows = {name: PEERS[name](batch, args, device) for name in args.peers}
     found: dict[str, float] = {}
 
     def ours() -> None:
@@ -299,7 +301,7 @@ def bench(policy: LanguageModel, case: Case, args: argparse.Namespace) -> list[d
         "ours_spread": 0.0,
         "peer_spread": 0.0,
         "ours_mib": memory["ours"],
-        "peer_mib": memory["padded"],
+        "peer_mib": memory[args.peers[0]],
         **shape,
     }
     return [counted] + [
@@ -326,6 +328,7 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--cases", nargs="+", choices=CASES, default=list(CASES))
+    parser.add_argument("--peers", nargs="+", choices=PEERS, default=list(PEERS))
     parser.add_argument(
         "--count", type=int, help="games of a kind, or prompts, instead of a case's own number"
     )
