@@ -10,7 +10,8 @@ timed, the gradients of all three are asserted equal to 1e-5 of the largest one,
 heads made flat.
 
 Times are of forward, backward and step, on a CPU in CPU seconds of one thread. "Samples per 1,000 tokens run" counts
-what goes through the model, padding left out; MiB is the peak beyond what was there before.
+what goes through the model, padding left out; MiB is the peak beyond what was there before, on a CPU to be read of the
+first case of a process only: later ones find its memory in the allocator's hands.
 
     python bench/tree_training.py [--cases spiral-8 spiral-256 mars-32 spar-64] [--device cuda]
 """
