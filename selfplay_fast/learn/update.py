@@ -54,7 +54,7 @@ class Update:
     magnet: float = 0.0
     max_importance: float | None = None
     max_loss: float = 1e6
-    block_tokens: int = 128
+    block_tokens: int = 512
     max_batch_tokens: int = 16384
 
     def __post_init__(self) -> None:

@@ -61,7 +61,7 @@ class LanguageModel:
         max_cache_tokens: int | None = None,
         keep_contexts: bool = True,
         attention: Literal["auto"] | Attention = "auto",
-        block_tokens: int = 128,
+        block_tokens: int = 512,
         think_tags: Tags | Literal["auto"] | None = "auto",
         keep_thinking: bool = False,
         cuda_graphs: bool | None = None,
