@@ -10,6 +10,7 @@ one is given the whole batch and learns from its share.
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass
 from itertools import chain
 from typing import Any
@@ -24,6 +25,7 @@ from selfplay_fast.kernels.token_logprobs import token_logprobs
 from selfplay_fast.learn import distributed
 from selfplay_fast.learn.losses import Surrogate, k2_kl, truncated_importance
 from selfplay_fast.learn.packing import TokenBatch, dealt
+from selfplay_fast.policies.adapters import without_adapters
 from selfplay_fast.policies.language_model import LanguageModel
 from selfplay_fast.policies.prefix_forward import (
     Cache,
@@ -241,7 +243,7 @@ def update(
     """Improve the policy on one batch and return metrics, those of the first, on-policy pass where passes differ.
 
     Raises FloatingPointError when a loss or gradient is not finite or a loss exploded; that step is not taken, on any
-    rank.
+    rank. The policy as its own ``reference`` stands for the model without its adapters.
     """
     if settings.magnet > 0 and reference is None:
         raise ValueError("reference: a magnet needs the policy it pulls towards")
@@ -250,11 +252,10 @@ def update(
     with distributed.together():
         own = dealt(batch, distributed.share())
         groups = _groups(own, settings.block_tokens)
-        pull = (
-            _batch_logprobs(reference, own, groups, settings.max_batch_tokens)
-            if reference is not None and settings.magnet > 0
-            else None
-        )
+        pull = None
+        if reference is not None and settings.magnet > 0:
+            with without_adapters(model) if reference is policy else nullcontext():
+                pull = _batch_logprobs(reference, own, groups, settings.max_batch_tokens)
     model.eval()  # the log-probs of the sampler: no dropout
     old: Tensor | None = None
     metrics: dict[str, float] = {}

@@ -15,6 +15,7 @@ from jinja2 import TemplateError
 from safetensors import SafetensorError
 
 from selfplay_fast.kernels.token_logprobs import token_logprobs
+from selfplay_fast.policies.adapters import in_place
 from selfplay_fast.policies.decode import Row, decode
 from selfplay_fast.policies.parts import split_parts
 from selfplay_fast.policies.prefix_forward import build_tree, head_weight, prefix_groups, prefix_hidden
@@ -28,7 +29,7 @@ _SHORT_REPLY = 64  # tokens; longer replies rarely repeat
 
 
 class LanguageModel:
-    """A local causal model and its tokenizer.
+    """A local causal model and its tokenizer; the model may have peft's LoRA adapters, or be peft's wrapper of one.
 
     ``device`` moves the model there, ``"auto"`` to a GPU where there is one. ``max_batch_tokens`` bounds the token
     slots of one forward pass over prompts or sequences, ``max_cache_tokens`` (16 times as many unless given) the tokens
@@ -55,6 +56,7 @@ class LanguageModel:
     ) -> None:
         if device == "auto":
             device = "cuda" if torch.cuda.is_available() else "cpu"
+        model = in_place(model)
         self.model = model if device is None else model.to(device)
         self.model.eval()
         check_supported(self.model)
