@@ -79,6 +79,7 @@ def merge_adapters(model: Any) -> None:
             model.set_submodule(name, layer.get_base_layer())
     model._hf_peft_config_loaded = False
     del model.peft_config
+    model.__dict__.pop("_weight_conversions", None)  # the names that weights had in a file of adapters
 
 
 def _layers(model: Any) -> list[Any]:
