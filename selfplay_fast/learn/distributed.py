@@ -30,7 +30,9 @@ from selfplay_fast.records import Episode
 T = TypeVar("T")
 Share = tuple[int, int]  # (rank, size): of things numbered through, those whose number is rank modulo size
 
-_TIMEOUT = timedelta(hours=4)  # a rank waits for the longest rollout of the others; torchrun ends it if one died
+_TIMEOUT = timedelta(
+    hours=4
+)  # a rank waits for the longest rollout of the others; torchrun ends it if one died
 
 
 class OtherRankError(OSError):
@@ -100,7 +102,7 @@ def gather(value: T) -> list[T]:
 
 @contextmanager
 def together() -> Iterator[None]:
-    """What fails inside on one rank stops all: the others raise `OtherRankError`. No rank may wait for others inside."""
+    """What fails inside on one rank stops all: the others raise `OtherRankError`. No rank may wait inside."""
     if share()[1] == 1:
         yield
         return
@@ -209,7 +211,7 @@ def whole(tensor: Tensor) -> Tensor:
 
 
 def whole_weights(model: Any) -> dict[str, Tensor] | None:
-    """All that is trained, in full on the CPU of the first rank, None on the others; all ranks must ask, inside `sharded`.
+    """All that is trained, in full on the CPU of the first rank, None on others; all ranks must ask, inside `sharded`.
 
     None too where nothing is sharded, and the model itself holds them.
     """

@@ -60,7 +60,9 @@ def dealt(batch: TokenBatch, share: tuple[int, int]) -> TokenBatch:
     mine, parts = share
     if parts == 1:
         return batch
-    order = np.array(sorted(range(batch.num_samples), key=lambda i: batch.sequences[i].astype(">u4").tobytes()))
+    order = np.array(
+        sorted(range(batch.num_samples), key=lambda i: batch.sequences[i].astype(">u4").tobytes())
+    )
     lengths = np.array([len(batch.sequences[i]) for i in order])
     middles = np.cumsum(lengths) - lengths / 2
     return batch.take(order[(middles * parts // lengths.sum()).astype(np.int64) == mine])

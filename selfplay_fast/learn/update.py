@@ -2,15 +2,15 @@
 
 The batch runs as prefix trees (`policies.prefix_forward`): shared prefixes and equal samples once, log-probs without
 stored logits, the loss on every (sample, token). The keys and values of a shared prefix are detached; their gradient
-is gathered over the micro-batches and sent through the prefix once. Micro-batches are gradient accumulation: a batch may
-be of any size, and memory holds ``max_batch_tokens`` of it. Where there are several ranks (`learn.distributed`), every
+is gathered over the micro-batches and sent through the prefix once. Micro-batches are gradient accumulation: a batch
+may be of any size, and memory holds ``max_batch_tokens`` of it. Where there are several ranks (`learn.distributed`), every
 one is given the whole batch and learns from its share.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from contextlib import nullcontext
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from itertools import chain
 from typing import Any
@@ -262,7 +262,7 @@ def update(
     for _ in range(settings.epochs):
         optimizer.zero_grad(set_to_none=True)
         batch_pass = _Pass(model, own, settings, old, pull)
-        with distributed.together():
+        with distributed.together(), _enough_memory(settings.max_batch_tokens):
             for group in groups:
                 _each_block(model, group, settings.max_batch_tokens, batch_pass.visit)
         distributed.reduce_gradients(model)
@@ -274,6 +274,18 @@ def update(
         metrics = passed | {"grad_norm": norm} | metrics
     computed = sum(distributed.gather(sum(group.tree.num_computed_tokens for group in groups)))
     return metrics | {"computed_tokens": float(computed), "sharing": batch.num_tokens / computed}
+
+
+@contextmanager
+def _enough_memory(tokens: int) -> Iterator[None]:
+    """Where memory runs out, one line that says what to change."""
+    try:
+        yield
+    except torch.OutOfMemoryError as error:
+        raise MemoryError(
+            f"max_batch_tokens: a micro-batch of {tokens} tokens does not fit the GPU's memory; "
+            f"try {max(1, tokens // 2)}, or gradient_checkpointing"
+        ) from error
 
 
 def _step(optimizer: torch.optim.Optimizer, settings: Update, loss: float) -> float:

@@ -26,14 +26,16 @@ def check_installed() -> None:
 
 
 def add_adapters(model: Any, rank: int) -> None:
-    """Adapters of this rank at every linear layer but the head, scaled by 2; as long as nothing is learned they do nothing."""
+    """Adapters of this rank at every linear layer but the head, scaled by 2; untrained they do nothing."""
     check_installed()
     from peft import LoraConfig
 
     model.add_adapter(LoraConfig(r=rank, lora_alpha=2 * rank, target_modules="all-linear"))
     base = Path(model.config._name_or_path)
     name = str(base.resolve()) if base.is_dir() else model.config._name_or_path
-    model.peft_config["default"].base_model_name_or_path = name  # a checkpoint may be read from another folder
+    model.peft_config[
+        "default"
+    ].base_model_name_or_path = name  # a checkpoint may be read from another folder
     train_adapters(model)
 
 

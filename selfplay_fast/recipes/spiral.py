@@ -121,8 +121,8 @@ class Config(RecipeConfig):
     device: str = "auto"
     """where the model lives: `cpu`, `cuda`, or `auto` for a GPU where there is one"""
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"
-    """what passes are computed in; weights that are trained and optimizer states are float32 beside it. `auto`: bfloat16
-    on a GPU, but for nano"""
+    """what passes are computed in; trained weights and optimizer states are float32 beside it. `auto`: bfloat16 on a
+    GPU, but for nano"""
     lora_rank: int = 0
     """train adapters of this rank at all linear layers but the head, and nothing else; 0: the whole model"""
     gradient_checkpointing: bool = False
@@ -174,10 +174,8 @@ class Config(RecipeConfig):
                 f"model: {self.model!r} is not nano{nearest(self.model, ['nano'])}, and only nano is warmed up; "
                 "for other models set warmup_steps to 0, as --preset paper does"
             )
-        if self.lora_rank:
-            if self.model == "nano":
-                raise ValueError("lora_rank: nano is small, and trained whole; set it to 0, or name a model")
-            check_installed()
+        if self.lora_rank and self.model == "nano":
+            raise ValueError("lora_rank: nano is small, and trained whole; set it to 0, or name a model")
         if self.temperature == 0:
             raise ValueError("temperature: 0 always says the same and learns nothing; use a positive number")
         if self.steps is not None and self.steps < 0:
@@ -216,26 +214,35 @@ class Config(RecipeConfig):
         return replace(self, steps=self.total_steps, learning_rate=self.initial_learning_rate)
 
 
+_PAPER = Config(
+    model="Qwen/Qwen3-4B-Base",
+    games=("kuhn_poker(rounds=5)", "tic_tac_toe", "negotiation(resources=5)"),
+    steps=400,
+    samples_per_step=128,
+    learning_rate=1e-6,
+    learning_rate_decay="constant",
+    style="spiral",
+    parse_mode="strict",
+    max_tokens=8192,
+    loss_length=8192,
+    inner_epochs=2,
+    warmup_steps=0,
+    eval_every=16,
+    eval_episodes=512,
+    eval_episodes_between=16,
+    checkpoint_every=16,
+)
+
+# The same on one card of 141 GB: docs/scale.md counts what fits.
+_ONE_CARD = replace(
+    _PAPER, gradient_checkpointing=True, max_batch_tokens=16384, max_cache_tokens=131072, dtype="bfloat16"
+)
+
 PRESETS = {
     "nano": Config(),
-    "paper": Config(
-        model="Qwen/Qwen3-4B-Base",
-        games=("kuhn_poker(rounds=5)", "tic_tac_toe", "negotiation(resources=5)"),
-        steps=400,
-        samples_per_step=128,
-        learning_rate=1e-6,
-        learning_rate_decay="constant",
-        style="spiral",
-        parse_mode="strict",
-        max_tokens=8192,
-        loss_length=8192,
-        inner_epochs=2,
-        warmup_steps=0,
-        eval_every=16,
-        eval_episodes=512,
-        eval_episodes_between=16,
-        checkpoint_every=16,
-    ),
+    "paper": _PAPER,
+    "qwen3-4b": _ONE_CARD,
+    "qwen3-4b-lora": replace(_ONE_CARD, lora_rank=32),
 }
 
 
@@ -243,6 +250,8 @@ def train(config: Config, run: Run) -> None:
     """Self-play from the first step, or from the newest checkpoint of the run."""
     config = config.resolved()
     torch.set_num_threads(config.threads)
+    if config.lora_rank:
+        check_installed()
     opponents = _opponents(config)
     share = config.samples_per_step / len(config.games)
     counts = [max(1, round(share / mean_turns(game))) for game in config.games]
@@ -341,6 +350,7 @@ def load_policy(config: Config, status: Callable[[str], None] = lambda text: Non
     else:
         status(f"loading {config.model}")
         policy = LanguageModel.load(config.model, **_placement(config))
+        _check_model(config, policy)
         if config.lora_rank:
             add_adapters(policy.model, config.lora_rank)
     _prepare(config, policy)
@@ -355,6 +365,20 @@ def load_policy(config: Config, status: Callable[[str], None] = lambda text: Non
             progress=status,
         )
     return policy
+
+
+def _check_model(config: Config, policy: LanguageModel) -> None:
+    """ValueError where a model cannot play like this."""
+    if policy.tokenizer.chat_template is None and config.style == "spiral":
+        raise ValueError(
+            f"model: {config.model!r} has no chat template; put one into its folder (chat_template.jinja), "
+            "or use --style brief"
+        )
+    if config.max_tokens >= policy.context_limit:
+        raise ValueError(
+            f"max_tokens: {config.max_tokens} leave no room for a prompt in the model's context of "
+            f"{policy.context_limit} tokens; use fewer"
+        )
 
 
 def _prepare(config: Config, policy: LanguageModel) -> None:

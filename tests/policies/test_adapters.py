@@ -8,12 +8,12 @@ import torch
 
 peft = pytest.importorskip("peft")
 
-from selfplay_fast.learn import Update, update
-from selfplay_fast.learn.losses import negative_log_likelihood, ppo_clip_loss
-from selfplay_fast.learn.warmup import demonstration_batch
-from selfplay_fast.policies.adapters import add_adapters, merge_adapters, without_adapters
-from selfplay_fast.policies.language_model import LanguageModel
-from selfplay_fast.records import Ask, Key, Sampling
+from selfplay_fast.learn import Update, update  # noqa: E402
+from selfplay_fast.learn.losses import negative_log_likelihood, ppo_clip_loss  # noqa: E402
+from selfplay_fast.learn.warmup import demonstration_batch  # noqa: E402
+from selfplay_fast.policies.adapters import add_adapters, merge_adapters, without_adapters  # noqa: E402
+from selfplay_fast.policies.language_model import LanguageModel  # noqa: E402
+from selfplay_fast.records import Ask, Key, Sampling  # noqa: E402
 
 
 def learned(policy: LanguageModel, texts: list[str]) -> None:
@@ -30,7 +30,10 @@ def scores(policy: LanguageModel, texts: list[str]) -> torch.Tensor:
 
 
 def replies(policy: LanguageModel, texts: list[str]) -> list[list[int]]:
-    asks = [Ask(role="a", append=text, key=Key(0, i, 0), sampling=Sampling(max_tokens=6)) for i, text in enumerate(texts)]
+    asks = [
+        Ask(role="a", append=text, key=Key(0, i, 0), sampling=Sampling(max_tokens=6))
+        for i, text in enumerate(texts)
+    ]
     return [reply.tokens.tolist() for reply in policy.generate(asks)]
 
 
