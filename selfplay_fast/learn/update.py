@@ -3,8 +3,8 @@
 The batch runs as prefix trees (`policies.prefix_forward`): shared prefixes and equal samples once, log-probs without
 stored logits, the loss on every (sample, token). The keys and values of a shared prefix are detached; their gradient
 is gathered over the micro-batches and sent through the prefix once. Micro-batches are gradient accumulation: a batch
-may be of any size, and memory holds ``max_batch_tokens`` of it. Where there are several ranks (`learn.distributed`), every
-one is given the whole batch and learns from its share.
+may be of any size, and memory holds ``max_batch_tokens`` of it. Where there are several ranks (`learn.distributed`),
+every one is given the whole batch and learns from its share.
 """
 
 from __future__ import annotations
