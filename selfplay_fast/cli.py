@@ -45,7 +45,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except Exception as error:
         if debug:
             raise
-        expected = isinstance(error, ValueError | OSError | ArithmeticError | ImportError)
+        expected = isinstance(error, ValueError | OSError | ArithmeticError | ImportError | MemoryError)
         kind = "error" if expected else f"internal error: {type(error).__name__}"
         hint = "" if expected else " (--debug shows where)"
         print(f"{PROGRAM}: {kind}: {one_line(str(error)) or type(error).__name__}{hint}", file=sys.stderr)

@@ -102,7 +102,7 @@ def gather(value: T) -> list[T]:
 
 @contextmanager
 def together() -> Iterator[None]:
-    """What fails inside on one rank stops all: the others raise `OtherRankError`. No waiting for others inside."""
+    """What fails inside on one rank stops all: the others raise `OtherRankError`. No rank may wait inside."""
     if share()[1] == 1:
         yield
         return
@@ -211,14 +211,17 @@ def whole(tensor: Tensor) -> Tensor:
 
 
 def whole_weights(model: Any) -> dict[str, Tensor] | None:
-    """All weights in full on the CPU of the first rank, and None on the others; all ranks must ask, inside `sharded`.
+    """All that is trained, in full on the CPU of the first rank, None on others; all ranks must ask, inside `sharded`.
 
     None too where nothing is sharded, and the model itself holds them.
     """
     if not _parts(model):
         return None
+    frozen = {name for name, parameter in model.named_parameters() if not parameter.requires_grad}
     weights = {}
     for name, tensor in model.state_dict().items():
+        if name in frozen:  # beside adapters
+            continue
         full = whole(tensor)
         if is_first():
             weights[name] = full.cpu()

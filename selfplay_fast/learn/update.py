@@ -9,7 +9,8 @@ every one is given the whole batch and learns from its share.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from itertools import chain
 from typing import Any
@@ -24,6 +25,7 @@ from selfplay_fast.kernels.token_logprobs import token_logprobs
 from selfplay_fast.learn import distributed
 from selfplay_fast.learn.losses import Surrogate, k2_kl, truncated_importance
 from selfplay_fast.learn.packing import TokenBatch, dealt
+from selfplay_fast.policies.adapters import without_adapters
 from selfplay_fast.policies.language_model import LanguageModel
 from selfplay_fast.policies.prefix_forward import (
     Cache,
@@ -246,7 +248,7 @@ def update(
     """Improve the policy on one batch and return metrics, those of the first, on-policy pass where passes differ.
 
     Raises FloatingPointError when a loss or gradient is not finite or a loss exploded; that step is not taken, on any
-    rank.
+    rank. The policy as its own ``reference`` stands for the model without its adapters.
     """
     if settings.magnet > 0 and reference is None:
         raise ValueError("reference: a magnet needs the policy it pulls towards")
@@ -257,18 +259,17 @@ def update(
     with distributed.together():
         own = dealt(batch, distributed.share())
         groups = _groups(policy, own, settings)
-        pull = (
-            _batch_logprobs(reference, own, settings)
-            if reference is not None and settings.magnet > 0
-            else None
-        )
+        pull = None
+        if reference is not None and settings.magnet > 0:
+            with without_adapters(model) if reference is policy else nullcontext():
+                pull = _batch_logprobs(reference, own, settings)
     model.eval()  # the log-probs of the sampler: no dropout
     old: Tensor | None = None
     metrics: dict[str, float] = {}
     for _ in range(settings.epochs):
         optimizer.zero_grad(set_to_none=True)
         batch_pass = _Pass(model, own, settings, old, pull)
-        with distributed.together():
+        with distributed.together(), _enough_memory(settings.max_batch_tokens):
             for group in groups:
                 _each_block(model, group, settings.max_batch_tokens, batch_pass.visit)
         distributed.reduce_gradients(model)
@@ -280,6 +281,18 @@ def update(
         metrics = passed | {"grad_norm": norm} | metrics
     computed = sum(distributed.gather(sum(group.tree.computed_tokens for group in groups)))
     return metrics | {"computed_tokens": float(computed), "sharing": batch.num_tokens / computed}
+
+
+@contextmanager
+def _enough_memory(tokens: int) -> Iterator[None]:
+    """Where memory runs out, one line that says what to change."""
+    try:
+        yield
+    except torch.OutOfMemoryError as error:
+        raise MemoryError(
+            f"max_batch_tokens: a micro-batch of {tokens} tokens does not fit the GPU's memory; "
+            f"try {max(1, tokens // 2)}, or gradient_checkpointing"
+        ) from error
 
 
 def _step(optimizer: torch.optim.Optimizer, settings: Update, loss: float) -> float:

@@ -12,6 +12,7 @@ from jinja2 import TemplateError
 from safetensors import SafetensorError
 
 from selfplay_fast.kernels.token_logprobs import token_logprobs
+from selfplay_fast.policies.adapters import in_place
 from selfplay_fast.policies.base import answer_all
 from selfplay_fast.policies.chat import ChatTemplate
 from selfplay_fast.policies.decode import Row
@@ -32,7 +33,7 @@ _SHORT_REPLY = 64  # tokens; longer replies rarely repeat
 
 
 class LanguageModel:
-    """A local causal model and its tokenizer.
+    """A local causal model and its tokenizer; the model may have peft's LoRA adapters, or be peft's wrapper of one.
 
     ``device`` moves the model there, ``"auto"`` to a GPU where there is one. ``max_batch_tokens`` bounds the token
     slots of one forward pass over prompts or sequences, ``max_cache_tokens`` (16 times as many unless given) the tokens
@@ -68,6 +69,7 @@ class LanguageModel:
     ) -> None:
         if device == "auto":
             device = "cuda" if torch.cuda.is_available() else "cpu"
+        model = in_place(model)
         self.model = model if device is None else model.to(device)
         self.model.eval()
         self.attention = choose_attention(self.model, attention)

@@ -33,8 +33,10 @@ from selfplay_fast.learn.advantages import undiscounted_returns
 from selfplay_fast.learn.warmup import warm_up
 from selfplay_fast.play import InvalidRewards, mean_turns, play_games, self_play
 from selfplay_fast.policies import Policy
+from selfplay_fast.policies.adapters import add_adapters, check_installed, train_adapters
 from selfplay_fast.policies.language_model import LanguageModel
 from selfplay_fast.policies.nano import build_nano
+from selfplay_fast.policies.recompute import recompute_layers
 from selfplay_fast.policies.streams import derive_seed
 from selfplay_fast.records import Episode, Sampling
 from selfplay_fast.run import Run
@@ -61,7 +63,7 @@ class Config(RecipeConfig):
     """turns per iteration, about: whole games are played, as many of each as give an equal share under random play"""
     learning_rate: float | None = None
     """AdamW, betas 0.9 and 0.95, no weight decay; None: for nano 6e-6 on small games (up to 1,000 information states),
-    5e-5 on others, 3e-4 with the magnet; for other models 1e-6"""
+    5e-5 on others, 3e-4 with the magnet; for other models 1e-6, for their adapters 1e-5"""
     learning_rate_decay: Literal["constant", "linear"] = "linear"
     """`linear` falls to a tenth of the rate"""
     advantage: Literal["role_conditioned", "return"] = "role_conditioned"
@@ -119,8 +121,12 @@ class Config(RecipeConfig):
     device: str = "auto"
     """where the model lives: `cpu`, `cuda`, or `auto` for a GPU where there is one"""
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"
-    """what passes are computed in; weights that are trained and optimizer states are float32 beside it. `auto`:
-    bfloat16 on a GPU, but for nano"""
+    """what passes are computed in; trained weights and optimizer states are float32 beside it. `auto`: bfloat16 on a
+    GPU, but for nano"""
+    lora_rank: int = 0
+    """train adapters of this rank at all linear layers but the head, and nothing else; 0: the whole model"""
+    gradient_checkpointing: bool = False
+    """compute layers again in the backward pass: a third more work, a small part of the memory"""
     max_batch_tokens: int = 16384
     """tokens of one forward pass over prompts and of one micro-batch; gradients of micro-batches add up"""
     max_cache_tokens: int | None = None
@@ -132,7 +138,7 @@ class Config(RecipeConfig):
     def __post_init__(self) -> None:
         positive = "samples_per_step max_tokens loss_length inner_epochs max_turns eval_every eval_episodes"
         positive += " eval_episodes_between checkpoint_every threads max_batch_tokens"
-        at_least = dict.fromkeys(positive.split(), 1) | {"warmup_steps": 0}
+        at_least = dict.fromkeys(positive.split(), 1) | {"warmup_steps": 0, "lora_rank": 0}
         for name, least in at_least.items():
             if getattr(self, name) < least:
                 raise ValueError(f"{name}: must be at least {least}, got {getattr(self, name)}")
@@ -168,6 +174,8 @@ class Config(RecipeConfig):
                 f"model: {self.model!r} is not nano{nearest(self.model, ['nano'])}, and only nano is warmed up; "
                 "for other models set warmup_steps to 0, as --preset paper does"
             )
+        if self.lora_rank and self.model == "nano":
+            raise ValueError("lora_rank: nano is small, and trained whole; set it to 0, or name a model")
         if self.temperature == 0:
             raise ValueError("temperature: 0 always says the same and learns nothing; use a positive number")
         if self.steps is not None and self.steps < 0:
@@ -186,8 +194,16 @@ class Config(RecipeConfig):
         if self.learning_rate is not None:
             return self.learning_rate
         if self.model != "nano":
-            return 1e-6
+            return 1e-5 if self.lora_rank else 1e-6
         return 6e-6 if self._small else 3e-4 if self.magnet else 5e-5
+
+    @property
+    def computed_in(self) -> str:
+        """`dtype`, or the default for this model and device."""
+        if self.dtype != "auto":
+            return self.dtype
+        on_gpu = self.device.startswith("cuda") or (self.device == "auto" and torch.cuda.is_available())
+        return "bfloat16" if on_gpu and self.model != "nano" else "float32"
 
     @property
     def _small(self) -> bool:
@@ -198,26 +214,35 @@ class Config(RecipeConfig):
         return replace(self, steps=self.total_steps, learning_rate=self.initial_learning_rate)
 
 
+_PAPER = Config(
+    model="Qwen/Qwen3-4B-Base",
+    games=("kuhn_poker(rounds=5)", "tic_tac_toe", "negotiation(resources=5)"),
+    steps=400,
+    samples_per_step=128,
+    learning_rate=1e-6,
+    learning_rate_decay="constant",
+    style="spiral",
+    parse_mode="strict",
+    max_tokens=8192,
+    loss_length=8192,
+    inner_epochs=2,
+    warmup_steps=0,
+    eval_every=16,
+    eval_episodes=512,
+    eval_episodes_between=16,
+    checkpoint_every=16,
+)
+
+# The same on one card of 141 GB: docs/scale.md counts what fits.
+_ONE_CARD = replace(
+    _PAPER, gradient_checkpointing=True, max_batch_tokens=16384, max_cache_tokens=131072, dtype="bfloat16"
+)
+
 PRESETS = {
     "nano": Config(),
-    "paper": Config(
-        model="Qwen/Qwen3-4B-Base",
-        games=("kuhn_poker(rounds=5)", "tic_tac_toe", "negotiation(resources=5)"),
-        steps=400,
-        samples_per_step=128,
-        learning_rate=1e-6,
-        learning_rate_decay="constant",
-        style="spiral",
-        parse_mode="strict",
-        max_tokens=8192,
-        loss_length=8192,
-        inner_epochs=2,
-        warmup_steps=0,
-        eval_every=16,
-        eval_episodes=512,
-        eval_episodes_between=16,
-        checkpoint_every=16,
-    ),
+    "paper": _PAPER,
+    "qwen3-4b": _ONE_CARD,
+    "qwen3-4b-lora": replace(_ONE_CARD, lora_rank=32),
 }
 
 
@@ -225,13 +250,18 @@ def train(config: Config, run: Run) -> None:
     """Self-play from the first step, or from the newest checkpoint of the run."""
     config = config.resolved()
     torch.set_num_threads(config.threads)
+    if config.lora_rank:
+        check_installed()
     opponents = _opponents(config)
     share = config.samples_per_step / len(config.games)
     counts = [max(1, round(share / mean_turns(game))) for game in config.games]
     distributed.check_enough(sum(counts), "samples_per_step")
     policy, optimizer, state = _start(config, run, opponents)
     start = run.checkpoints / "step-000000"
-    reference = checkpoint.load_policy(start, **_placement(config)) if config.magnet else None
+    reference = None
+    if config.magnet:
+        as_computed = _placement(config) | {"dtype": config.computed_in}
+        reference = policy if config.lora_rank else checkpoint.load_policy(start, **as_computed)
     baseline = state.baseline
     for step in run.steps(config.total_steps, start=state.step):
         left = 1 - (step - 1) / config.total_steps
@@ -288,7 +318,7 @@ def _start(
     saved = checkpoint.load_newest(run.checkpoints, run.note, **_placement(config))
     if saved is not None:
         policy, folder, state = saved
-        distributed.shard(policy.model, _dtype(config, policy))
+        _prepare(config, policy)
         with distributed.sharded(policy.model):
             optimizer = _optimizer(config, policy)
             checkpoint.restore_optimizer(optimizer, folder)
@@ -314,12 +344,16 @@ def load_policy(config: Config, status: Callable[[str], None] = lambda text: Non
     if config.model == "nano":
         status("building nano")
         policy = LanguageModel(
-            *build_nano(config.games, config.seed, style=config.style), **_placement(config)
+            *build_nano(config.games, config.seed, style=config.style),
+            **{name: value for name, value in _placement(config).items() if name != "dtype"},
         )
     else:
         status(f"loading {config.model}")
-        policy = LanguageModel.load(config.model, dtype="float32", **_placement(config))
-    distributed.shard(policy.model, _dtype(config, policy))
+        policy = LanguageModel.load(config.model, **_placement(config))
+        _check_model(config, policy)
+        if config.lora_rank:
+            add_adapters(policy.model, config.lora_rank)
+    _prepare(config, policy)
     if config.warmup_steps:
         warm_up(
             policy,
@@ -333,26 +367,43 @@ def load_policy(config: Config, status: Callable[[str], None] = lambda text: Non
     return policy
 
 
+def _check_model(config: Config, policy: LanguageModel) -> None:
+    """ValueError where a model cannot play like this."""
+    if policy.tokenizer.chat_template is None and config.style == "spiral":
+        raise ValueError(
+            f"model: {config.model!r} has no chat template; put one into its folder (chat_template.jinja), "
+            "or use --style brief"
+        )
+    if config.max_tokens >= policy.context_limit:
+        raise ValueError(
+            f"max_tokens: {config.max_tokens} leave no room for a prompt in the model's context of "
+            f"{policy.context_limit} tokens; use fewer"
+        )
+
+
+def _prepare(config: Config, policy: LanguageModel) -> None:
+    """Make a loaded policy one that learns."""
+    if config.lora_rank:
+        train_adapters(policy.model)
+    if config.gradient_checkpointing:
+        recompute_layers(policy.model)
+    distributed.shard(policy.model, getattr(torch, config.computed_in))
+
+
 def _placement(config: Config) -> dict[str, Any]:
-    """Options of a `LanguageModel`."""
+    """How models are loaded. What is trained or sharded is float32; a frozen model is what passes are computed in."""
+    frozen = config.lora_rank > 0 and distributed.share()[1] == 1
     return {
         "device": distributed.local_device(config.device),
+        "dtype": config.computed_in if frozen else "float32",
         "max_batch_tokens": config.max_batch_tokens,
         "max_cache_tokens": config.max_cache_tokens,
     }
 
 
-def _dtype(config: Config, policy: LanguageModel) -> torch.dtype:
-    """What the policy computes in."""
-    on_gpu = policy.model.device.type == "cuda"
-    wide = config.dtype == "float32" or (config.dtype == "auto" and not (on_gpu and config.model != "nano"))
-    return torch.float32 if wide else torch.bfloat16
-
-
 def _optimizer(config: Config, policy: LanguageModel) -> torch.optim.Optimizer:
-    return torch.optim.AdamW(
-        policy.model.parameters(), lr=config.initial_learning_rate, betas=(0.9, 0.95), weight_decay=0.0
-    )
+    trained = [parameter for parameter in policy.model.parameters() if parameter.requires_grad]
+    return torch.optim.AdamW(trained, lr=config.initial_learning_rate, betas=(0.9, 0.95), weight_decay=0.0)
 
 
 def _play(config: Config, policy: LanguageModel, counts: Sequence[int], seed: int) -> list[Episode]:
