@@ -27,14 +27,21 @@ NO_LOGPROBS: FloatArray = np.zeros(0, np.float32)
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Sampling:
-    """How a reply is drawn. ``temperature=0`` is greedy; ``top_k=0`` and ``top_p=1`` switch truncation off."""
+    """How a reply is drawn. ``temperature=0`` is greedy; ``top_k=0`` and ``top_p=1`` switch truncation off.
+
+    ``max_tokens`` bounds the whole reply, reasoning included. Of a thinking model at most ``max_think_tokens`` are
+    reasoning: then the closing tag is forced, so that ``max_tokens - max_think_tokens`` are left for tags and answer.
+    Strings of ``stop`` end the answer; inside the reasoning they mean nothing unless ``stop_in_thinking``.
+    """
 
     temperature: float = 1.0
     top_p: float = 1.0
     top_k: int = 0
     min_p: float = 0.0
     max_tokens: int = 256
+    max_think_tokens: int | None = None
     stop: tuple[str, ...] = ()
+    stop_in_thinking: bool = False
 
     def __post_init__(self) -> None:
         if self.temperature < 0:
@@ -47,6 +54,11 @@ class Sampling:
             raise ValueError(f"sampling: top_k must be >= 0 (0 = off), got {self.top_k}")
         if self.max_tokens < 1:
             raise ValueError(f"sampling: max_tokens must be >= 1, got {self.max_tokens}")
+        if self.max_think_tokens is not None and not 0 <= self.max_think_tokens < self.max_tokens:
+            raise ValueError(
+                f"sampling: max_think_tokens must be >= 0 and below max_tokens={self.max_tokens}, "
+                f"got {self.max_think_tokens}; None sets no limit"
+            )
 
 
 class Key(NamedTuple):
@@ -71,6 +83,8 @@ class Ask:
 
     ``context`` holds the token ids this role has seen and said so far (None: a fresh conversation); ``append`` is
     what is new: chat messages (rendered by the tokenizer's template), plain text, or token ids.
+    ``history`` holds the messages that ``context`` was made of, for chat templates that rewrite earlier turns; it goes
+    before ``append`` where there is no context.
     ``forced_prefix`` is put at the start of the reply. ``choices`` restricts the reply to one of these texts.
     """
 
@@ -78,6 +92,7 @@ class Ask:
     append: Sequence[Message] | str | IntArray
     key: Key
     context: IntArray | None = None
+    history: Sequence[Message] = ()
     forced_prefix: str = ""
     choices: tuple[str, ...] | None = None
     n: int = 1
@@ -93,6 +108,12 @@ class Ask:
             return f"<{len(self.append)} token ids>"
         return "\n\n".join(message["content"] for message in self.append)
 
+    def followed_by(self, said: str) -> tuple[Message, ...]:
+        """All messages of the conversation once this was said; none where they are not known."""
+        if isinstance(self.append, (str, np.ndarray)) or (self.context is not None and not self.history):
+            return ()
+        return (*self.history, *self.append, {"role": "assistant", "content": said})
+
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class Reply:
@@ -100,6 +121,10 @@ class Reply:
 
     ``logprobs`` [T] float32 are those of the distribution sampled from (temperature and truncation applied).
     ``train_mask`` [T] bool is False on forced tokens. Policies that are not language models leave all four empty.
+
+    ``text`` is all that was said. Its first ``hidden`` characters are the reasoning with its tags and belong to the
+    speaker: others read ``public``. ``unclosed``: the reasoning did not end, so nothing is public. ``history``: the
+    messages so far, this reply included, for the next ask; none where ``append`` was not messages.
     """
 
     text: str
@@ -109,6 +134,26 @@ class Reply:
     context: IntArray = field(default_factory=lambda: NO_TOKENS)
     finish_reason: FinishReason = "stop"
     policy_version: int = 0
+    hidden: int = 0
+    unclosed: bool = False
+    history: Sequence[Message] = ()
+
+    @property
+    def public(self) -> str:
+        """What other roles may read."""
+        return self.text[self.hidden :]
+
+    @property
+    def failure(self) -> str | None:
+        """Why there is nothing to read, in a few words; None where there is."""
+        if self.finish_reason == "forfeit":
+            return "no reply"
+        return "the reasoning does not end" if self.unclosed else None
+
+    @property
+    def reasoning(self) -> str:
+        """What only the speaker knows of, tags included; empty where nothing was thought."""
+        return self.text[: self.hidden]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -164,7 +209,8 @@ def episode_to_json(episode: Episode, advantages: Sequence[float] | None = None)
             {
                 "role": turn.ask.role,
                 "prompt": turn.ask.prompt_text,
-                "reply": turn.reply.text,
+                "reasoning": turn.reply.reasoning,
+                "reply": turn.reply.public,
                 "action": turn.action,
                 "action_text": turn.action_text,
                 "refusal": turn.refusal,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -9,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from selfplay_fast import games
+from selfplay_fast.play.outstanding import Outstanding
 from selfplay_fast.records import Ask, Episode, GameSeat, Key, Reply, Sampling, Turn, rewarded
 
 
@@ -30,6 +32,8 @@ class GameTable:
     Where all players move at once, all are asked before anybody's reply is played. A refused reply ends its game with
     `InvalidRewards` (several offenders are all punished); a game that reaches ``max_turns``, if given, ends with 0 for
     all.
+    What is read, and told to others, is the public part of a reply; reasoning that does not end is a refused reply. In
+    strict mode of style "mars" the format includes the reasoning, so there the whole reply is read.
     ``repeat`` games in a row share their deal and form a group. Roles are "player_0", "player_1", ….
     """
 
@@ -63,19 +67,24 @@ class GameTable:
         self.max_turns = max_turns
         self.repeat = repeat
         self.parse_mode = parse_mode
+        self._reads_reasoning = parse_mode == "strict" and options.get("style") == "mars"
         self.batch = games.make(name, episodes, seed=seed, **options)
         if repeat > 1:
             self.batch.reset(repeat=repeat)
         self._turns: list[list[Turn]] = [[] for _ in range(episodes)]
         self._open = np.ones(episodes, bool)
         self._finished: list[Episode] = []
-        self._pending: list[Ask] = []
+        self._asked = np.zeros(episodes, bool)
+        self._outstanding = Outstanding()
+        self._said: defaultdict[int, list[tuple[Ask, Reply]]] = defaultdict(
+            list
+        )  # where others must still speak
 
     def asks(self) -> Sequence[Ask]:
-        """One ask per running game for the player to move, or one per player where all move at once."""
-        rows = np.flatnonzero(self._open)
-        self._pending = [ask for view in self._views() for ask in self._asks_of(rows, view)]
-        return self._pending
+        """One ask per running game for the player to move, or one per player where all move at once, each once."""
+        rows = np.flatnonzero(self._open & ~self._asked)
+        self._asked[rows] = True
+        return self._outstanding.add([ask for view in self._views() for ask in self._asks_of(rows, view)])
 
     def _views(self) -> Sequence[int | None]:
         """Who is asked in every game: None stands for the player to move, whoever it is."""
@@ -100,33 +109,38 @@ class GameTable:
             )
         return asks
 
-    def answer(self, replies: Sequence[Reply]) -> None:
-        """Read, check and play the replies in bulk."""
-        rows = np.flatnonzero(self._open)
+    def answer(self, replies: Sequence[Reply], asks: Sequence[Ask] | None = None) -> None:
+        """Read, check and play the replies in bulk, in every game that now has those of all who were asked."""
         views = self._views()
-        if len(replies) != len(rows) * len(views):
-            raise ValueError(f"replies: {len(rows) * len(views)} are pending, got {len(replies)}")
+        answered = set()
+        for ask, (reply,) in self._outstanding.take(replies, asks):
+            row = ask.key.episode
+            self._said[row].append((ask, reply))
+            if len(self._said[row]) == len(views):
+                answered.add(row)
+        rows = np.array(sorted(answered), np.int64)
+        if not len(rows):
+            return
+        said = [sorted(self._said.pop(row), key=lambda said: said[0].key.turn) for row in rows.tolist()]
         actions = np.empty((len(rows), len(views)), np.int64)
         for v, view in enumerate(views):
-            mine = slice(v * len(rows), (v + 1) * len(rows))
-            actions[:, v] = self._read(rows, view, self._pending[mine], replies[mine])
+            actions[:, v] = self._read(rows, view, [turns[v] for turns in said])
         accepted = (actions != games.INVALID).all(axis=1)
         if self.batch.description.simultaneous:
             self.batch.step(actions[accepted], rows=rows[accepted])
         else:
-            texts = [reply.text for reply, legal in zip(replies, accepted, strict=True) if legal]
+            texts = [turns[0][1].public for turns, legal in zip(said, accepted, strict=True) if legal]
             self.batch.step(actions[accepted, 0], rows=rows[accepted], texts=texts)
+        self._asked[rows] = False
         self._close(rows, accepted)
 
-    def _read(
-        self, rows: np.ndarray, view: int | None, asks: Sequence[Ask], replies: Sequence[Reply]
-    ) -> np.ndarray:
+    def _read(self, rows: np.ndarray, view: int | None, said: Sequence[tuple[Ask, Reply]]) -> np.ndarray:
         """One turn more in every row; its action, or INVALID."""
         actions, refusals = self.batch.parse(
-            [reply.text for reply in replies], rows, mode=self.parse_mode, player=view
+            [self._read_of(reply) for _, reply in said], rows, mode=self.parse_mode, player=view
         )
-        for i, (row, ask, reply) in enumerate(zip(rows.tolist(), asks, replies, strict=True)):
-            refusal = "no reply" if reply.finish_reason == "forfeit" else refusals[i]
+        for i, (row, (ask, reply)) in enumerate(zip(rows.tolist(), said, strict=True)):
+            refusal = reply.failure or refusals[i]
             if refusal is not None:
                 actions[i] = games.INVALID
             action = int(actions[i])
@@ -140,6 +154,12 @@ class GameTable:
                 )
             )
         return actions
+
+    def _read_of(self, reply: Reply) -> str:
+        """What the parser reads of a reply, with the tag that its prompt may have opened for it."""
+        if not self._reads_reasoning or not reply.hidden:
+            return reply.public
+        return reply.text if reply.text.lstrip().startswith("<think>") else f"<think>{reply.text}"
 
     def _close(self, rows: np.ndarray, accepted: np.ndarray) -> None:
         over, returns = self.batch.terminated, self.batch.returns

@@ -1,19 +1,20 @@
-"""The synchronous scheduler: whatever is pending at any table goes to its policy in one batch, until all is done.
+"""The synchronous scheduler: whatever is pending at any table goes to its policy, until all is done.
 
-Games at different players' turns, different games and different dialogues share a batch; a round ends with its
-longest reply. Every admitted episode is finished and returned.
+Games at different players' turns, different games and different dialogues share a batch. A policy with a stream answers
+one by one, and a game whose reply is there asks its next question while others still speak; whoever has none is asked
+in rounds, when the streams have nothing more to say. Every admitted episode is finished and returned.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Protocol
 
 import numpy as np
 
 from selfplay_fast.games import ParseMode, Style, make
 from selfplay_fast.play.game_table import GameTable, InvalidRewards
-from selfplay_fast.policies.base import Policy
+from selfplay_fast.policies.base import Answer, Policy, ReplyStream, Rounds, StreamingPolicy
 from selfplay_fast.policies.streams import derive_seed
 from selfplay_fast.records import Ask, Episode, Reply, Sampling
 
@@ -24,11 +25,11 @@ class Table(Protocol):
     """Anything that has asks pending and accepts replies."""
 
     def asks(self) -> Sequence[Ask]:
-        """Who must speak now; empty when nothing is pending."""
+        """Who must speak and has not been asked: each ask is handed out once, and its key tells it apart."""
         ...
 
-    def answer(self, replies: Sequence[Reply]) -> None:
-        """The replies to the last `asks`, in order; an ask with ``n`` samples has ``n`` of them."""
+    def answer(self, replies: Sequence[Reply], asks: Sequence[Ask] | None = None) -> None:
+        """The replies to some asks, or to all that wait for one, in order; an ask with ``n`` samples has ``n``."""
         ...
 
     def finished(self) -> Sequence[Episode]:
@@ -58,45 +59,49 @@ def self_play(policy: Policy) -> Cast:
 def play(cast: Cast, tables: Sequence[Table]) -> list[Episode]:
     """Run every table to its end; episodes in the order (table, index), whatever order they ended in."""
     done: list[list[Episode]] = [[] for _ in tables]
+    streams: dict[int, ReplyStream] = {}  # by the policy's identity
+    asker: dict[Ask, int] = {}
+    asking: Iterable[int] = range(len(tables))
     while True:
-        pending = [(t, table.asks()) for t, table in enumerate(tables)]
-        pending = [(t, asks) for t, asks in pending if asks]
-        if not pending:
+        queues: dict[int, list[Ask]] = {}
+        for t in asking:
+            for ask in tables[t].asks():
+                asker[ask] = t
+                queues.setdefault(_seat(cast, ask.role, streams), []).append(ask)
+        for owner, asks in queues.items():
+            streams[owner].submit(asks)
+        if not asker:
             break
-        answers = _ask_policies(cast, [ask for _, asks in pending for ask in asks])
-        start = 0
-        for t, asks in pending:
-            count = sum(ask.n for ask in asks)
-            tables[t].answer(answers[start : start + count])
-            start += count
+        answers: dict[int, tuple[list[Ask], list[Reply]]] = {}
+        for ask, replies in _step(list(streams.values())):
+            asks, said = answers.setdefault(asker.pop(ask), ([], []))
+            asks.append(ask)
+            said += replies
+        for t, (asks, said) in answers.items():
+            tables[t].answer(said, asks)
             done[t].extend(tables[t].finished())
+        asking = sorted(answers)
     for t, table in enumerate(tables):
         done[t].extend(table.finished())
     return [episode for episodes in done for episode in sorted(episodes, key=lambda e: e.index)]
 
 
-def _ask_policies(cast: Cast, asks: Sequence[Ask]) -> list[Reply]:
-    """Each policy gets all its asks of this round in one call."""
-    owners: dict[int, Policy] = {}
-    queues: dict[int, list[int]] = {}
-    for i, ask in enumerate(asks):
-        try:
-            policy = cast[ask.role]
-        except KeyError:
-            raise ValueError(f"cast: no policy for role {ask.role!r}; it has {sorted(cast)}") from None
-        owners[id(policy)] = policy
-        queues.setdefault(id(policy), []).append(i)
-    answers: list[list[Reply]] = [[] for _ in asks]
-    for owner, queue in queues.items():
-        replied = owners[owner].generate([asks[i] for i in queue])
-        wanted = sum(asks[i].n for i in queue)
-        if len(replied) != wanted:
-            name = type(owners[owner]).__name__
-            raise ValueError(f"policy: {name}.generate gave {len(replied)} replies, {wanted} were asked for")
-        replies = iter(replied)
-        for i in queue:
-            answers[i] = [next(replies) for _ in range(asks[i].n)]
-    return [reply for group in answers for reply in group]
+def _seat(cast: Cast, role: str, streams: dict[int, ReplyStream]) -> int:
+    """Which stream answers a role; it is opened if there is none."""
+    try:
+        policy = cast[role]
+    except KeyError:
+        raise ValueError(f"cast: no policy for role {role!r}; it has {sorted(cast)}") from None
+    if id(policy) not in streams:
+        streams[id(policy)] = policy.stream() if isinstance(policy, StreamingPolicy) else Rounds(policy)
+    return id(policy)
+
+
+def _step(streams: Sequence[ReplyStream]) -> list[Answer]:
+    """One step of every stream that has something to say; rounds begin when only they are left, with all who wait."""
+    busy = [stream for stream in streams if stream.pending]
+    going = [stream for stream in busy if not isinstance(stream, Rounds)] or busy
+    return [answer for stream in going for answer in stream.step()]
 
 
 def mean_turns(game: str, *, episodes: int = 512) -> float:

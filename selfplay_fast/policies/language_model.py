@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import re
-from collections import deque
 from collections.abc import Sequence
-from itertools import chain
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -15,13 +12,15 @@ from jinja2 import TemplateError
 from safetensors import SafetensorError
 
 from selfplay_fast.kernels.token_logprobs import token_logprobs
-from selfplay_fast.policies.decode import Row, decode
-from selfplay_fast.policies.parts import split_parts
+from selfplay_fast.policies.base import answer_all
+from selfplay_fast.policies.chat import ChatTemplate
+from selfplay_fast.policies.decode import Row
+from selfplay_fast.policies.model_stream import ModelStream
 from selfplay_fast.policies.prefix_forward import build_tree, head_weight, prefix_groups, prefix_hidden
 from selfplay_fast.policies.prefix_store import PrefixStore
-from selfplay_fast.policies.streams import sample_streams, stream_ids, uniforms
 from selfplay_fast.policies.supported import check_supported
-from selfplay_fast.records import Ask, FloatArray, IntArray, Message, Reply, Sampling
+from selfplay_fast.policies.thinking import Tags, ThinkTags, find_tags
+from selfplay_fast.records import Ask, FloatArray, IntArray, Message, Reply
 
 _CACHE_LIMIT = 1 << 16  # remembered encodings and short replies
 _SHORT_REPLY = 64  # tokens; longer replies rarely repeat
@@ -34,7 +33,11 @@ class LanguageModel:
     slots of one forward pass over prompts or sequences, ``max_cache_tokens`` (16 times as many unless given) the tokens
     whose keys and values are kept while replies are extended; a single context may exceed both. With ``keep_contexts``
     as many again are kept between calls of `generate`, as long as the weights are the same: a turn then computes what
-    is new in its prompt only. ``block_tokens`` is the nodes of one block of a prefix tree.
+    is new in its prompt only. ``block_tokens`` is the nodes of one block of a prefix tree. On a GPU steps
+    of decoding are captured as CUDA graphs unless ``cuda_graphs`` is False. ``think_tags`` are the two
+    tags around the model's reasoning, None for a model that does not think, ``"auto"`` for those that its tokenizer or
+    its chat template has. Templates that drop the reasoning of earlier turns start a new context in each turn;
+    ``keep_thinking`` appends to the old one and leaves the reasoning in it.
     ``computed_tokens`` counts the tokens of prompts that went through the model, ``version`` the updates of the
     weights. The model stays in eval mode, in training too: dropout would make the log-probs of the learner differ from
     those of the sampler.
@@ -52,6 +55,9 @@ class LanguageModel:
         max_cache_tokens: int | None = None,
         keep_contexts: bool = True,
         block_tokens: int = 128,
+        think_tags: Tags | Literal["auto"] | None = "auto",
+        keep_thinking: bool = False,
+        cuda_graphs: bool | None = None,
     ) -> None:
         if device == "auto":
             device = "cuda" if torch.cuda.is_available() else "cpu"
@@ -65,13 +71,26 @@ class LanguageModel:
         self.version = 0
         self.computed_tokens = 0
         self.keep_contexts = keep_contexts
+        on_gpu = self.model.device.type == "cuda"
+        if cuda_graphs and not on_gpu:
+            raise ValueError(
+                f"cuda_graphs: the model is on {self.model.device.type}; leave it None, or move the model to a GPU"
+            )
+        self.cuda_graphs = on_gpu if cuda_graphs is None else cuda_graphs
+        self.static_shapes = self.cuda_graphs  # of decoding steps
         self._store = PrefixStore()
         self._stored_weights: tuple[tuple[int, int], ...] = ()
         config = model.config.get_text_config()
         self.context_limit = int(getattr(config, "max_position_embeddings", None) or 1 << 30)
         self.end_tokens = _end_tokens(model, tokenizer)
-        self._control = _control_tokens(tokenizer)
-        self._start = _start_text(tokenizer)
+        tags = find_tags(tokenizer) if think_tags == "auto" else think_tags
+        self.thinking = None if tags is None else ThinkTags(tags, tokenizer, len(head_weight(model)))
+        self.chat = ChatTemplate(tokenizer, self.thinking, keep_thinking)
+        self._unread = [
+            i
+            for i, t in tokenizer.added_tokens_decoder.items()
+            if t.special and t.content not in (tags or ())
+        ]
         self._encoded: dict[str, IntArray] = {}
         self._decoded: dict[bytes, str] = {}
 
@@ -117,147 +136,73 @@ class LanguageModel:
 
     def render(self, messages: Sequence[Message], *, fresh: bool) -> str:
         """Messages as text, ending where the reply begins. ``fresh=False`` continues after a finished reply."""
-        chat = [{**message, "content": self._plain(message["content"])} for message in messages]
-        if self.tokenizer.chat_template is None:
-            text = "".join(message["content"] + "\n" for message in chat)
-            return self._start + text if fresh else text
-        if fresh:
-            return self._template(chat, True)
-        history = [{"role": "user", "content": "?"}, {"role": "assistant", "content": "?"}]
-        before, after = self._template(history, False), self._template(history + chat, True)
-        end = self.tokenizer.eos_token or ""
-        cut = before.rfind(end) + len(end) if end in before else len(before)
-        if not after.startswith(before):
-            raise ValueError("the chat template rewrites history: start a fresh context for this ask")
-        return after[cut:]
-
-    def _plain(self, content: str) -> str:
-        """Untrusted text with the tokenizer's control tokens pulled apart: only the template may write them."""
-        return self._control.sub(lambda found: f"{found[0][0]} {found[0][1:]}", content)
-
-    def _template(self, chat: list[dict[str, str]], generation_prompt: bool) -> str:
-        return self.tokenizer.apply_chat_template(
-            chat, tokenize=False, add_generation_prompt=generation_prompt
-        )
+        return self.chat.whole(messages) if fresh else self.chat.following(messages)
 
     def prompts(self, asks: Sequence[Ask]) -> list[IntArray]:
         """The token ids each ask's reply starts after (its forced prefix not included)."""
-        texts = [
-            ask.append
-            if isinstance(ask.append, str)
-            else self.render(ask.append, fresh=ask.context is None)
-            if not isinstance(ask.append, np.ndarray)
-            else ""
-            for ask in asks
-        ]
+        fresh = [ask.context is None or self._is_rewritten(ask) for ask in asks]
+        texts = [self._appended(ask, alone) for ask, alone in zip(asks, fresh, strict=True)]
         appended = [
             ask.append if isinstance(ask.append, np.ndarray) else ids
             for ask, ids in zip(asks, self.encode(texts), strict=True)
         ]
-        return [self._joined(ask, new) for ask, new in zip(asks, appended, strict=True)]
+        return [
+            new if alone else self._joined(ask, new)
+            for ask, new, alone in zip(asks, appended, fresh, strict=True)
+        ]
+
+    def _is_rewritten(self, ask: Ask) -> bool:
+        """Does the template show this conversation in another way than its context, so that a new one must begin?"""
+        if isinstance(ask.append, (str, np.ndarray)) or not self.chat.rewrites(ask.append):
+            return False
+        if not ask.history:
+            raise ValueError(
+                f"history: this model's chat template rewrites it; give history=reply.history with context (role "
+                f"{ask.role!r}), or make the policy with keep_thinking=True"
+            )
+        return True
+
+    def _appended(self, ask: Ask, fresh: bool) -> str:
+        if isinstance(ask.append, (str, np.ndarray)):
+            return ask.append if isinstance(ask.append, str) else ""
+        return self.render([*ask.history, *ask.append] if fresh else ask.append, fresh=fresh)
 
     def _joined(self, ask: Ask, new: IntArray) -> IntArray:
         """Context and what is new; a reply that was cut short is closed before other messages follow it."""
-        if ask.context is None:
-            return new
+        assert ask.context is not None
         is_chat = not isinstance(ask.append, (str, np.ndarray))
         cut = is_chat and len(ask.context) > 0 and int(ask.context[-1]) not in self.end_tokens
         end = [self.tokenizer.eos_token_id] if cut and self.tokenizer.eos_token_id is not None else []
         return np.concatenate([ask.context, np.array(end, np.int32), new])
 
     def text(self, tokens: IntArray) -> str:
-        """Readable text of a reply, without special tokens."""
+        """Readable text of a reply, without special tokens other than tags of reasoning."""
         key = tokens.tobytes()
         if key in self._decoded:
             return self._decoded[key]
-        text: str = self.tokenizer.decode(tokens.tolist(), skip_special_tokens=True)
+        text: str = self.tokenizer.decode(tokens[~np.isin(tokens, self._unread)].tolist())
         if len(tokens) <= _SHORT_REPLY:
             if len(self._decoded) > _CACHE_LIMIT:
                 self._decoded.clear()
             self._decoded[key] = text
         return text
 
+    def hidden(self, reply: str, prompt: IntArray) -> tuple[int, bool]:
+        """How many characters of a reply to a prompt are reasoning, and whether that never ends."""
+        tags = self.thinking
+        return (0, False) if tags is None else tags.hidden(reply, tags.opened_by(prompt))
+
     # -- generate ------------------------------------------------------------------------------------------------
 
     def generate(self, asks: Sequence[Ask]) -> list[Reply]:
         """Answer all asks; identical prompts and shared prefixes are computed once."""
-        if not asks:
-            return []
-        prompts = self.prompts(asks)
-        forced = self.encode([ask.forced_prefix for ask in asks])
-        starts = [
-            np.concatenate([prompt, extra]) if len(extra) else prompt
-            for prompt, extra in zip(prompts, forced, strict=True)
-        ]
-        for ask, start in zip(asks, starts, strict=True):
-            if not len(start):
-                raise ValueError(f"generate: the ask for role {ask.role!r} has an empty prompt")
-        unique: dict[bytes, int] = {}
-        distinct: list[IntArray] = []
-        rows: list[Row] = []
-        owner: list[int] = []
-        for a, (ask, start) in enumerate(zip(asks, starts, strict=True)):
-            place = unique.setdefault(start.tobytes(), len(distinct))
-            if place == len(distinct):
-                distinct.append(start)
-            room = min(ask.sampling.max_tokens, self.context_limit - len(start))
-            window = _stop_window(ask.sampling)
-            rows += [
-                Row(prompt=place, sampling=ask.sampling, room=room, recent=deque(maxlen=window))
-                for _ in range(ask.n)
-            ]
-            owner += [a] * ask.n
-        streams = stream_ids([asks[a].key for a in owner])
-        sample = np.concatenate([np.arange(ask.n) for ask in asks])
-        streams = sample_streams(streams, sample)
-        scored = {a: score for a, score in self._constrained(asks).items()}
-        free = np.array([row.room > 0 and owner[r] not in scored for r, row in enumerate(rows)], bool)
-        self._decode(distinct, rows, streams, free)
-        replies = []
-        for r, (row, a) in enumerate(zip(rows, owner, strict=True)):
-            if a in scored:
-                replies.append(
-                    self._choose(asks[a], prompts[a], scored[a], float(uniforms(streams[r : r + 1], 0)[0]))
-                )
-            else:
-                replies.append(self._reply(row, prompts[a], forced[a]))
-        return replies
+        return answer_all(self.stream(), asks)
 
-    def _decode(self, distinct: list[IntArray], rows: list[Row], streams: Any, free: Any) -> None:
-        self.model.eval()
-        by_prompt: list[list[int]] = [[] for _ in distinct]
-        for r in np.flatnonzero(free).tolist():
-            by_prompt[rows[r].prompt].append(r)
-        used = [p for p in range(len(distinct)) if by_prompt[p]]
-        groups = [
-            [used[g] for g in group] for group in prefix_groups([distinct[p] for p in used]) if len(group)
-        ]
-        longest = [
-            len(prompt) + max((rows[r].room for r in members), default=0)
-            for prompt, members in zip(distinct, by_prompt, strict=True)
-        ]
-        store = self._stored()
-        for part in split_parts(groups, longest, by_prompt, self.max_cache_tokens):
-            members: list[int] = []
-            for place, (_, some) in enumerate(chain.from_iterable(part)):
-                for r in some:
-                    rows[r].prompt = place
-                members += some
-            self.computed_tokens += decode(
-                self.model,
-                [[distinct[p] for p, _ in group] for group in part],
-                [rows[r] for r in members],
-                streams[members],
-                self.end_tokens,
-                self.max_batch_tokens,
-                self._has_stop,
-                store,
-                self.keep_contexts,
-            )
-        if not self.keep_contexts:
-            self.forget()
+    def stream(self) -> ModelStream:
+        """Replies one by one, as they are finished, to asks that come at any time."""
+        return ModelStream(self)
 
-    def _stored(self) -> PrefixStore:
+    def stored(self) -> PrefixStore:
         """What these weights have computed."""
         weights = self.weights_seen()
         if weights != self._stored_weights:
@@ -274,50 +219,12 @@ class LanguageModel:
         """Drop the keys and values of all contexts; what `weights_seen` does not see must call it."""
         self._store.clear()
 
-    def _has_stop(self, row: Row) -> bool:
+    def has_stop(self, row: Row) -> bool:
+        """Do the last tokens of a row hold one of its stop strings?"""
         text = self.tokenizer.decode(list(row.recent), clean_up_tokenization_spaces=False)
         return any(stop in text for stop in row.sampling.stop)
 
-    def _reply(self, row: Row, prompt: IntArray, forced: IntArray) -> Reply:
-        if row.room < 1:
-            return Reply(text="", context=prompt, finish_reason="forfeit", policy_version=self.version)
-        tokens = np.concatenate([forced, row.tokens])
-        return Reply(
-            text=self.text(tokens),
-            tokens=tokens,
-            logprobs=np.concatenate([np.zeros(len(forced), np.float32), row.logprobs]),
-            train_mask=np.arange(len(tokens)) >= len(forced),
-            context=np.concatenate([prompt, tokens]),
-            finish_reason="stop" if row.stopped else "length",
-            policy_version=self.version,
-        )
-
     # -- score ---------------------------------------------------------------------------------------------------
-
-    def _constrained(self, asks: Sequence[Ask]) -> dict[int, FloatArray]:
-        index = [a for a, ask in enumerate(asks) if ask.choices is not None]
-        return dict(zip(index, self.score([asks[a] for a in index]), strict=True)) if index else {}
-
-    def _choose(self, ask: Ask, prompt: IntArray, scores: FloatArray, u: float) -> Reply:
-        """Draw a choice. The first token carries the log-prob of the choice among the choices, the others 0."""
-        assert ask.choices is not None
-        p = np.exp(scores.astype(np.float64) - scores.max())
-        cumulative = np.cumsum(p)
-        greedy = ask.sampling.temperature == 0
-        pick = int(
-            scores.argmax() if greedy else np.searchsorted(cumulative, u * cumulative[-1], side="right")
-        )
-        tokens = self.choice_tokens(ask.choices[pick])
-        logprobs = np.zeros(len(tokens), np.float32)
-        logprobs[0] = 0.0 if greedy else np.log(p[pick] / cumulative[-1])
-        return Reply(
-            text=ask.choices[pick],
-            tokens=tokens,
-            logprobs=logprobs,
-            train_mask=np.ones(len(tokens), bool),
-            context=np.concatenate([prompt, tokens]),
-            policy_version=self.version,
-        )
 
     def choice_tokens(self, text: str) -> IntArray:
         """A whole reply as token ids, end of turn included."""
@@ -367,26 +274,6 @@ class LanguageModel:
                     logp[block.pairs] = values.cpu().numpy()
                 totals[index] = np.add.reduceat(logp[tree.pair_of_scored], tree.scored_offsets[:-1])
         return totals
-
-
-def _control_tokens(tokenizer: Any) -> re.Pattern[str]:
-    """Matches every special token of the tokenizer; nothing where it has none."""
-    texts = [token.content for token in tokenizer.added_tokens_decoder.values() if token.special]
-    longest_first = sorted((text for text in texts if len(text) > 1), key=len, reverse=True)
-    return re.compile("|".join(map(re.escape, longest_first)) or r"(?!)")
-
-
-def _start_text(tokenizer: Any) -> str:
-    """The token that opens a text, where the tokenizer itself puts one."""
-    starts = tokenizer.bos_token_id is not None and tokenizer("?")["input_ids"][:1] == [
-        tokenizer.bos_token_id
-    ]
-    return str(tokenizer.bos_token) if starts else ""
-
-
-def _stop_window(sampling: Sampling) -> int:
-    """The last tokens that a stop string can lie in: one per byte, and a few for what is cut at their start."""
-    return max((len(stop.encode()) for stop in sampling.stop), default=0) + 8
 
 
 def _end_tokens(model: Any, tokenizer: Any) -> frozenset[int]:

@@ -115,7 +115,7 @@ class VLLMEngine:
         )
         return [
             [
-                self._reply(ask.sampling, prompts[a], forced[a], next(outputs).outputs[0])
+                self._reply(ask, prompts[a], forced[a], next(outputs).outputs[0])
                 if rooms[a] > 0
                 else self._forfeit(prompts[a])
                 for _ in range(ask.n)
@@ -143,23 +143,28 @@ class VLLMEngine:
             seed=seed,
         )
 
-    def _reply(self, sampling: Sampling, prompt: IntArray, forced: IntArray, output: Any) -> Reply:
+    def _reply(self, ask: Ask, prompt: IntArray, forced: IntArray, output: Any) -> Reply:
         if output.finish_reason not in ("stop", "length"):
             return self._forfeit(prompt)
         ids = [int(token) for token in output.token_ids]
-        greedy = sampling.temperature == 0
+        greedy = ask.sampling.temperature == 0
         logprobs = [
             0.0 if greedy else told[token].logprob for token, told in zip(ids, output.logprobs, strict=True)
         ]
         tokens = np.concatenate([forced, np.array(ids, np.int32)])
+        text = self.learner.text(tokens)
+        hidden, unclosed = self.learner.hidden(text, prompt)
         return Reply(
-            text=self.learner.text(tokens),
+            text=text,
             tokens=tokens,
             logprobs=np.array([0.0] * len(forced) + logprobs, np.float32),
             train_mask=np.arange(len(tokens)) >= len(forced),
             context=np.concatenate([prompt, tokens]),
             finish_reason=output.finish_reason,
             policy_version=self.version,
+            hidden=hidden,
+            unclosed=unclosed,
+            history=ask.followed_by("" if unclosed else text),
         )
 
     def _forfeit(self, prompt: IntArray) -> Reply:

@@ -127,6 +127,7 @@ def _turn(turn: Mapping[str, Any], texts: dict[str, int]) -> dict[str, Any]:
     return {
         "role": str(turn.get("role", "")),
         "prompt": index(turn.get("prompt", "")),
+        "reasoning": index(turn.get("reasoning") or None),
         "reply": index(turn.get("reply", "")),
         "action": index(turn.get("action") if action is None else action),
         "refusal": index(turn.get("refusal")),

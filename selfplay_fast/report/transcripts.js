@@ -39,6 +39,12 @@
     return details;
   };
 
+  const reasoningView = (text) => {
+    const details = node("details", "reasoning");
+    details.append(node("summary", "", "reasoning (hidden from the others)"), node("pre", "", text));
+    return details;
+  };
+
   const turnView = (turn, number, roles, shared) => {
     const card = node("article", `turn c${roles.indexOf(turn.role) % COLORS}`);
     const head = node("div", "turn-head");
@@ -47,7 +53,9 @@
     if (turn.refusal !== null) head.append(node("span", "chip refusal", `refused: ${texts[turn.refusal]}`));
     if (turn.reward) head.append(node("span", "chip plain", `reward ${signed(turn.reward)}`));
     if (turn.advantage !== null) head.append(node("span", "chip plain", `advantage ${signed(turn.advantage)}`));
-    card.append(head, promptView(texts[turn.prompt], shared, number === 1), node("pre", "reply", texts[turn.reply]));
+    card.append(head, promptView(texts[turn.prompt], shared, number === 1));
+    if (turn.reasoning !== null) card.append(reasoningView(texts[turn.reasoning]));
+    card.append(node("pre", "reply", texts[turn.reply]));
     return card;
   };
 

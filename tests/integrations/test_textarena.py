@@ -258,7 +258,7 @@ def test_an_environment_that_cannot_be_read(newer: str) -> None:
 
 
 def test_forfeits_and_limits() -> None:
-    """Oracle: contract. A reply that never came is refused; a game cut at max_turns is worth nothing."""
+    """Oracle: contract. A reply that never came or never ends thinking is refused; a cut game is worth nothing."""
 
     class Silent(ScriptedPolicy):
         def generate(self, asks):
@@ -268,6 +268,20 @@ def test_forfeits_and_limits() -> None:
     for episode in play(self_play(Silent(lambda *_: "")), [table]):
         assert [turn.refusal for turn in episode.turns] == ["no reply"]
         assert dict(episode.returns) == {"player_0": -1.5, "player_1": 0.5}
+
+    class Thinking(ScriptedPolicy):
+        def generate(self, asks):
+            texts = ["<think>[5]</think>[4]" if ask.key.turn == 0 else "<think>[5]" for ask in asks]
+            return [
+                Reply(text=text, hidden=text.rfind(">") + 1 if "/" in text else 10, unclosed="/" not in text)
+                for text in texts
+            ]
+
+    table = TextArenaTable(TIC_TAC_TOE, episodes=2, seed=0, wrapper="llm")
+    for episode in play(self_play(Thinking(lambda *_: "")), [table]):
+        assert [turn.refusal for turn in episode.turns] == [None, "the reasoning does not end"]
+        assert episode.turns[0].action_text == "[4]"
+        assert "think" not in episode.turns[1].ask.prompt_text
     cut = TextArenaTable(ENVS[3], episodes=2, seed=0, wrapper="llm", max_turns=3)
     for episode in play(self_play(ScriptedPolicy(lambda *_: "[roll]")), [cut]):
         assert len(episode.turns) == 3

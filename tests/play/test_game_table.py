@@ -9,7 +9,7 @@ from selfplay_fast import games, solvers
 from selfplay_fast.play import GameTable, InvalidRewards, play, play_games, self_play
 from selfplay_fast.policies.simple import RandomPolicy, ScriptedPolicy, TabularPlayer
 from selfplay_fast.policies.streams import derive_seed
-from selfplay_fast.records import Reply
+from selfplay_fast.records import Reply, episode_to_json
 
 GAMES = ["kuhn_poker", "kuhn_poker(rounds=5)", "tic_tac_toe", "negotiation", "negotiation(resources=5)"]
 GAMES += ["connect_four", "nim", "truth_and_deception"]
@@ -139,6 +139,61 @@ def test_all_may_forfeit():
     episodes = play(self_play(Silent(talk)), [GameTable("kuhn_poker", episodes=5, seed=0)])
     assert [[t.refusal for t in e.turns] for e in episodes] == [["no reply"]] * 5
     assert [dict(e.returns) for e in episodes] == [{"player_0": -1.5, "player_1": 0.5}] * 5
+
+
+class Thinker:
+    """Says "SECRET" and a move in its reasoning, and another move to the others; at ``cut`` turns it never ends."""
+
+    def __init__(self, opened=False, cut=()):
+        self.opened, self.cut = opened, cut
+
+    def generate(self, asks):
+        return [self.reply(ask, talk(ask, 0)) for ask in asks]
+
+    def reply(self, ask, answer):
+        before = ("" if self.opened else "<think>") + "SECRET \\boxed{SECRET}"
+        if ask.key.turn in self.cut:
+            return Reply(
+                text=before + answer, hidden=len(before + answer), unclosed=True, finish_reason="length"
+            )
+        return Reply(text=f"{before}</think>{answer}", hidden=len(f"{before}</think>"))
+
+
+@pytest.mark.parametrize("game", ["negotiation", "truth_and_deception", "tic_tac_toe"])
+def test_reasoning_is_neither_played_nor_told(game):
+    """Oracle: the same games of a policy that says the public parts alone; no prompt holds a word of the rest."""
+    thinking, plainly = (
+        play(self_play(policy), [GameTable(game, episodes=6, seed=4)]) for policy in (Thinker(), Counting())
+    )
+    for one, other in zip(thinking, plainly, strict=True):
+        assert [t.ask.prompt_text for t in one.turns] == [t.ask.prompt_text for t in other.turns]
+        assert [t.reply.public for t in one.turns] == [t.reply.text for t in other.turns]
+        assert one.returns == other.returns
+        assert not any("SECRET" in t.ask.prompt_text for t in one.turns)
+        shown = episode_to_json(one)["turns"]
+        assert all("SECRET" in turn["reasoning"] and "SECRET" not in turn["reply"] for turn in shown)
+
+
+def test_reasoning_that_does_not_end_is_refused():
+    """Oracle: contract. The move that it mentions is not played; the reason of the end stays as it was."""
+    for episode in play(self_play(Thinker(cut={1})), [GameTable("tic_tac_toe", episodes=3, seed=0)]):
+        assert [t.refusal for t in episode.turns] == [None, "the reasoning does not end"]
+        assert episode.turns[1].reply.finish_reason == "length"
+        assert episode.returns == {"player_1": -1.5, "player_0": 0.5}
+
+
+@pytest.mark.parametrize("opened", [False, True])
+def test_a_format_with_reasoning_is_read_whole(opened):
+    """Oracle: the engine's reader of MARS's format, which wants the reasoning, on the reply as it was meant."""
+
+    class Mars(Thinker):
+        def reply(self, ask, answer):
+            move = ask.seat.batch.action_text(ask.seat.row, 0)
+            return super().reply(ask, f"<answer>{move}</answer>")
+
+    table = GameTable("kuhn_poker", episodes=2, seed=0, style="mars", parse_mode="strict")
+    for episode in play(self_play(Mars(opened)), [table]):
+        assert [t.refusal for t in episode.turns] == [None] * len(episode.turns)
 
 
 def test_parse_modes():

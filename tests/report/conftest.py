@@ -49,6 +49,7 @@ def _episode(game: str, seed: int, hostile: bool) -> dict:
         {
             "role": f"player_{k % 2}",
             "prompt": f"{rules}You are player {k % 2}. Your card: K. Actions so far: {'check ' * k}",
+            "reasoning": f"thought {reply}" if k == 0 else "",
             "reply": reply,
             "action": None if hostile else 0,
             "action_text": None if hostile else "[check]",

@@ -96,6 +96,9 @@ def test_what_a_model_says_stays_text(page: Any, hostile_text: str) -> None:
     """Oracle: the hostile reply is on the screen letter by letter; no element and no script came of it."""
     page.find_element("id", "episode-on").click()
     assert text_of(page, "pre.reply") == hostile_text
+    assert count(page, ".reasoning") == 1
+    page.find_element("css selector", ".reasoning summary").click()
+    assert text_of(page, ".reasoning pre") == f"thought {hostile_text}"
     assert hostile_text in text_of(page, ".chip.refusal")
     assert count(page, "img") == 0
     assert count(page, "#transcript b") == 0

@@ -187,6 +187,8 @@ def test_transcripts_keep_what_was_said(synthetic_run: Path) -> None:
             for turn, original in zip(shown["turns"], episode["turns"], strict=True):
                 assert texts[turn["prompt"]] == original["prompt"]
                 assert texts[turn["reply"]] == original["reply"]
+                thought = turn["reasoning"]
+                assert ("" if thought is None else texts[thought]) == original["reasoning"]
                 assert (turn["refusal"] is None) == (original["refusal"] is None)
                 assert turn["advantage"] == original["advantage"]
 
