@@ -13,6 +13,7 @@ from .export import export
 from .games import games
 from .play import play
 from .report import report
+from .serve import serve
 from .train import train
 
 COMMANDS: dict[str, Callable[[list[str]], None]] = {
@@ -23,4 +24,5 @@ COMMANDS: dict[str, Callable[[list[str]], None]] = {
     "report": report,
     "games": games,
     "export": export,
+    "serve": serve,
 }

@@ -14,7 +14,7 @@ import numpy as np
 
 from selfplay_fast.games import ParseMode, Style, make
 from selfplay_fast.play.game_table import GameTable, InvalidRewards
-from selfplay_fast.policies.base import Answer, Policy, ReplyStream, Rounds, StreamingPolicy
+from selfplay_fast.policies.base import Answer, Policy, ReplyStream, Rounds, StreamingPolicy, rest
 from selfplay_fast.policies.streams import derive_seed
 from selfplay_fast.records import Ask, Episode, Reply, Sampling
 
@@ -101,6 +101,7 @@ def _step(streams: Sequence[ReplyStream]) -> list[Answer]:
     """One step of every stream that has something to say; rounds begin when only they are left, with all who wait."""
     busy = [stream for stream in streams if stream.pending]
     going = [stream for stream in busy if not isinstance(stream, Rounds)] or busy
+    rest(going)
     return [answer for stream in going for answer in stream.step()]
 
 
