@@ -36,6 +36,8 @@ class TrainState:
 
     step: int
     baseline: RoleBaseline
+    rollouts: dict[str, Any] | None = None
+    """`play.Rollouts.state`: the games to begin again"""
 
 
 def save_checkpoint(
@@ -98,6 +100,7 @@ def _write(partial: Path, policy: LanguageModel, optimizer: torch.optim.Optimize
         "step": state.step,
         "policy_version": policy.version,
         "baseline": {"decay": state.baseline.decay, "values": values},
+        "rollouts": state.rollouts,
     }
     (partial / "state.json").write_text(json.dumps(document, indent=1))
     files = {
@@ -171,7 +174,7 @@ def load_checkpoint(path: Path, **options: Any) -> tuple[LanguageModel, dict[str
             decay=float(document["baseline"]["decay"]),
             values={(game, role): float(value) for game, role, value in document["baseline"]["values"]},
         )
-        state = TrainState(step=int(document["step"]), baseline=baseline)
+        state = TrainState(step=int(document["step"]), baseline=baseline, rollouts=document.get("rollouts"))
         tensors = load_file(path / "optimizer.safetensors")
     return load_policy(path, **options), tensors, state
 

@@ -113,10 +113,7 @@ class TokenServers:
         accepts_weights: bool = True,
         limits: Limits | None = None,
     ) -> None:
-        if isinstance(urls, str) or not urls:
-            raise ValueError(f"urls: must be a list of addresses that end in /v1, got {urls!r}")
-        if len(set(urls)) < len(urls):
-            raise ValueError("urls: one address stands there twice")
+        check_addresses(urls)
         self.learner = learner
         self.model = model
         self.limits = limits or Limits()
@@ -274,6 +271,16 @@ class TokenServers:
             heard = result.value
         version = self.learner.version if heard.version is None else heard.version
         return [worded(self._speaker, ask, sent.prompt, sent.forced, said, version) for said in heard.said]
+
+
+def check_addresses(urls: Sequence[str]) -> None:
+    """ValueError unless these are addresses of servers, each once."""
+    if isinstance(urls, str) or not urls:
+        raise ValueError(f"urls: must be a list of addresses that end in /v1, got {urls!r}")
+    if len(set(urls)) < len(urls):
+        raise ValueError("urls: one address stands there twice")
+    for url in urls:
+        Endpoint(url, api_key_env=API_KEY_ENV, limits=Limits())
 
 
 class _Connections:

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import torch
 
@@ -30,14 +30,17 @@ from selfplay_fast.learn import (
 )
 from selfplay_fast.learn.advantages import undiscounted_returns
 from selfplay_fast.learn.warmup import warm_up
-from selfplay_fast.play import InvalidRewards, mean_turns, play_games, self_play
+from selfplay_fast.play import GameTable, InvalidRewards, Rollouts, game_tables, mean_turns, play, self_play
 from selfplay_fast.policies import Policy
 from selfplay_fast.policies.language_model import LanguageModel
 from selfplay_fast.policies.nano import build_nano
 from selfplay_fast.policies.streams import derive_seed
-from selfplay_fast.records import Episode, Sampling
+from selfplay_fast.records import Sampling
 from selfplay_fast.run import Run
 from selfplay_fast.solvers import is_enumerable
+
+if TYPE_CHECKING:
+    from selfplay_fast.policies.token_servers import TokenServers
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -84,7 +87,8 @@ class Config(RecipeConfig):
     max_grad_norm: float = 1.0
     """gradient clipping"""
     max_importance: float | None = None
-    """weigh each token by min(p of the learner / p of the sampler, this); None: not, as in the paper"""
+    """weigh each token by min(p of the learner / p of the sampler, this); None: not, as in the paper, but 2 where
+    `max_staleness` is above 0"""
     max_loss: float = 1e6
     """a loss beyond it has exploded, and the run stops"""
     invalid_reward: float = -1.5
@@ -115,6 +119,12 @@ class Config(RecipeConfig):
     """models on servers to play against in evaluations besides the fixed opponents: `server:URL#MODEL`"""
     checkpoint_every: int = 25
     """steps between checkpoints; the first and the two newest stay"""
+    max_staleness: int = 0
+    """updates between the weights that speak in a game and those that learn from it; 0: every step plays all its games
+    with its own weights, above: games go on while others are learned from"""
+    rollout_servers: tuple[str, ...] = ()
+    """addresses of `selfplay-fast serve` that play the training games with the weights of the last update:
+    `http://127.0.0.1:8000/v1`"""
     device: str = "auto"
     """where the model lives: `cpu`, `cuda`, or `auto` for a GPU where there is one"""
     threads: int = 1
@@ -123,7 +133,7 @@ class Config(RecipeConfig):
     def __post_init__(self) -> None:
         positive = "samples_per_step max_tokens loss_length inner_epochs max_turns eval_every eval_episodes"
         positive += " eval_episodes_between checkpoint_every threads"
-        at_least = dict.fromkeys(positive.split(), 1) | {"warmup_steps": 0}
+        at_least = dict.fromkeys(positive.split(), 1) | {"warmup_steps": 0, "max_staleness": 0}
         for name, least in at_least.items():
             if getattr(self, name) < least:
                 raise ValueError(f"{name}: must be at least {least}, got {getattr(self, name)}")
@@ -154,6 +164,13 @@ class Config(RecipeConfig):
                     OpenAIServer.from_name(name)
                 except ValueError as error:
                     raise ValueError(f"eval_opponents: {error}") from None
+        if self.rollout_servers:
+            from selfplay_fast.policies.token_servers import check_addresses
+
+            try:
+                check_addresses(self.rollout_servers)
+            except ValueError as error:
+                raise ValueError(f"rollout_servers: {error}") from None
         if self.model != "nano" and self.warmup_steps:
             raise ValueError(
                 f"model: {self.model!r} is not nano{nearest(self.model, ['nano'])}, and only nano is warmed up; "
@@ -186,7 +203,13 @@ class Config(RecipeConfig):
         return all(is_enumerable(game) for game in self.games)
 
     def resolved(self) -> Config:
-        return replace(self, steps=self.total_steps, learning_rate=self.initial_learning_rate)
+        late = self.max_importance is None and self.max_staleness > 0
+        return replace(
+            self,
+            steps=self.total_steps,
+            learning_rate=self.initial_learning_rate,
+            max_importance=2.0 if late else self.max_importance,
+        )
 
 
 PRESETS = {
@@ -223,10 +246,25 @@ def train(config: Config, run: Run) -> None:
     baseline = state.baseline
     share = config.samples_per_step / len(config.games)
     counts = [max(1, round(share / mean_turns(game))) for game in config.games]
+    servers = _servers(config, policy)
+    rollouts = run.enter(
+        Rollouts(
+            self_play(servers or policy),
+            lambda step: _tables(config, counts, derive_seed(config.seed, step)),
+            episodes=sum(counts),
+            first=state.step + 1,
+            last=config.total_steps,
+            max_staleness=config.max_staleness,
+            version=policy.version,
+            beside=servers is not None,
+            state=state.rollouts,
+        )
+    )
     for step in run.steps(config.total_steps, start=state.step):
         left = 1 - (step - 1) / config.total_steps
         with run.phase("rollout"):
-            episodes = _play(config, policy, counts, derive_seed(config.seed, step))
+            collected = rollouts.collect()
+            episodes = collected.episodes
         with run.phase("advantages"):
             if config.advantage == "role_conditioned":
                 advantages, baseline = role_conditioned_advantages(
@@ -254,11 +292,19 @@ def train(config: Config, run: Run) -> None:
             )
         with run.phase("update"):
             metrics = update(policy, optimizer, batch, settings, reference=reference)
+        if servers is not None and step < config.total_steps:
+            with run.phase("hand_over"):
+                servers.hand_over()
+        rollouts.updated(policy.version)
         seconds = run.seconds("rollout", "advantages", "update")
-        metrics |= episode_metrics(episodes) | {
-            "samples_per_s": batch.num_samples / seconds,
-            "tokens_per_s": batch.num_tokens / seconds,
-        }
+        metrics |= (
+            episode_metrics(episodes)
+            | collected.metrics()
+            | {
+                "samples_per_s": batch.num_samples / seconds,
+                "tokens_per_s": batch.num_tokens / seconds,
+            }
+        )
         last = step == config.total_steps
         if last or step % config.eval_every == 0:
             with run.phase("evaluation"):
@@ -267,7 +313,10 @@ def train(config: Config, run: Run) -> None:
         if last or step % config.checkpoint_every == 0:
             with run.phase("checkpoint"):
                 checkpoint.save_checkpoint(
-                    run.checkpoints, policy, optimizer, checkpoint.TrainState(step=step, baseline=baseline)
+                    run.checkpoints,
+                    policy,
+                    optimizer,
+                    checkpoint.TrainState(step=step, baseline=baseline, rollouts=rollouts.state()),
                 )
 
 
@@ -327,10 +376,9 @@ def _optimizer(config: Config, policy: LanguageModel) -> torch.optim.Optimizer:
     )
 
 
-def _play(config: Config, policy: LanguageModel, counts: Sequence[int], seed: int) -> list[Episode]:
-    """Self-play: ``counts`` games of each kind."""
-    return play_games(
-        self_play(policy),
+def _tables(config: Config, counts: Sequence[int], seed: int) -> list[GameTable]:
+    """Tables for self-play: ``counts`` games of each kind."""
+    return game_tables(
         games=config.games,
         episodes=counts,
         seed=seed,
@@ -349,6 +397,17 @@ def _opponents(config: Config) -> Mapping[str, Policy]:
     from selfplay_fast.policies.openai_server import OpenAIServer
 
     return OpenAIServer.opponents(config.eval_opponents)
+
+
+def _servers(config: Config, policy: LanguageModel) -> TokenServers | None:
+    """Those that play the training games, with the weights of the policy."""
+    if not config.rollout_servers:
+        return None
+    from selfplay_fast.policies.token_servers import TokenServers
+
+    servers = TokenServers(policy, config.rollout_servers)
+    servers.hand_over()
+    return servers
 
 
 def _evaluate(
@@ -371,4 +430,5 @@ def _evaluate(
     if not full:
         return metrics
     counts = [config.eval_episodes] * len(config.games)
-    return episode_metrics(_play(config, policy, counts, derive_seed(seed, -1))) | metrics
+    played = play(self_play(policy), _tables(config, counts, derive_seed(seed, -1)))
+    return episode_metrics(played) | metrics
