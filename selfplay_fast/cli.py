@@ -1,4 +1,4 @@
-"""The command `selfplay-fast`: train, evaluate, arena, play, refine, report, games, export.
+"""The command `selfplay-fast`: train, evaluate, arena, play, refine, report, games, export, serve.
 
 Bad input ends in one line on stderr and exit code 2; `--debug` shows the traceback instead.
 """

@@ -14,6 +14,7 @@ from .games import games
 from .play import play
 from .refine import refine
 from .report import report
+from .serve import serve
 from .train import train
 
 COMMANDS: dict[str, Callable[[list[str]], None]] = {
@@ -25,4 +26,5 @@ COMMANDS: dict[str, Callable[[list[str]], None]] = {
     "report": report,
     "games": games,
     "export": export,
+    "serve": serve,
 }

@@ -46,6 +46,8 @@ class TrainState:
 
     step: int
     baseline: RoleBaseline
+    rollouts: dict[str, Any] | None = None
+    """`play.Rollouts.state`: the games to begin again"""
 
 
 def save_checkpoint(
@@ -124,6 +126,7 @@ def _write_first(
             "step": state.step,
             "policy_version": policy.version,
             "baseline": {"decay": state.baseline.decay, "values": values},
+            "rollouts": state.rollouts,
         }
         (partial / "state.json").write_text(json.dumps(document, indent=1))
 
@@ -230,7 +233,7 @@ def load_checkpoint(path: Path, **options: Any) -> tuple[LanguageModel, Path, Tr
             decay=float(document["baseline"]["decay"]),
             values={(game, role): float(value) for game, role, value in document["baseline"]["values"]},
         )
-        state = TrainState(step=int(document["step"]), baseline=baseline)
+        state = TrainState(step=int(document["step"]), baseline=baseline, rollouts=document.get("rollouts"))
     return load_policy(path, **options), path, state
 
 

@@ -8,13 +8,13 @@ in rounds, when the streams have nothing more to say. Every admitted episode is 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 
 from selfplay_fast.games import ParseMode, Style, make
 from selfplay_fast.play.game_table import GameTable, InvalidRewards
-from selfplay_fast.policies.base import Answer, Policy, ReplyStream, Rounds, StreamingPolicy
+from selfplay_fast.policies.base import Answer, Policy, ReplyStream, Rounds, StreamingPolicy, rest
 from selfplay_fast.policies.streams import derive_seed
 from selfplay_fast.records import Ask, Episode, Reply, Sampling
 
@@ -56,6 +56,45 @@ def self_play(policy: Policy) -> Cast:
     return _Everyone(policy)
 
 
+class Seats:
+    """The streams of a cast's policies: each ask goes to that of its role."""
+
+    def __init__(self, cast: Cast) -> None:
+        self.cast = cast
+        self._streams: dict[int, ReplyStream] = {}  # by the policy's identity
+
+    @property
+    def pending(self) -> int:
+        """How many asks have not been answered."""
+        return sum(stream.pending for stream in self._streams.values())
+
+    def submit(self, asks: Iterable[Ask]) -> None:
+        """Take more asks; ValueError for a role that nobody plays."""
+        queues: dict[int, list[Ask]] = {}
+        for ask in asks:
+            queues.setdefault(self._seat(ask.role), []).append(ask)
+        for owner, queue in queues.items():
+            self._streams[owner].submit(queue)
+
+    def _seat(self, role: str) -> int:
+        """Which stream answers a role; it is opened if there is none."""
+        try:
+            policy = self.cast[role]
+        except KeyError:
+            raise ValueError(f"cast: no policy for role {role!r}; it has {sorted(self.cast)}") from None
+        if id(policy) not in self._streams:
+            stream = policy.stream() if isinstance(policy, StreamingPolicy) else Rounds(policy)
+            self._streams[id(policy)] = stream
+        return id(policy)
+
+    def step(self) -> list[Answer]:
+        """One step of every stream with something to say; rounds begin when only they are left, with all who wait."""
+        busy = [stream for stream in self._streams.values() if stream.pending]
+        going = [stream for stream in busy if not isinstance(stream, Rounds)] or busy
+        rest(going)
+        return [answer for stream in going for answer in stream.step()]
+
+
 def play(cast: Cast, tables: Sequence[Table]) -> list[Episode]:
     """Run every table to its end; episodes in the order (table, index), whatever order they ended in."""
     done: list[list[Episode]] = [[] for _ in tables]
@@ -66,21 +105,17 @@ def play(cast: Cast, tables: Sequence[Table]) -> list[Episode]:
 
 def stream(cast: Cast, tables: Sequence[Table]) -> Iterator[tuple[int, Episode]]:
     """The same as they end, each with the number of its table; what has come is not lost with a policy that fails."""
-    streams: dict[int, ReplyStream] = {}  # by the policy's identity
+    seats = Seats(cast)
     asker: dict[Ask, int] = {}
     asking: Iterable[int] = range(len(tables))
     while True:
-        queues: dict[int, list[Ask]] = {}
-        for t in asking:
-            for ask in tables[t].asks():
-                asker[ask] = t
-                queues.setdefault(_seat(cast, ask.role, streams), []).append(ask)
-        for owner, asks in queues.items():
-            streams[owner].submit(asks)
+        new = {ask: t for t in asking for ask in tables[t].asks()}
+        asker |= new
+        seats.submit(new)
         if not asker:
             break
         answers: dict[int, tuple[list[Ask], list[Reply]]] = {}
-        for ask, replies in _step(list(streams.values())):
+        for ask, replies in seats.step():
             asks, said = answers.setdefault(asker.pop(ask), ([], []))
             asks.append(ask)
             said += replies
@@ -90,24 +125,6 @@ def stream(cast: Cast, tables: Sequence[Table]) -> Iterator[tuple[int, Episode]]
         asking = sorted(answers)
     for t, table in enumerate(tables):
         yield from ((t, episode) for episode in table.finished())
-
-
-def _seat(cast: Cast, role: str, streams: dict[int, ReplyStream]) -> int:
-    """Which stream answers a role; it is opened if there is none."""
-    try:
-        policy = cast[role]
-    except KeyError:
-        raise ValueError(f"cast: no policy for role {role!r}; it has {sorted(cast)}") from None
-    if id(policy) not in streams:
-        streams[id(policy)] = policy.stream() if isinstance(policy, StreamingPolicy) else Rounds(policy)
-    return id(policy)
-
-
-def _step(streams: Sequence[ReplyStream]) -> list[Answer]:
-    """One step of every stream that has something to say; rounds begin when only they are left, with all who wait."""
-    busy = [stream for stream in streams if stream.pending]
-    going = [stream for stream in busy if not isinstance(stream, Rounds)] or busy
-    return [answer for stream in going for answer in stream.step()]
 
 
 def mean_turns(game: str, *, episodes: int = 512) -> float:
@@ -122,8 +139,12 @@ def mean_turns(game: str, *, episodes: int = 512) -> float:
     return turns / episodes
 
 
-def play_games(
-    cast: Cast,
+def play_games(cast: Cast, **settings: Any) -> list[Episode]:
+    """Play the games of `game_tables` to their end."""
+    return play(cast, game_tables(**settings))
+
+
+def game_tables(
     *,
     games: Sequence[str],
     episodes: int | Sequence[int],
@@ -134,8 +155,8 @@ def play_games(
     style: Style = "spiral",
     parse_mode: ParseMode = "lenient",
     share: tuple[int, int] = (0, 1),
-) -> list[Episode]:
-    """Play ``episodes`` games, one number per game or one spread evenly (the first games get the remainder).
+) -> list[GameTable]:
+    """A table of each game. ``episodes``: one number per game, or one spread evenly (the first get the remainder).
 
     ``share`` = (i, n): of all these games, numbered through, those whose number is i modulo n. The rest as in
     `GameTable`.
@@ -168,4 +189,4 @@ def play_games(
             )
         )
         first += count
-    return play(cast, tables)
+    return tables

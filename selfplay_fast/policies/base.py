@@ -9,6 +9,8 @@ from selfplay_fast.records import Ask, FloatArray, Reply
 
 Answer = tuple[Ask, list[Reply]]  # an ask as it was submitted, and its ``n`` replies
 
+_MOMENT = 0.02  # seconds
+
 
 class Policy(Protocol):
     """Anything that answers. ``generate`` returns ``sum(ask.n)`` replies, those of an ask together, in order."""
@@ -36,6 +38,15 @@ class ReplyStream(Protocol):
 
     def step(self) -> list[Answer]:
         """Go on for a while; what has been finished, often nothing. While asks are pending steps get somewhere."""
+        ...
+
+
+@runtime_checkable
+class RemoteReplies(ReplyStream, Protocol):
+    """A stream of replies from elsewhere: its steps take no time, and bring what has come."""
+
+    def wait(self, seconds: float) -> None:
+        """Until something has come, or so long."""
         ...
 
 
@@ -78,5 +89,13 @@ def answer_all(stream: ReplyStream, asks: Sequence[Ask]) -> list[Reply]:
     stream.submit(asks)
     answers: dict[Ask, list[Reply]] = {}
     while stream.pending:
+        rest([stream])
         answers.update(stream.step())
     return [reply for ask in asks for reply in answers[ask]]
+
+
+def rest(streams: Sequence[ReplyStream]) -> None:
+    """Wait a moment where nothing is to be done but that: for replies from elsewhere."""
+    remote = [stream for stream in streams if isinstance(stream, RemoteReplies)]
+    if remote and len(remote) == len(streams):
+        remote[0].wait(_MOMENT / len(remote))

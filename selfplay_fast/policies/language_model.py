@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -216,6 +217,10 @@ class LanguageModel:
     def stream(self) -> ModelStream:
         """Replies one by one, as they are finished, to asks that come at any time."""
         return ModelStream(self)
+
+    def speaker(self) -> LanguageModel:
+        """For another thread, to put words into tokens: the same model, but a tokenizer and caches of its own."""
+        return copy.deepcopy(self, {id(self.model): self.model, id(self._store): PrefixStore()})
 
     def stored(self) -> PrefixStore:
         """What these weights have computed."""

@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from selfplay_fast.policies.base import Answer
 from selfplay_fast.policies.decode import Decoder, Row, TreeDecoder
@@ -16,10 +17,28 @@ from selfplay_fast.policies.decode_rows import RowDecoder
 from selfplay_fast.policies.row_cache import RowCache
 from selfplay_fast.policies.streams import sample_streams, stream_ids, uniforms
 from selfplay_fast.policies.thinking import Thought, think_budget
-from selfplay_fast.records import Ask, FloatArray, IntArray, Reply, Sampling
+from selfplay_fast.records import (
+    NO_LOGPROBS,
+    NO_TOKENS,
+    Ask,
+    FinishReason,
+    FloatArray,
+    IntArray,
+    Reply,
+    Sampling,
+)
 
 if TYPE_CHECKING:
     from selfplay_fast.policies.language_model import LanguageModel
+
+
+class Said(NamedTuple):
+    """What was sampled: token ids [T], their log-probs, whether each was drawn and not forced, and why it ended."""
+
+    tokens: IntArray
+    logprobs: FloatArray
+    trained: NDArray[np.bool_]
+    finish_reason: FinishReason
 
 
 @dataclass(kw_only=True, slots=True, eq=False)
@@ -151,26 +170,13 @@ class ModelStream:
         return answers
 
     def _reply(self, asked: _Asked, row: Row) -> Reply:
-        prompt, forced, version = asked.prompt, asked.forced, self.policy.version
         if row.room < 1:
-            return Reply(text="", context=prompt, finish_reason="forfeit", policy_version=version)
-        tokens = np.concatenate([forced, row.tokens])
-        trained = np.arange(len(tokens)) >= len(forced)
-        trained[len(forced) + np.array(row.forced, np.int64)] = False
-        text = self.policy.text(tokens)
-        hidden, unclosed = self.policy.hidden(text, prompt)
-        return Reply(
-            text=text,
-            tokens=tokens,
-            logprobs=np.concatenate([np.zeros(len(forced), np.float32), row.logprobs]),
-            train_mask=trained,
-            context=np.concatenate([prompt, tokens]),
-            finish_reason="stop" if row.stopped else "length",
-            policy_version=version,
-            hidden=hidden,
-            unclosed=unclosed,
-            history=asked.ask.followed_by("" if unclosed else text),
-        )
+            said = Said(NO_TOKENS, NO_LOGPROBS, np.zeros(0, bool), "forfeit")
+        else:
+            trained = np.ones(len(row.tokens), bool)
+            trained[np.array(row.forced, np.int64)] = False
+            said = Said(row.tokens, row.logprobs, trained, "stop" if row.stopped else "length")
+        return worded(self.policy, asked.ask, asked.prompt, asked.forced, said, self.policy.version)
 
     def _choose(self) -> list[Answer]:
         """The asks with choices: one batch of scores, one draw for each sample."""
@@ -203,6 +209,29 @@ class ModelStream:
             policy_version=self.policy.version,
             history=ask.followed_by(ask.choices[pick]),
         )
+
+
+def worded(
+    policy: LanguageModel, ask: Ask, prompt: IntArray, forced: IntArray, said: Said, version: int
+) -> Reply:
+    """The reply to a prompt, which began with ``forced`` and went on with what weights of this version said."""
+    if said.finish_reason == "forfeit":
+        return Reply(text="", context=prompt, finish_reason="forfeit", policy_version=version)
+    tokens = np.concatenate([forced, said.tokens])
+    text = policy.text(tokens)
+    hidden, unclosed = policy.hidden(text, prompt)
+    return Reply(
+        text=text,
+        tokens=tokens,
+        logprobs=np.concatenate([np.zeros(len(forced), np.float32), said.logprobs]),
+        train_mask=np.concatenate([np.zeros(len(forced), bool), said.trained]),
+        context=np.concatenate([prompt, tokens]),
+        finish_reason=said.finish_reason,
+        policy_version=version,
+        hidden=hidden,
+        unclosed=unclosed,
+        history=ask.followed_by("" if unclosed else text),
+    )
 
 
 def _stop_window(sampling: Sampling) -> int:

@@ -6,18 +6,21 @@ log-probs, so nothing can be trained on these replies.
 
 from __future__ import annotations
 
+import asyncio
 import json
 import logging
 import re
 from collections import Counter
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from selfplay_fast.arguments import shown
-from selfplay_fast.policies.endpoint import Answer, Endpoint, Failure, Limits, Request
-from selfplay_fast.policies.streams import sample_streams, stream_ids, uniforms
+from selfplay_fast.policies.base import ReplyStream, answer_all
+from selfplay_fast.policies.endpoint import Answer, Endpoint, Failure, Health, Limits, Request
+from selfplay_fast.policies.remote_stream import RemoteStream
+from selfplay_fast.policies.streams import UIntArray, sample_streams, stream_ids, uniforms
 from selfplay_fast.policies.thinking import Tags, hidden_part
 from selfplay_fast.records import Ask, FinishReason, FloatArray, IntArray, Key, Reply, Sampling
 
@@ -141,18 +144,66 @@ class OpenAIServer:
 
     def generate(self, asks: Sequence[Ask]) -> list[Reply]:
         """Answer all asks, ``limits.concurrency`` at a time. Asks with choices are scored and drawn here."""
-        owner = [a for a, ask in enumerate(asks) for _ in range(ask.n)]
-        numbers = np.array([k for ask in asks for k in range(ask.n)], np.int64)
-        streams = sample_streams(stream_ids([asks[a].key for a in owner]), numbers)
-        scored = [a for a, ask in enumerate(asks) if ask.choices is not None]
-        scores = dict(zip(scored, self.score([asks[a] for a in scored]), strict=True))
-        free = [i for i, a in enumerate(owner) if a not in scores]
-        requests = [self._request(asks[owner[i]], int(streams[i] >> np.uint64(33))) for i in free]
-        written = dict(zip(free, self._post(requests), strict=True))
-        for i, u in enumerate(uniforms(streams, 0)):
-            if i not in written:
-                written[i] = _choose(asks[owner[i]], scores[owner[i]], float(u))
-        return [_reply(asks[a], written[i], self.think_tags) for i, a in enumerate(owner)]
+        return answer_all(self.stream(), asks)
+
+    def stream(self) -> ReplyStream:
+        """Replies one by one, as they come, to asks that come at any time; faults as of `generate`."""
+        slots = asyncio.Semaphore(self.endpoint.limits.concurrency)
+        health = Health(max(8, self.endpoint.limits.concurrency))
+        forfeits: Counter[str] = Counter()
+        heard = [0]
+        refused: list[Failure] = []
+
+        async def speak(client: Any, exchange: _Exchange) -> list[Answer[Any] | Failure]:
+            async def post(request: Request) -> Answer[Any] | Failure:
+                async with slots:
+                    return await self.endpoint.post(client, request, exchange.read, health)
+
+            return await asyncio.gather(*(post(request) for request in exchange.requests))
+
+        def finish(ask: Ask, exchange: _Exchange, results: list[Answer[Any] | Failure]) -> list[Reply]:
+            if ask.choices is not None:
+                scores = np.array(
+                    [self._total(*pair) for pair in zip(exchange.echoes, results, strict=True)], np.float32
+                )
+                chosen = [_choose(ask, scores, float(u)) for u in uniforms(exchange.streams, 0)]
+                return [_reply(ask, written, self.think_tags) for written in chosen]
+            failures = self._failures(results)
+            forfeits.update(failure.reason for failure in failures)
+            refused.extend(failure for failure in failures if failure.refused)
+            heard[0] += len(results)
+            return [_reply(ask, r.value if isinstance(r, Answer) else None, self.think_tags) for r in results]
+
+        def ended() -> None:
+            if refused and not self._has_answered:
+                raise ValueError(self._complaint(refused[0]))
+            if forfeits:
+                reason, count = forfeits.most_common(1)[0]
+                _LOG.warning(
+                    "%s: %d of %d replies forfeited, %d because: %s",
+                    self.model, forfeits.total(), heard[0], count, reason,
+                )  # fmt: skip
+            forfeits.clear()
+            refused.clear()
+            heard[0] = 0
+            health.broken = 0  # it may have come back by the time of the next request
+
+        return RemoteStream(
+            prepare=lambda asks: [self._exchange(ask) for ask in asks],
+            connect=self.endpoint.client,
+            speak=speak,
+            finish=finish,
+            ended=ended,
+        )
+
+    def _exchange(self, ask: Ask) -> _Exchange:
+        """All that is sent for an ask."""
+        streams = sample_streams(np.repeat(stream_ids([ask.key]), ask.n), np.arange(ask.n))
+        if ask.choices is not None:
+            echoes = self._echoes(ask)
+            return _Exchange(streams, [echo.request for echo in echoes], _echoed, echoes)
+        requests = [self._request(ask, int(stream >> np.uint64(33))) for stream in streams]
+        return _Exchange(streams, requests, _written, [])
 
     def _request(self, ask: Ask, seed: int) -> Request:
         said = _said(ask)
@@ -197,23 +248,12 @@ class OpenAIServer:
                 options[name] = value
         return options
 
-    def _post(self, requests: Sequence[Request]) -> list[_Written | None]:
-        """What was written, None for a forfeit, which is counted and logged."""
-        results = self.endpoint.post_all(requests, _written)
+    def _failures(self, results: Sequence[Answer[Any] | Failure]) -> list[Failure]:
+        """Those among the results, counted."""
         failures = [result for result in results if isinstance(result, Failure)]
         self._has_answered |= len(failures) < len(results)
-        refused = [failure for failure in failures if failure.refused]
-        if refused and not self._has_answered:
-            raise ValueError(self._complaint(refused[0]))
-        if failures:
-            reasons = Counter(failure.reason for failure in failures)
-            self.forfeits += reasons
-            reason, count = reasons.most_common(1)[0]
-            _LOG.warning(
-                "%s: %d of %d replies forfeited, %d because: %s",
-                self.model, len(failures), len(results), count, reason,
-            )  # fmt: skip
-        return [result.value if isinstance(result, Answer) else None for result in results]
+        self.forfeits.update(failure.reason for failure in failures)
+        return failures
 
     def _complaint(self, failure: Failure) -> str:
         hint = "; does the address end in /v1?" if failure.reason.startswith("HTTP 404") else ""
@@ -266,12 +306,22 @@ class OpenAIServer:
             raise ValueError(
                 f"choices: the server at {self.endpoint.url} returns no log-probs of a prompt (echo with logprobs)"
             )
+        assert isinstance(echo.request.body, dict)
         end = len(echo.request.body["prompt"])
         inside = [(at, logp) for at, logp in zip(*result.value, strict=True) if echo.start <= at < end]
         total = float(sum(logp for _, logp in inside))
         if not inside or inside[0][0] != echo.start or total != total:
             raise ValueError("choices: the server's tokens do not begin where the choice begins")
         return total
+
+
+class _Exchange(NamedTuple):
+    """What is sent for one ask, and how its answers are read: of each sample, or of each choice."""
+
+    streams: UIntArray
+    requests: list[Request]
+    read: Callable[[Any], Any]
+    echoes: list[_Echo]
 
 
 class _Echo(NamedTuple):

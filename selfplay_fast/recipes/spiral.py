@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 
@@ -31,16 +31,19 @@ from selfplay_fast.learn import (
 )
 from selfplay_fast.learn.advantages import undiscounted_returns
 from selfplay_fast.learn.warmup import warm_up
-from selfplay_fast.play import InvalidRewards, mean_turns, play_games, self_play
+from selfplay_fast.play import GameTable, InvalidRewards, Rollouts, game_tables, mean_turns, play, self_play
 from selfplay_fast.policies import Policy
 from selfplay_fast.policies.adapters import add_adapters, check_installed, train_adapters
 from selfplay_fast.policies.language_model import LanguageModel
 from selfplay_fast.policies.nano import build_nano
 from selfplay_fast.policies.recompute import recompute_layers
 from selfplay_fast.policies.streams import derive_seed
-from selfplay_fast.records import Episode, Sampling
+from selfplay_fast.records import Sampling
 from selfplay_fast.run import Run
 from selfplay_fast.solvers import is_enumerable
+
+if TYPE_CHECKING:
+    from selfplay_fast.policies.token_servers import TokenServers
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -87,7 +90,8 @@ class Config(RecipeConfig):
     max_grad_norm: float = 1.0
     """gradient clipping"""
     max_importance: float | None = None
-    """weigh each token by min(p of the learner / p of the sampler, this); None: not, as in the paper"""
+    """weigh each token by min(p of the learner / p of the sampler, this); None: not, as in the paper, but 2 where
+    `max_staleness` is above 0"""
     max_loss: float = 1e6
     """a loss beyond it has exploded, and the run stops"""
     invalid_reward: float = -1.5
@@ -118,6 +122,12 @@ class Config(RecipeConfig):
     """models on servers to play against in evaluations besides the fixed opponents: `server:URL#MODEL`"""
     checkpoint_every: int = 25
     """steps between checkpoints; the first and the two newest stay"""
+    max_staleness: int = 0
+    """updates between the weights that speak in a game and those that learn from it; 0: every step plays all its games
+    with its own weights, above: games go on while others are learned from"""
+    rollout_servers: tuple[str, ...] = ()
+    """addresses of `selfplay-fast serve` that play the training games with the weights of the last update:
+    `http://127.0.0.1:8000/v1`"""
     device: str = "auto"
     """where the model lives: `cpu`, `cuda`, or `auto` for a GPU where there is one"""
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"
@@ -138,7 +148,9 @@ class Config(RecipeConfig):
     def __post_init__(self) -> None:
         positive = "samples_per_step max_tokens loss_length inner_epochs max_turns eval_every eval_episodes"
         positive += " eval_episodes_between checkpoint_every threads max_batch_tokens"
-        at_least = dict.fromkeys(positive.split(), 1) | {"warmup_steps": 0, "lora_rank": 0}
+        at_least = dict.fromkeys(positive.split(), 1) | dict.fromkeys(
+            ("warmup_steps", "lora_rank", "max_staleness"), 0
+        )
         for name, least in at_least.items():
             if getattr(self, name) < least:
                 raise ValueError(f"{name}: must be at least {least}, got {getattr(self, name)}")
@@ -169,6 +181,13 @@ class Config(RecipeConfig):
                     OpenAIServer.from_name(name)
                 except ValueError as error:
                     raise ValueError(f"eval_opponents: {error}") from None
+        if self.rollout_servers:
+            from selfplay_fast.policies.token_servers import check_addresses
+
+            try:
+                check_addresses(self.rollout_servers)
+            except ValueError as error:
+                raise ValueError(f"rollout_servers: {error}") from None
         if self.model != "nano" and self.warmup_steps:
             raise ValueError(
                 f"model: {self.model!r} is not nano{nearest(self.model, ['nano'])}, and only nano is warmed up; "
@@ -211,7 +230,13 @@ class Config(RecipeConfig):
         return all(is_enumerable(game) for game in self.games)
 
     def resolved(self) -> Config:
-        return replace(self, steps=self.total_steps, learning_rate=self.initial_learning_rate)
+        late = self.max_importance is None and self.max_staleness > 0
+        return replace(
+            self,
+            steps=self.total_steps,
+            learning_rate=self.initial_learning_rate,
+            max_importance=2.0 if late else self.max_importance,
+        )
 
 
 _PAPER = Config(
@@ -256,6 +281,10 @@ def train(config: Config, run: Run) -> None:
     share = config.samples_per_step / len(config.games)
     counts = [max(1, round(share / mean_turns(game))) for game in config.games]
     distributed.check_enough(sum(counts), "samples_per_step")
+    if distributed.share()[1] > 1 and (config.max_staleness or config.rollout_servers):
+        raise ValueError(
+            "max_staleness, rollout_servers: several ranks play their own games; leave both at their default"
+        )
     policy, optimizer, state = _start(config, run, opponents)
     start = run.checkpoints / "step-000000"
     reference = None
@@ -263,10 +292,25 @@ def train(config: Config, run: Run) -> None:
         as_computed = _placement(config) | {"dtype": config.computed_in}
         reference = policy if config.lora_rank else checkpoint.load_policy(start, **as_computed)
     baseline = state.baseline
+    servers = _servers(config, policy)
+    own = distributed.share()
+    rollouts = run.enter(
+        Rollouts(
+            self_play(servers or policy),
+            lambda step: _tables(config, counts, derive_seed(config.seed, step), own),
+            episodes=len(range(sum(counts))[own[0] :: own[1]]),
+            first=state.step + 1,
+            last=config.total_steps,
+            max_staleness=config.max_staleness,
+            version=policy.version,
+            beside=servers is not None,
+            state=state.rollouts,
+        )
+    )
     for step in run.steps(config.total_steps, start=state.step):
         left = 1 - (step - 1) / config.total_steps
         with run.phase("rollout"):
-            episodes = _play(config, policy, counts, derive_seed(config.seed, step))
+            episodes = distributed.play_dealt(lambda share: rollouts.collect())
         with run.phase("advantages"):
             if config.advantage == "role_conditioned":
                 advantages, baseline = role_conditioned_advantages(
@@ -295,11 +339,19 @@ def train(config: Config, run: Run) -> None:
             )
         with run.phase("update"):
             metrics = update(policy, optimizer, batch, settings, reference=reference)
+        if servers is not None and step < config.total_steps:
+            with run.phase("hand_over"):
+                servers.hand_over()
+        rollouts.updated(policy.version)
         seconds = run.seconds("rollout", "advantages", "update")
-        metrics |= episode_metrics(episodes) | {
-            "samples_per_s": batch.num_samples / seconds,
-            "tokens_per_s": batch.num_tokens / seconds,
-        }
+        metrics |= (
+            episode_metrics(episodes)
+            | rollouts.staleness()
+            | {
+                "samples_per_s": batch.num_samples / seconds,
+                "tokens_per_s": batch.num_tokens / seconds,
+            }
+        )
         last = step == config.total_steps
         if last or step % config.eval_every == 0:
             with run.phase("evaluation"):
@@ -307,7 +359,7 @@ def train(config: Config, run: Run) -> None:
         run.log(step, metrics, episodes, advantages)
         if last or step % config.checkpoint_every == 0:
             with run.phase("checkpoint"):
-                done = checkpoint.TrainState(step=step, baseline=baseline)
+                done = checkpoint.TrainState(step=step, baseline=baseline, rollouts=rollouts.state())
                 checkpoint.save_checkpoint(run.checkpoints, policy, optimizer, done)
 
 
@@ -406,21 +458,18 @@ def _optimizer(config: Config, policy: LanguageModel) -> torch.optim.Optimizer:
     return torch.optim.AdamW(trained, lr=config.initial_learning_rate, betas=(0.9, 0.95), weight_decay=0.0)
 
 
-def _play(config: Config, policy: LanguageModel, counts: Sequence[int], seed: int) -> list[Episode]:
-    """Self-play: ``counts`` games of each kind, over all ranks."""
-    return distributed.play_dealt(
-        lambda share: play_games(
-            self_play(policy),
-            games=config.games,
-            episodes=counts,
-            seed=seed,
-            sampling=Sampling(temperature=config.temperature, max_tokens=config.max_tokens),
-            invalid=InvalidRewards(offender=config.invalid_reward, others=config.invalid_other),
-            max_turns=config.max_turns,
-            style=config.style,
-            parse_mode=config.parse_mode,
-            share=share,
-        )
+def _tables(config: Config, counts: Sequence[int], seed: int, share: tuple[int, int]) -> list[GameTable]:
+    """Tables for self-play: of ``counts`` games of each kind, this share."""
+    return game_tables(
+        games=config.games,
+        episodes=counts,
+        seed=seed,
+        sampling=Sampling(temperature=config.temperature, max_tokens=config.max_tokens),
+        invalid=InvalidRewards(offender=config.invalid_reward, others=config.invalid_other),
+        max_turns=config.max_turns,
+        style=config.style,
+        parse_mode=config.parse_mode,
+        share=share,
     )
 
 
@@ -431,6 +480,17 @@ def _opponents(config: Config) -> Mapping[str, Policy]:
     from selfplay_fast.policies.openai_server import OpenAIServer
 
     return OpenAIServer.opponents(config.eval_opponents)
+
+
+def _servers(config: Config, policy: LanguageModel) -> TokenServers | None:
+    """Those that play the training games, with the weights of the policy."""
+    if not config.rollout_servers:
+        return None
+    from selfplay_fast.policies.token_servers import TokenServers
+
+    servers = TokenServers(policy, config.rollout_servers)
+    servers.hand_over()
+    return servers
 
 
 def _evaluate(
@@ -453,4 +513,7 @@ def _evaluate(
     if not full:
         return metrics
     counts = [config.eval_episodes] * len(config.games)
-    return episode_metrics(_play(config, policy, counts, derive_seed(seed, -1))) | metrics
+    played = distributed.play_dealt(
+        lambda share: play(self_play(policy), _tables(config, counts, derive_seed(seed, -1), share))
+    )
+    return episode_metrics(played) | metrics

@@ -24,7 +24,7 @@ from selfplay_fast.policies.endpoint import Limits
 from selfplay_fast.policies.openai_server import OpenAIServer
 from selfplay_fast.records import Ask, Key, Sampling
 
-FAST = Limits(concurrency=8, timeout=0.3, deadline=4.0, attempts=3, backoff=0.02)
+FAST = Limits(concurrency=8, timeout=0.5, deadline=4.0, attempts=3, backoff=0.02)
 SECRET = "sk-0123456789"
 
 
