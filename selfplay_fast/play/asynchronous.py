@@ -121,7 +121,7 @@ class Rollouts:
         return handed
 
     def staleness(self) -> dict[str, float]:
-        """Of the last `collect`, ``staleness_mean`` and ``staleness_max``: updates since the oldest weights that spoke"""
+        """Of the last `collect`: updates since the oldest weights that spoke, their mean and maximum."""
         return {"staleness_mean": sum(self._ages) / len(self._ages), "staleness_max": float(max(self._ages))}
 
     def updated(self, version: int) -> None:
