@@ -173,10 +173,7 @@ def main() -> None:
     facts = machine(["selfplay_fast", "torch", "transformers"])
     facts["device"] = torch.cuda.get_device_name() if args.device == "cuda" else "cpu, 1 thread"
     print(", ".join(f"{name} {value}" for name, value in facts.items()))
-    print(
-        "\n| case | rounds | sequential requests | seconds | sequential seconds | ratio | of the processor |"
-    )
-    print("|---|---|---|---|---|---|---|")
+    rows: list[dict[str, Any]] = []
     for order in args.orders:
         found: dict[str, Any] = {}
 
@@ -198,27 +195,18 @@ def main() -> None:
         expected, requests = sequential(spar, Worded(None, args.accept), drafts, order, args.length)
         assert trees == expected, "the trees differ"
         assert trees[: len(part)] == part, "the trees differ where the peer computes"
-        seconds = {name: len(drafts) / timing.rate for name, timing in times.items()}
-        row = {
-            "case": f"{order}, {args.prompts} prompts, {args.length} tokens, accept {args.accept}",
-            "rounds": rounds,
-            "requests": requests,
-            "ours": times["ours"].rate,
-            "peer": times["peer"].rate,
-            "ratio": times["ours"].rate / times["peer"].rate,
-            "ours_spread": times["ours"].spread,
-            "peer_spread": times["peer"].spread,
-            "ours_seconds": times["ours"].seconds,
-            "peer_seconds": times["peer"].seconds,
-            "ours_processor_seconds": found["ours_cpu"],
-            "peer_processor_seconds": found["peer_cpu"],
-        }
-        print(
-            f"| {row['case']} | {rounds} | {requests:,} | {seconds['ours']:.1f} | {seconds['peer']:.1f} | "
-            f"{row['ratio']:.1f} | {found['peer_cpu'] / found['ours_cpu']:.1f} |",
-            flush=True,
-        )
-        save("refine_rounds", facts, [row])
+        spread = {f"{side}_spread": timing.spread for side, timing in times.items()}
+        seconds = {f"{side}_seconds": timing.seconds for side, timing in times.items()}
+        for unit, rate in (
+            ("prompts/s", {side: timing.rate for side, timing in times.items()}),
+            ("prompts/s of the processor", {side: len(drafts) / found[f"{side}_cpu"] for side in times}),
+        ):
+            case = f"{order}, {args.prompts} prompts, {args.length} tokens: {rounds} rounds for {requests:,} requests"
+            ratio = rate["ours"] / rate["peer"]
+            print(f"{case}: {rate['ours']:.2f} against {rate['peer']:.2f} {unit}, {ratio:.2f}", flush=True)
+            rows.append({"case": case, "unit": unit, **rate, "ratio": ratio, **spread, **seconds})
+            rows[-1] |= {"accept": args.accept, "peer_prompts": times["peer"].work}
+    save("refine_rounds", facts, rows)
 
 
 if __name__ == "__main__":

@@ -204,6 +204,10 @@ void refusals() {
     RefineOptions large;
     large.depth = 100;
     CHECK_THROWS(RefineForest(large, judged));
+    large.branch = INT64_MAX;
+    CHECK_THROWS(RefineForest(large, judged));
+    large.branch = 1;  // one path
+    RefineForest(large, judged);
     RefineOptions accept;
     accept.accept = 1.5;
     CHECK_THROWS(RefineForest(accept, judged));
