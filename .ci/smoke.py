@@ -37,7 +37,7 @@ ours = token_logprobs.token_logprobs(hidden, weight, targets)
 reference = torch.log_softmax(hidden @ weight.T, dim=-1).gather(-1, targets[:, None])[:, 0]
 torch.testing.assert_close(ours, reference)
 
-# The extras "integrations", "trl" and "server", and verl.
+# The extras "integrations", "trl", "server" and "serve", and verl.
 foreign = {
     "gymnasium",
     "pettingzoo",
@@ -48,12 +48,16 @@ foreign = {
     "verl",
     "httpx2",
     "tenacity",
+    "uvicorn",
+    "starlette",
+    "pydantic",
 }
+clients = ("endpoint", "openai_server", "token_servers", "model_server")
+of_extras = (".integrations.", *(f".policies.{name}" for name in clients))
 for module_info in walk_packages(spf.__path__, "selfplay_fast."):  # what the package imports is declared
     try:
         import_module(module_info.name)
     except ModuleNotFoundError as error:
-        of_extras = (".integrations.", ".policies.endpoint", ".policies.openai_server")
         integration = error.name in foreign and any(part in module_info.name for part in of_extras)
         device_code = error.name == "triton" and ".kernels._" in module_info.name  # of the extra "triton"
         if not integration and not device_code:

@@ -15,9 +15,10 @@ import torch
 
 pytest.importorskip("httpx2", reason="comes with the extra 'test'")
 pytest.importorskip("tenacity", reason="comes with the extra 'test'")
-uvicorn = pytest.importorskip("uvicorn", reason="comes with the extra 'test'")
+pytest.importorskip("uvicorn", reason="comes with the extra 'test'")
 pytest.importorskip("starlette", reason="comes with the extra 'test'")
 
+import uvicorn
 from safetensors.torch import save_file
 
 from selfplay_fast.play import game_tables, play
@@ -122,8 +123,8 @@ SAMPLINGS = {
 
 
 def test_replies_are_those_of_the_same_weights_here(serve, learner):
-    """Oracle: the learner asked the same directly, bit for bit, one ask at a time; a second turn goes on from the first."""
-    server, url = serve()
+    """Oracle: the learner asked the same directly, bit for bit, one ask at a time; contexts go on."""
+    _, url = serve()
     servers = TokenServers(learner, [url], limits=FAST)
     learner.version = 3
     servers.hand_over()
@@ -155,7 +156,7 @@ def test_many_asks_share_the_engine(serve, learner):
 
 def test_weights_that_do_not_fit_change_nothing(serve, learner, tmp_path):
     """Oracle: the version and the reply before; the refusal names what is wrong."""
-    server, url = serve(weights_folder=tmp_path)
+    _, url = serve(weights_folder=tmp_path)
     good = {name: p.detach() for name, p in learner.model.named_parameters()}
     first = next(iter(good))
     wrong = {

@@ -20,8 +20,8 @@ from selfplay_fast.cli import main
 from selfplay_fast.learn.checkpoint import list_checkpoints, load_checkpoint
 
 RUN = (
-    "train spiral --games kuhn_poker --samples-per-step 24 --warmup-steps 25 --warmup-learning-rate 1e-2 --eval-every 100 --eval-episodes 2"
-    " --eval-episodes-between 2 --threads 1 --device cpu --max-tokens 4"
+    "train spiral --games kuhn_poker --samples-per-step 24 --warmup-steps 25 --warmup-learning-rate 1e-2"
+    " --eval-every 100 --eval-episodes 2 --eval-episodes-between 2 --threads 1 --device cpu --max-tokens 4"
 )
 MAIN = "import sys; from selfplay_fast.cli import main; sys.exit(main(sys.argv[1:]))"
 
