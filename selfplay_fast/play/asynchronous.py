@@ -4,9 +4,10 @@ A number of games is always under way; whichever ends makes room for the next of
 hands out whole ones as soon as there are enough. How old they may be is bounded: an episode's staleness is the number
 of updates between the oldest weights that spoke in it and those that learn from it.
 
-    A game begun after k updates must be learned from by update k + max_staleness, counted from 0. No game is begun
-    while episodes (max_staleness + 1) wait to be learned from, and a batch of n is not handed out before what is left,
-    in the order of these deadlines, fits into the batches to come. Games at the bound are thus waited for.
+    A game begun after u updates must be in batch u + max_staleness, counted from 0, or before. When b batches have been
+    handed out, no more games are under way or waiting than fit into batches b … u + max_staleness, and a batch is
+    handed out only if what is left, in the order of these deadlines, fits into those after it. Games at the bound are
+    thus waited for.
 """
 
 from __future__ import annotations
@@ -74,6 +75,7 @@ class Rollouts:
         self._next_wave = first if state is None else int(state["next_wave"])
         self._again = [] if state is None else [Place(*place) for place in state["unfinished"]]
         self._versions = [version]  # after each update
+        self._batches = 0  # handed out; the learner is at the last one while this is more than the updates
         self._tables: dict[tuple[int, int], Table] = {}
         self._unused: Counter[int] = Counter()  # games of a wave that have not been handed out
         self._asker: dict[Ask, Place] = {}
@@ -84,7 +86,9 @@ class Rollouts:
         self._done: dict[Place, Episode] = {}
         self._early: dict[Place, Episode] = {}  # of games in which nobody need be asked
         self._state = self._unfinished()
-        self._ages: list[int] = []
+        self.staleness: list[
+            int
+        ] = []  # of the episodes last collected: updates since the oldest weights that spoke
         self._looked = 0  # how many were done when a choice was last tried
         self._thread: threading.Thread | None = None
         self._wanted, self._wake, self._closing = False, threading.Event(), False
@@ -109,7 +113,7 @@ class Rollouts:
         if self._thread is None:
             while (places := self._choice()) is None:
                 if not self._turn():
-                    raise ValueError(f"collect: all {self._last} waves have been played")
+                    raise ValueError(self._nothing_left())
             while self._seats.pending:  # so that every reply is of one version
                 self._step()
             return self._take(places)
@@ -120,9 +124,15 @@ class Rollouts:
             raise handed
         return handed
 
-    def staleness(self) -> dict[str, float]:
-        """Of the last `collect`: updates since the oldest weights that spoke, their mean and maximum."""
-        return {"staleness_mean": sum(self._ages) / len(self._ages), "staleness_max": float(max(self._ages))}
+    def metrics(self) -> dict[str, float]:
+        """``staleness_mean`` and ``staleness_max`` of the last `collect`."""
+        ages = self.staleness
+        return {"staleness_mean": sum(ages) / len(ages), "staleness_max": float(max(ages))}
+
+    def _nothing_left(self) -> str:
+        if self._next_wave > self._last:
+            return f"collect: all {self._last} waves have been played"
+        return "collect: call updated() once the episodes handed out have been learned from, or raise max_staleness"
 
     def updated(self, version: int) -> None:
         """The policy has learned, and whoever is asked from now on has the weights of this version."""
@@ -136,15 +146,23 @@ class Rollouts:
         """
         return self._state
 
+    @property
+    def _updates(self) -> int:
+        return len(self._versions) - 1
+
     # -- the games -----------------------------------------------------------------------------------------------
 
     def _work(self) -> None:
         try:
             while not self._closing:
-                if self._wanted and (places := self._choice()) is not None:
-                    self._wanted = False
+                wanted = self._wanted  # the caller waits, so nothing it does comes after this
+                if wanted and (places := self._choice()) is not None:
+                    self._wanted = wanted = False
                     self._handed.put(self._take(places))
                 if not self._turn():
+                    if wanted:
+                        self._wanted = False
+                        self._handed.put(ValueError(self._nothing_left()))
                     self._wake.wait(1.0)
                     self._wake.clear()
         except BaseException as error:
@@ -164,14 +182,14 @@ class Rollouts:
         """Begin the next games of the order, as many as there is room for."""
         room = min(
             self.live - (len(self._deadline) - len(self._done)),
-            self.episodes * (self.max_staleness + 1) - len(self._deadline),
+            self.episodes * (self._updates + self.max_staleness + 1 - self._batches) - len(self._deadline),
         )
         began = False
         while room > 0 and (self._new or self._open()):
             while room > 0 and self._new:
                 place = next(iter(self._new))
                 del self._new[place]
-                self._deadline[place] = len(self._versions) - 1 + self.max_staleness
+                self._deadline[place] = self._updates + self.max_staleness
                 if place in self._early:
                     self._done[place] = self._early.pop(place)
                 room -= 1
@@ -228,10 +246,10 @@ class Rollouts:
         self._looked = len(self._done)
         chosen = sorted(self._done, key=lambda place: (self._deadline[place], place))[: self.episodes]
         left = Counter(self._deadline.values()) - Counter(self._deadline[place] for place in chosen)
-        updates, due = len(self._versions) - 1, 0
+        due = 0
         for deadline in sorted(left):
             due += left[deadline]
-            if due > self.episodes * (deadline - updates):
+            if due > self.episodes * (deadline - self._batches):
                 return None
         return sorted(chosen)
 
@@ -245,8 +263,9 @@ class Rollouts:
                 del self._unused[place.wave]
                 for key in [key for key in self._tables if key[0] == place.wave]:
                     del self._tables[key]
+        self.staleness = [self._staleness(episode) for episode in episodes]
+        self._batches += 1
         self._state = self._unfinished()
-        self._ages = [self._staleness(episode) for episode in episodes]
         return episodes
 
     def _unfinished(self) -> dict[str, Any]:
@@ -254,7 +273,6 @@ class Rollouts:
         return {"next_wave": self._next_wave, "unfinished": [list(place) for place in left]}
 
     def _staleness(self, episode: Episode) -> int:
-        updates = len(self._versions) - 1
         spoke = [turn.reply.policy_version for turn in episode.turns if len(turn.reply.tokens)]
         oldest = bisect_right(self._versions, min(spoke, default=self._versions[-1])) - 1
-        return updates - max(oldest, 0)
+        return self._batches - max(oldest, 0)

@@ -53,7 +53,8 @@ class RemoteStream(Generic[Sent, Open, Result]):
         self._new: deque[tuple[Ask, Sent]] = deque()
         self._heard: deque[tuple[Ask, Sent, Result | Exception]] = deque()
         self._arrived = threading.Event()
-        self._connection: Open | None = None  # this and the next belong to the loop
+        self._connection: Open | None = None  # this and the rest belong to the loop
+        self._open = 0  # requests
         self._speaking: set[asyncio.Task[None]] = set()
 
     def submit(self, asks: Sequence[Ask]) -> None:
@@ -87,6 +88,7 @@ class RemoteStream(Generic[Sent, Open, Result]):
 
     def _begin(self) -> None:
         while self._new:
+            self._open += 1
             task = asyncio.ensure_future(self._hear(*self._new.popleft()))
             self._speaking.add(task)
             task.add_done_callback(self._speaking.discard)
@@ -99,7 +101,8 @@ class RemoteStream(Generic[Sent, Open, Result]):
             result = await self._speak(self._connection, sent)
         except Exception as error:  # it is raised where the answer is awaited
             result = error
-        if len(self._speaking) == 1 and not self._new and self._connection is not None:
+        self._open -= 1
+        if not self._open and not self._new and self._connection is not None:
             connection, self._connection = self._connection, None
             await connection.aclose()
         self._heard.append((ask, sent, result))

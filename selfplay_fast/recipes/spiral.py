@@ -346,7 +346,7 @@ def train(config: Config, run: Run) -> None:
         seconds = run.seconds("rollout", "advantages", "update")
         metrics |= (
             episode_metrics(episodes)
-            | rollouts.staleness()
+            | rollouts.metrics()
             | {
                 "samples_per_s": batch.num_samples / seconds,
                 "tokens_per_s": batch.num_tokens / seconds,
