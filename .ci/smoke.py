@@ -37,7 +37,7 @@ ours = token_logprobs.token_logprobs(hidden, weight, targets)
 reference = torch.log_softmax(hidden @ weight.T, dim=-1).gather(-1, targets[:, None])[:, 0]
 torch.testing.assert_close(ours, reference)
 
-# The extras "integrations", "trl", "server" and "tasks", and verl.
+# The extras "integrations", "trl", "server", "serve" and "tasks", and verl.
 foreign = {
     "gymnasium",
     "pettingzoo",
@@ -49,17 +49,16 @@ foreign = {
     "httpx2",
     "lm_eval",
     "tenacity",
+    "uvicorn",
+    "starlette",
+    "pydantic",
 }
+clients = ("endpoint", "openai_server", "token_servers", "model_server")
+of_extras = (".integrations.", ".evaluate.benchmarks", *(f".policies.{name}" for name in clients))
 for module_info in walk_packages(spf.__path__, "selfplay_fast."):  # what the package imports is declared
     try:
         import_module(module_info.name)
     except ModuleNotFoundError as error:
-        of_extras = (
-            ".integrations.",
-            ".evaluate.benchmarks",
-            ".policies.endpoint",
-            ".policies.openai_server",
-        )
         integration = error.name in foreign and any(part in module_info.name for part in of_extras)
         device_code = error.name == "triton" and ".kernels._" in module_info.name  # of the extra "triton"
         if not integration and not device_code:

@@ -11,7 +11,12 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).parents[1]
-PAGES = (ROOT / "README.md", ROOT / "docs" / "games.md", ROOT / "docs" / "kernels.md")
+PAGES = (
+    ROOT / "README.md",
+    ROOT / "docs" / "games.md",
+    ROOT / "docs" / "kernels.md",
+    ROOT / "docs" / "refine.md",
+)
 RESULTS = Path(__file__).parent / "results"
 PACKAGES = (
     "python",

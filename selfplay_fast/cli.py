@@ -1,4 +1,4 @@
-"""The command `selfplay-fast`: train, evaluate, arena, play, report, games, export.
+"""The command `selfplay-fast`: train, evaluate, arena, play, refine, report, games, export, serve.
 
 Bad input ends in one line on stderr and exit code 2; `--debug` shows the traceback instead.
 """
@@ -45,7 +45,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except Exception as error:
         if debug:
             raise
-        expected = isinstance(error, ValueError | OSError | ArithmeticError | ImportError)
+        expected = isinstance(error, ValueError | OSError | ArithmeticError | ImportError | MemoryError)
         kind = "error" if expected else f"internal error: {type(error).__name__}"
         hint = "" if expected else " (--debug shows where)"
         print(f"{PROGRAM}: {kind}: {one_line(str(error)) or type(error).__name__}{hint}", file=sys.stderr)

@@ -22,9 +22,9 @@ import sys
 import time
 import traceback
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext, suppress
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import yaml
 from rich.console import Console
@@ -34,6 +34,8 @@ from .records import Episode, episode_to_json
 from .report import data, write_report
 from .report.terminal import Display, closing_table
 from .trackers import TensorBoard, Tracker, WeightsAndBiases, check_installed, trace
+
+T = TypeVar("T")
 
 TRANSCRIPTS_PER_GAME = 4  # of each step, so that a run stays small
 TRANSCRIPT_BYTES = 2_000_000  # of each step
@@ -63,6 +65,7 @@ class Run:
         self._tensorboard = tensorboard
         self._wandb = wandb
         self._profile = profile
+        self._open = ExitStack()
         self._trackers: list[Tracker] | None = None  # opened with the first row
         self._began = time.monotonic()
         self._seconds: dict[str, float] = {}  # by phase, since the last row
@@ -177,6 +180,10 @@ class Run:
             yield
         self._seconds[name] = self._seconds.get(name, 0.0) + time.perf_counter() - began
 
+    def enter(self, resource: AbstractContextManager[T]) -> T:
+        """Enter a context that is left when the run ends, however it ends."""
+        return self._open.enter_context(resource)
+
     def seconds(self, *phases: str) -> float:
         """How long these phases took, since the last row."""
         return sum(self._seconds.get(name, 0.0) for name in phases)
@@ -269,6 +276,7 @@ class Run:
         return time.monotonic() - self._began
 
     def _close(self) -> None:
+        self._open.close()
         self.display.stop()
         trackers, self._trackers = self._trackers or [], None
         for tracker in trackers:
@@ -349,9 +357,10 @@ class Follower(Run):
         self.config = config
 
     def fail(self, error: BaseException) -> None:
-        pass
+        self._open.close()
 
     def finish(self) -> Path:
+        self._open.close()
         return self.directory
 
 

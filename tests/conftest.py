@@ -65,6 +65,53 @@ def toy_policy(toy_texts: list[str]):  # type: ignore[no-untyped-def]
     return LanguageModel(model, tokenizer)
 
 
+_TINY = {"hidden_size": 32, "num_hidden_layers": 2, "bos_token_id": 0, "eos_token_id": 0}
+_HEADS = {"num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 8, "intermediate_size": 64}
+
+
+def _unshared_model(kind: str, vocabulary: int) -> Any:
+    import transformers as tf
+
+    sizes = {**_TINY, "vocab_size": vocabulary}
+    if kind == "window":
+        return tf.MistralForCausalLM(tf.MistralConfig(**sizes, **_HEADS, sliding_window=4))
+    if kind == "window in some layers":
+        config = tf.Qwen2Config(
+            **sizes, **_HEADS, sliding_window=4, use_sliding_window=True, max_window_layers=1
+        )
+        return tf.Qwen2ForCausalLM(config)
+    if kind == "state space":
+        return tf.MambaForCausalLM(tf.MambaConfig(**sizes, state_size=8))
+    experts = {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 16}
+    linear = {
+        f"linear_{name}": size
+        for name, size in (
+            ("num_key_heads", 2),
+            ("num_value_heads", 4),
+            ("key_head_dim", 8),
+            ("value_head_dim", 8),
+        )
+    }
+    layers = ["linear_attention", "full_attention"]
+    config = tf.Qwen3NextConfig(
+        **sizes, **_HEADS, **experts, **linear, shared_expert_intermediate_size=16, layer_types=layers
+    )
+    return tf.Qwen3NextForCausalLM(config)
+
+
+@pytest.fixture(params=["window", "window in some layers", "state space", "linear and full layers"])
+def unshared_policy(request: pytest.FixtureRequest, toy_policy: Any) -> Any:
+    """A tiny random policy that no prefix tree can run: Mistral, Qwen2, Mamba and Qwen3-Next."""
+    from selfplay_fast.policies.language_model import LanguageModel
+
+    model = _unshared_model(request.param, len(toy_policy.tokenizer))
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.ndim == 2:
+                parameter.normal_(std=0.2)
+    return LanguageModel(model, toy_policy.tokenizer)
+
+
 class ScriptedServer:
     """A web server on this machine that says, byte by byte, what a test wants.
 

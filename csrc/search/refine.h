@@ -36,6 +36,7 @@ class RefineForest {
 
     // One number per sample of the last `select`, in order: see RefineTree::take. Gives the trees that are over.
     std::vector<std::int64_t> answer(std::span<const std::int64_t> answers) {
+        select();
         check_answers(answers);
         std::size_t start = 0;
         for (const RefineWant& want : wanted_) {
@@ -72,12 +73,15 @@ class RefineForest {
         at_least_one("judge_attempts", o.judge_attempts);
         at_least_one("refine_attempts", o.refine_attempts);
         if (!(o.accept >= 0.0 && o.accept <= 1.0)) throw std::invalid_argument("accept must be from 0 to 1");
-        std::int64_t numbers = 1;  // of paths must be distinct
-        for (std::int64_t d = 0; o.branch > 1 && d <= o.depth; ++d) {
-            if ((numbers *= o.branch + 1) > kMostPaths || o.branch > kMostPaths) {
-                throw std::invalid_argument(
-                    "branch and depth: a tree of that many paths is too large; lower one of them");
-            }
+        // The numbers of paths must be distinct.
+        bool too_large = o.branch >= kMostPaths;
+        std::int64_t paths = 1;
+        for (std::int64_t d = 0; o.branch > 1 && d <= o.depth && !too_large; ++d) {
+            too_large = paths > kMostPaths / (o.branch + 1);
+            paths *= too_large ? 0 : o.branch + 1;
+        }
+        if (too_large) {
+            throw std::invalid_argument("branch and depth: a tree of that many paths is too large; lower one of them");
         }
     }
 

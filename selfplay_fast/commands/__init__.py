@@ -12,7 +12,9 @@ from .evaluate import evaluate
 from .export import export
 from .games import games
 from .play import play
+from .refine import refine
 from .report import report
+from .serve import serve
 from .train import train
 
 COMMANDS: dict[str, Callable[[list[str]], None]] = {
@@ -20,7 +22,9 @@ COMMANDS: dict[str, Callable[[list[str]], None]] = {
     "evaluate": evaluate,
     "arena": arena,
     "play": play,
+    "refine": refine,
     "report": report,
     "games": games,
     "export": export,
+    "serve": serve,
 }

@@ -14,7 +14,7 @@ from .subject import checkpoint_of
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ExportOptions:
-    """Write a run's model as a plain transformers folder."""
+    """Write a run's model as a plain transformers folder; adapters are added to the weights."""
 
     run: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")]
     """a run folder"""
@@ -32,8 +32,10 @@ def export(arguments: list[str]) -> None:
     checkpoint = checkpoint_of(options.run, options.step)
 
     from ..learn.checkpoint import load_policy
+    from ..policies.adapters import merge_adapters
 
     policy = load_policy(checkpoint)
+    merge_adapters(policy.model)
     try:
         options.out.mkdir(parents=True, exist_ok=True)
         policy.save(options.out)

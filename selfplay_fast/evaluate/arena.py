@@ -138,8 +138,8 @@ class _Match:
         names = {f"player_{p}": self.names[player] for p, player in enumerate(self.seats)}
         return [replace(ask, role=names[ask.role]) for ask in self.table.asks()]
 
-    def answer(self, replies: Sequence[Reply]) -> None:
-        self.table.answer(replies)
+    def answer(self, replies: Sequence[Reply], asks: Sequence[Ask] | None = None) -> None:
+        self.table.answer(replies, asks)
 
     def finished(self) -> Sequence[Episode]:
         self.episodes.extend(self.table.finished())

@@ -80,7 +80,7 @@ def score_against(
             invalid=InvalidRewards(offender=-1.0, others=1.0),
             **options,
         )
-        played = distributed.play_dealt(lambda share, play=play: play(share=share))
+        played = distributed.play_dealt(play)
         scores.append(_score(played, f"player_{seat}"))
     return scores
 

@@ -28,6 +28,7 @@ from selfplay_fast.config import nearest
 from selfplay_fast.integrations import _spiral_replies
 from selfplay_fast.integrations._batches import make_batch
 from selfplay_fast.play import InvalidRewards
+from selfplay_fast.play.outstanding import Outstanding
 from selfplay_fast.policies.streams import derive_seed
 from selfplay_fast.records import Ask, Episode, Key, Reply, Sampling, Turn, rewarded
 
@@ -94,25 +95,29 @@ class TextArenaTable:
             for index in range(episodes)
         }
         self._turns: list[list[Turn]] = [[] for _ in range(episodes)]
-        self._pending: dict[int, tuple[Ask, str]] = {}
+        self._observed: dict[int, str] = {}  # by those who have been asked
+        self._outstanding = Outstanding()
         self._finished: list[Episode] = []
 
     def asks(self) -> Sequence[Ask]:
-        """One ask per running environment, for the player to move."""
+        """One ask per running environment, for the player to move, each once."""
+        asks = []
         for index, seated in list(self._running.items()):
-            if index in self._pending:
+            if index in self._observed:
                 continue
             seen = seated.observe()
             if seen is None:
                 self._finish(index, seated, dict.fromkeys(seated.roles(), 0.0))
             else:
-                self._pending[index] = self._ask(index, *seen)
-        return [self._pending[index][0] for index in self._running]
+                ask, self._observed[index] = self._ask(index, *seen)
+                asks.append(ask)
+        return self._outstanding.add(asks)
 
-    def answer(self, replies: Sequence[Reply]) -> None:
-        """Hand every environment its reply."""
-        for (index, seated), reply in zip(list(self._running.items()), replies, strict=True):
-            ask, observation = self._pending.pop(index)
+    def answer(self, replies: Sequence[Reply], asks: Sequence[Ask] | None = None) -> None:
+        """Hand environments their replies."""
+        for ask, (reply,) in self._outstanding.take(replies, asks):
+            index = ask.key.episode
+            seated, observation = self._running[index], self._observed.pop(index)
             said: str | None = reply.public
             refusal = reply.failure
             if refusal is not None:

@@ -29,6 +29,7 @@ from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch.distributed.checkpoint import HuggingFaceStorageReader, HuggingFaceStorageWriter
 from torch.distributed.checkpoint.api import CheckpointException
+from torch.distributed.checkpoint.metadata import TensorStorageMetadata
 from torch.distributed.tensor import DTensor
 
 from selfplay_fast.learn import distributed
@@ -45,6 +46,8 @@ class TrainState:
 
     step: int
     baseline: RoleBaseline
+    rollouts: dict[str, Any] | None = None
+    """`play.Rollouts.state`: the games to begin again"""
 
 
 def save_checkpoint(
@@ -123,6 +126,7 @@ def _write_first(
             "step": state.step,
             "policy_version": policy.version,
             "baseline": {"decay": state.baseline.decay, "values": values},
+            "rollouts": state.rollouts,
         }
         (partial / "state.json").write_text(json.dumps(document, indent=1))
 
@@ -229,7 +233,7 @@ def load_checkpoint(path: Path, **options: Any) -> tuple[LanguageModel, Path, Tr
             decay=float(document["baseline"]["decay"]),
             values={(game, role): float(value) for game, role, value in document["baseline"]["values"]},
         )
-        state = TrainState(step=int(document["step"]), baseline=baseline)
+        state = TrainState(step=int(document["step"]), baseline=baseline, rollouts=document.get("rollouts"))
     return load_policy(path, **options), path, state
 
 
@@ -275,6 +279,7 @@ def restore_optimizer(optimizer: torch.optim.Optimizer, folder: Path) -> None:
     for key, saved in reader.read_metadata().state_dict_metadata.items():
         index, name = key.split(".", 1)
         like = parameters[int(index)]
+        assert isinstance(saved, TensorStorageMetadata)
         tensors[key] = torch.zeros_like(like) if saved.size == like.shape else torch.zeros(saved.size)
         state.setdefault(int(index), {})[name] = tensors[key]
     alone = distributed.share()[1] == 1

@@ -30,7 +30,9 @@ from selfplay_fast.records import Episode
 T = TypeVar("T")
 Share = tuple[int, int]  # (rank, size): of things numbered through, those whose number is rank modulo size
 
-_TIMEOUT = timedelta(hours=4)  # a rank waits for the longest rollout of the others; torchrun ends it if one died
+_TIMEOUT = timedelta(
+    hours=4
+)  # a rank waits for the longest rollout of the others; torchrun ends it if one died
 
 
 class OtherRankError(OSError):
@@ -100,7 +102,7 @@ def gather(value: T) -> list[T]:
 
 @contextmanager
 def together() -> Iterator[None]:
-    """What fails inside on one rank stops all: the others raise `OtherRankError`. No rank may wait for others inside."""
+    """What fails inside on one rank stops all: the others raise `OtherRankError`. No rank may wait inside."""
     if share()[1] == 1:
         yield
         return
@@ -117,12 +119,12 @@ def together() -> Iterator[None]:
             raise OtherRankError(f"rank {number}: {reason}")
 
 
-def play_dealt(play: Callable[[Share], Sequence[Episode]]) -> list[Episode]:
-    """``play(share)`` on every rank; the episodes of all ranks, in the order of a single process."""
+def play_dealt(play: Callable[..., Sequence[Episode]]) -> list[Episode]:
+    """``play(share=share)`` on every rank; the episodes of all ranks, in the order of a single process."""
     if share()[1] == 1:
-        return list(play(share()))
+        return list(play(share=share()))
     with together():
-        own = [_portable(episode) for episode in play(share())]
+        own = [_portable(episode) for episode in play(share=share())]
     return [episode for turn in zip_longest(*gather(own)) for episode in turn if episode is not None]
 
 
@@ -209,14 +211,17 @@ def whole(tensor: Tensor) -> Tensor:
 
 
 def whole_weights(model: Any) -> dict[str, Tensor] | None:
-    """All weights in full on the CPU of the first rank, and None on the others; all ranks must ask, inside `sharded`.
+    """All that is trained, in full on the CPU of the first rank, None on others; all ranks must ask, inside `sharded`.
 
     None too where nothing is sharded, and the model itself holds them.
     """
     if not _parts(model):
         return None
+    frozen = {name for name, parameter in model.named_parameters() if not parameter.requires_grad}
     weights = {}
     for name, tensor in model.state_dict().items():
+        if name in frozen:  # beside adapters
+            continue
         full = whole(tensor)
         if is_first():
             weights[name] = full.cpu()

@@ -2,14 +2,15 @@
 
 The batch runs as prefix trees (`policies.prefix_forward`): shared prefixes and equal samples once, log-probs without
 stored logits, the loss on every (sample, token). The keys and values of a shared prefix are detached; their gradient
-is gathered over the micro-batches and sent through the prefix once. Micro-batches are gradient accumulation: a batch may
-be of any size, and memory holds ``max_batch_tokens`` of it. Where there are several ranks (`learn.distributed`), every
-one is given the whole batch and learns from its share.
+is gathered over the micro-batches and sent through the prefix once. Micro-batches are gradient accumulation: a batch
+may be of any size, and memory holds ``max_batch_tokens`` of it. Where there are several ranks (`learn.distributed`),
+every one is given the whole batch and learns from its share.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from itertools import chain
 from typing import Any, Literal
@@ -24,15 +25,16 @@ from selfplay_fast.kernels.token_logprobs import token_logprobs
 from selfplay_fast.learn import distributed
 from selfplay_fast.learn.losses import Surrogate, k2_kl, truncated_importance
 from selfplay_fast.learn.packing import TokenBatch, dealt, minibatches
+from selfplay_fast.policies.adapters import without_adapters
 from selfplay_fast.policies.language_model import LanguageModel
 from selfplay_fast.policies.prefix_forward import (
     Cache,
     HiddenBlock,
+    PrefixTree,
     block_batches,
-    build_tree,
     head_weight,
     prefill,
-    prefix_groups,
+    prefix_trees,
     run_blocks,
 )
 
@@ -60,7 +62,7 @@ class Update:
     kl: Callable[[Tensor, Tensor], Tensor] = k2_kl
     max_importance: float | None = None
     max_loss: float = 1e6
-    block_tokens: int = 128
+    block_tokens: int = 512
     max_batch_tokens: int = 16384
 
     def __post_init__(self) -> None:
@@ -86,19 +88,26 @@ class Update:
 class _Group:
     """One prefix tree and, for each of its scored tokens in tree order, its place in the batch's arrays."""
 
-    tree: TokenTree
+    tree: PrefixTree
     tokens: NDArray[np.int64]  # [S] index into the batch's per-token arrays
     order: NDArray[np.int64]  # [S] scored tokens sorted by pair
     pair: NDArray[np.int64]  # [S] pair of each, in that order
 
 
-def _groups(batch: TokenBatch, block_tokens: int) -> list[_Group]:
+def _groups(policy: LanguageModel, batch: TokenBatch, settings: Update) -> list[_Group]:
+    trees = prefix_trees(
+        batch.sequences,
+        batch.first.tolist(),
+        policy.attention,
+        block_tokens=settings.block_tokens,
+        max_tokens=settings.max_batch_tokens,
+    )
     groups = []
-    for index in prefix_groups(batch.sequences):
-        tree = build_tree([batch.sequences[i] for i in index], batch.first[index].tolist(), block_tokens)
-        tokens = np.concatenate([np.arange(batch.offsets[i], batch.offsets[i + 1]) for i in index])
-        order = np.argsort(tree.pair_of_scored, kind="stable")
-        groups.append(_Group(tree=tree, tokens=tokens, order=order, pair=tree.pair_of_scored[order]))
+    for tree in trees:
+        pair = tree.nodes.pair_of_scored
+        tokens = np.concatenate([np.arange(batch.offsets[i], batch.offsets[i + 1]) for i in tree.index])
+        order = np.argsort(pair, kind="stable")
+        groups.append(_Group(tree=tree, tokens=tokens, order=order, pair=pair[order]))
     return groups
 
 
@@ -109,7 +118,7 @@ Visit = Callable[[TokenTree, HiddenBlock, NDArray[np.int64], Tensor], "Tensor | 
 def _each_block(model: Any, group: _Group, max_tokens: int, visit: Visit) -> None:
     """Call ``visit`` per micro-batch; backpropagate the loss it returns, through the shared prefix once at the end."""
     tree = group.tree
-    prefix: Cache = prefill(model, tree.shared) if len(tree.shared) else []
+    prefix = prefill(model, tree)
     training = torch.is_grad_enabled()
     leaves: Cache = [
         (keys.detach().requires_grad_(training), values.detach().requires_grad_(training))
@@ -119,7 +128,7 @@ def _each_block(model: Any, group: _Group, max_tokens: int, visit: Visit) -> Non
         block = run_blocks(model, tree, leaves, run)
         first, last = np.searchsorted(group.pair, [block.pairs.start, block.pairs.stop])
         pair = torch.as_tensor(group.pair[first:last] - block.pairs.start, device=block.hidden.device)
-        loss = visit(tree, block, group.tokens[group.order[first:last]], pair)
+        loss = visit(tree.nodes, block, group.tokens[group.order[first:last]], pair)
         if loss is not None:
             (loss * distributed.gradient_scale()).backward()
     if training and prefix:
@@ -139,9 +148,7 @@ def _pair_logprobs(
 
 
 @torch.no_grad()
-def _batch_logprobs(
-    policy: LanguageModel, batch: TokenBatch, groups: list[_Group], max_tokens: int
-) -> Tensor:
+def _batch_logprobs(policy: LanguageModel, batch: TokenBatch, settings: Update) -> Tensor:
     """Log-prob [T] of every completion token of the batch under another policy."""
     logprobs = torch.zeros(int(batch.offsets[-1]), device=policy.model.device)
 
@@ -150,8 +157,8 @@ def _batch_logprobs(
         logprobs[torch.as_tensor(tokens, device=logprobs.device)] = pair_logp[pair]
 
     policy.model.eval()
-    for group in groups:
-        _each_block(policy.model, group, max_tokens, visit)
+    for group in _groups(policy, batch, settings):
+        _each_block(policy.model, group, settings.max_batch_tokens, visit)
     return logprobs
 
 
@@ -202,7 +209,7 @@ class _Pass:
     def metrics(self, *, first: bool) -> dict[str, float]:
         """Of the passes of all ranks; of later passes than the first only what they change."""
         own = np.array([self.loss, self.entropy, self.ratio, self.magnet, self.tokens])
-        loss, entropy, ratio, magnet, tokens = sum(distributed.gather(own)).tolist()
+        loss, entropy, ratio, magnet, tokens = np.sum(distributed.gather(own), axis=0).tolist()
         count = max(tokens, 1)
         if not first:
             return {"loss": loss, "ratio": ratio / count}
@@ -255,11 +262,13 @@ def update(
     """Improve the policy on one batch and return metrics, those of the first, on-policy pass where passes differ.
 
     Raises FloatingPointError when a loss or gradient is not finite or a loss exploded; that step is not taken, on any
-    rank.
+    rank. The policy as its own ``reference`` stands for the model without its adapters.
     """
     if settings.magnet > 0 and reference is None:
         raise ValueError("reference: a magnet needs the policy it pulls towards")
     model = policy.model
+    if policy.attention == "flex" and model.device.type == "cpu":
+        raise ValueError("attention: 'flex' has no backward pass on a CPU; make the policy with 'dense'")
     policy.forget()  # its memory is needed, and the weights will change
     model.eval()  # the log-probs of the sampler: no dropout
     whole = [batch] if settings.minibatch is None else minibatches(batch, settings.minibatch)
@@ -269,7 +278,7 @@ def update(
             if settings.old == "sampler":
                 part.old = torch.as_tensor(part.batch.sampler_logprobs, device=model.device)
             elif len(parts) > 1:
-                part.old = _batch_logprobs(policy, part.batch, part.groups, settings.max_batch_tokens)
+                part.old = _batch_logprobs(policy, part.batch, settings)
     metrics: dict[str, float] = {}
     steps = 0
     for epoch in range(settings.epochs):
@@ -282,7 +291,7 @@ def update(
             passed.append(_learn(policy, optimizer, part, settings, first=epoch == 0))
             steps += 1
         metrics = _mean(passed) | metrics
-    computed = sum(distributed.gather(sum(g.tree.num_computed_tokens for part in parts for g in part.groups)))
+    computed = sum(distributed.gather(sum(g.tree.computed_tokens for part in parts for g in part.groups)))
     return metrics | {"computed_tokens": float(computed), "sharing": batch.num_tokens / computed}
 
 
@@ -298,11 +307,11 @@ class _Part:
 
 
 def _part(policy: LanguageModel, own: TokenBatch, settings: Update, reference: LanguageModel | None) -> _Part:
-    groups = _groups(own, settings.block_tokens)
     pull = None
     if reference is not None and settings.magnet > 0:
-        pull = _batch_logprobs(reference, own, groups, settings.max_batch_tokens)
-    return _Part(batch=own, groups=groups, old=None, pull=pull)
+        with without_adapters(policy.model) if reference is policy else nullcontext():
+            pull = _batch_logprobs(reference, own, settings)
+    return _Part(batch=own, groups=_groups(policy, own, settings), old=None, pull=pull)
 
 
 def _learn(
@@ -311,7 +320,7 @@ def _learn(
     """One optimizer step. Where the part has no old log-probs, this pass is on-policy and leaves them there."""
     optimizer.zero_grad(set_to_none=True)
     batch_pass = _Pass(policy.model, part.batch, settings, part.old, part.pull)
-    with distributed.together():
+    with distributed.together(), _enough_memory(settings.max_batch_tokens):
         for group in part.groups:
             _each_block(policy.model, group, settings.max_batch_tokens, batch_pass.visit)
     distributed.reduce_gradients(policy.model)
@@ -330,6 +339,18 @@ def _mean(rows: Sequence[dict[str, float]]) -> dict[str, float]:
     if "trained_tokens" in mean:
         mean["trained_tokens"] *= len(rows)
     return mean
+
+
+@contextmanager
+def _enough_memory(tokens: int) -> Iterator[None]:
+    """Where memory runs out, one line that says what to change."""
+    try:
+        yield
+    except torch.OutOfMemoryError as error:
+        raise MemoryError(
+            f"max_batch_tokens: a micro-batch of {tokens} tokens does not fit the GPU's memory; "
+            f"try {max(1, tokens // 2)}, or gradient_checkpointing"
+        ) from error
 
 
 def _step(optimizer: torch.optim.Optimizer, settings: Update, loss: float) -> float:

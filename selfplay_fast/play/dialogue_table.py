@@ -16,6 +16,7 @@ from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from selfplay_fast.play.outstanding import Outstanding
 from selfplay_fast.records import Ask, Episode, Key, Reply, Turn
 
 Protocol = Generator["Ask | Sequence[Ask]", Any, "Outcome"]
@@ -39,6 +40,7 @@ class _Dialogue:
         self.turns: list[tuple[Ask, Reply]] = []
         self.single = True
         self.pending: list[Ask] = []
+        self.replies: dict[Key, list[Reply]] = {}  # to some of what is pending
         self.outcome: Outcome | None = None
 
     def advance(self, value: Any, key: Callable[[int], Key]) -> None:
@@ -58,13 +60,11 @@ class _Dialogue:
         first = len(self.turns)
         self.pending = [dataclasses.replace(ask, key=key(first + i)) for i, ask in enumerate(asks)]
 
-    def receive(self, replies: Sequence[Reply]) -> Any:
+    def receive(self) -> Any:
         """Record the replies; what the generator is sent: a Reply, a list for n > 1, a list of those for many asks."""
         groups: list[Any] = []
-        start = 0
         for ask in self.pending:
-            part = list(replies[start : start + ask.n])
-            start += ask.n
+            part = self.replies.pop(ask.key)
             self.turns += [(ask, reply) for reply in part]
             groups.append(part[0] if ask.n == 1 else part)
         return groups[0] if self.single else groups
@@ -79,6 +79,8 @@ class DialogueTable:
         self.name = name or getattr(protocol, "__name__", "dialogue")
         self.seed = seed
         self._finished: list[Episode] = []
+        self._new: list[Ask] = []
+        self._outstanding = Outstanding()
         self._running: dict[int, _Dialogue] = {}
         for index, item in enumerate(items):
             self._running[index] = _Dialogue(protocol(item))
@@ -92,6 +94,7 @@ class DialogueTable:
         if dialogue.outcome is not None:
             del self._running[index]
             self._finished.append(self._episode(index, dialogue, dialogue.outcome))
+        self._new += dialogue.pending
 
     def _episode(self, index: int, dialogue: _Dialogue, outcome: Outcome) -> Episode:
         return Episode(
@@ -108,17 +111,18 @@ class DialogueTable:
         )
 
     def asks(self) -> Sequence[Ask]:
-        """What every running dialogue waits for."""
-        return [ask for dialogue in self._running.values() for ask in dialogue.pending]
+        """What dialogues have begun to wait for since the last call."""
+        asks, self._new = self._new, []
+        return self._outstanding.add(asks)
 
-    def answer(self, replies: Sequence[Reply]) -> None:
-        """Send each dialogue its replies."""
-        start = 0
-        for index, dialogue in list(self._running.items()):
-            count = sum(ask.n for ask in dialogue.pending)
-            value = dialogue.receive(replies[start : start + count])
-            start += count
-            self._advance(index, value)
+    def answer(self, replies: Sequence[Reply], asks: Sequence[Ask] | None = None) -> None:
+        """Send each dialogue its replies, once it has all that it waits for."""
+        for ask, part in self._outstanding.take(replies, asks):
+            index = ask.key.episode
+            dialogue = self._running[index]
+            dialogue.replies[ask.key] = part
+            if len(dialogue.replies) == len(dialogue.pending):
+                self._advance(index, dialogue.receive())
 
     def finished(self) -> Sequence[Episode]:
         """Episodes that ended since the last call."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -9,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from selfplay_fast import games
+from selfplay_fast.play.outstanding import Outstanding
 from selfplay_fast.play.stakes import earned, staked
 from selfplay_fast.records import Ask, Episode, GameSeat, Key, Reply, Sampling, Turn
 
@@ -39,6 +41,16 @@ class InvalidRewards:
             role: value + paid - (staked(batch, row, player) if role in refused else 0.0)
             for player, (role, value) in enumerate(returns.items())
         }
+
+
+def read_of(reply: Reply, style: games.Style, parse_mode: games.ParseMode) -> str:
+    """What a parser reads: the public part, or all of the reply where the format itself has reasoning in it.
+
+    In the latter case with the tag that a prompt may have said for the reply.
+    """
+    if (style, parse_mode) != ("mars", "strict") or not reply.hidden or reply.unclosed:
+        return reply.public
+    return reply.text if reply.text.lstrip().startswith("<think>") else f"<think>{reply.text}"
 
 
 class GameTable:
@@ -93,7 +105,7 @@ class GameTable:
         self.parse_mode = parse_mode
         self.chat = chat
         self.forced_prefix = forced_prefix
-        self._reads_reasoning = parse_mode == "strict" and options.get("style") == "mars"
+        self._style: games.Style = options.get("style", "spiral")
         self.batch = games.make(name, episodes, seed=seed, **options)
         if repeat > 1:
             self.batch.reset(repeat=repeat)
@@ -106,13 +118,17 @@ class GameTable:
         if rows is not None:
             self._open[list(rows)] = True
         self._finished: list[Episode] = []
-        self._pending: list[Ask] = []
+        self._asked = np.zeros(episodes, bool)
+        self._outstanding = Outstanding()
+        self._said: defaultdict[int, list[tuple[Ask, Reply]]] = defaultdict(
+            list
+        )  # where others must still speak
 
     def asks(self) -> Sequence[Ask]:
-        """One ask per running game for the player to move, or one per player where all move at once."""
-        rows = np.flatnonzero(self._open)
-        self._pending = [ask for view in self._views() for ask in self._asks_of(rows, view)]
-        return self._pending
+        """One ask per running game for the player to move, or one per player where all move at once, each once."""
+        rows = np.flatnonzero(self._open & ~self._asked)
+        self._asked[rows] = True
+        return self._outstanding.add([ask for view in self._views() for ask in self._asks_of(rows, view)])
 
     def _views(self) -> Sequence[int | None]:
         """Who is asked in every game: None stands for the player to move, whoever it is."""
@@ -146,32 +162,40 @@ class GameTable:
             )
         return asks
 
-    def answer(self, replies: Sequence[Reply]) -> None:
-        """Read, check and play the replies in bulk."""
-        rows = np.flatnonzero(self._open)
+    def answer(self, replies: Sequence[Reply], asks: Sequence[Ask] | None = None) -> None:
+        """Read, check and play the replies in bulk, in every game that now has those of all who were asked."""
         views = self._views()
-        if len(replies) != len(rows) * len(views):
-            raise ValueError(f"replies: {len(rows) * len(views)} are pending, got {len(replies)}")
+        answered = set()
+        for ask, (reply,) in self._outstanding.take(replies, asks):
+            row = ask.key.episode
+            self._said[row].append((ask, reply))
+            if len(self._said[row]) == len(views):
+                answered.add(row)
+        rows = np.array(sorted(answered), np.int64)
+        if not len(rows):
+            return
+        said = [sorted(self._said.pop(row), key=lambda said: said[0].key.turn) for row in rows.tolist()]
         actions = np.empty((len(rows), len(views)), np.int64)
         for v, view in enumerate(views):
-            mine = slice(v * len(rows), (v + 1) * len(rows))
-            actions[:, v] = self._read(rows, view, self._pending[mine], replies[mine])
+            actions[:, v] = self._read(rows, view, [turns[v] for turns in said])
         accepted = (actions != games.INVALID).all(axis=1)
         if self.batch.description.simultaneous:
             self.batch.step(actions[accepted], rows=rows[accepted])
         else:
-            texts = [reply.public for reply, legal in zip(replies, accepted, strict=True) if legal]
+            texts = [turns[0][1].public for turns, legal in zip(said, accepted, strict=True) if legal]
             self.batch.step(actions[accepted, 0], rows=rows[accepted], texts=texts)
+        self._asked[rows] = False
         self._close(rows, accepted)
 
-    def _read(
-        self, rows: np.ndarray, view: int | None, asks: Sequence[Ask], replies: Sequence[Reply]
-    ) -> np.ndarray:
+    def _read(self, rows: np.ndarray, view: int | None, said: Sequence[tuple[Ask, Reply]]) -> np.ndarray:
         """One turn more in every row; its action, or INVALID."""
         actions, refusals = self.batch.parse(
-            [self._read_of(reply) for reply in replies], rows, mode=self.parse_mode, player=view
+            [read_of(reply, self._style, self.parse_mode) for _, reply in said],
+            rows,
+            mode=self.parse_mode,
+            player=view,
         )
-        for i, (row, ask, reply) in enumerate(zip(rows.tolist(), asks, replies, strict=True)):
+        for i, (row, (ask, reply)) in enumerate(zip(rows.tolist(), said, strict=True)):
             refusal = reply.failure or refusals[i]
             if refusal is not None:
                 actions[i] = games.INVALID
@@ -187,12 +211,6 @@ class GameTable:
                 )
             )
         return actions
-
-    def _read_of(self, reply: Reply) -> str:
-        """What the parser reads of a reply, with the tag that its prompt may have opened for it."""
-        if not self._reads_reasoning or not reply.hidden:
-            return reply.public
-        return reply.text if reply.text.lstrip().startswith("<think>") else f"<think>{reply.text}"
 
     def _close(self, rows: np.ndarray, accepted: np.ndarray) -> None:
         over, returns = self.batch.terminated, self.batch.returns

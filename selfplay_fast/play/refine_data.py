@@ -5,7 +5,8 @@ Rows are plain dicts in the formats of TRL's trainers, in chat form; the sizes a
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import dataclasses
+from collections.abc import Mapping, Sequence
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -128,3 +129,24 @@ def _pick(nodes: Sequence[RefinedNode], seed: int, place: int, what: int) -> Ref
 
 def _said(role: str, content: str | None) -> dict[str, str]:
     return {"role": role, "content": content or ""}
+
+
+def tree_to_json(tree: Refined) -> Row:
+    """A tree as plain values, which `tree_from_json` reads again."""
+    return dataclasses.asdict(tree)
+
+
+def tree_from_json(row: Mapping[str, Any]) -> Refined:
+    """What `tree_to_json` wrote; ValueError for anything else, naming what is wrong."""
+    try:
+        values = {field.name: row[field.name] for field in dataclasses.fields(Refined)}
+        values["draft"] = Draft(**row["draft"])
+        values["nodes"] = tuple(
+            RefinedNode(**{**node, "votes": None if node["votes"] is None else tuple(node["votes"])})
+            for node in row["nodes"]
+        )
+        if values["final"] is not None:
+            values["nodes"][values["final"]]
+    except (KeyError, TypeError, IndexError) as error:
+        raise ValueError(f"not a refinement tree: {type(error).__name__} {error}") from None
+    return Refined(**values)

@@ -9,20 +9,20 @@ from selfplay_fast.arguments import shown
 from selfplay_fast.records import Message
 from selfplay_fast.refine_search import END, START, VERDICT
 
-_JUDGE = f"""You are an expert in checking whether a text follows the instruction it was written for.
-
-Instruction:
-“{{prompt}}”
-
-Output:
-“{{response}}”
-
+# What is constant comes first: it is computed once for all prompts, and a prompt once for all its responses.
+_JUDGE = f"""You are an expert in checking whether an output follows its instruction. Both stand below.
 First list what the instruction demands, every constraint on form, length, content and tone, and name those that the \
 output breaks.
 Then write a section headed Verification. Go through the demands one by one: quote or count what the output does about \
 each of them and say whether that is enough. Do not forgive small breaches, and do not invent demands.
 Close with one line in exactly this form, with Yes if all demands are met and with No if any is not:
-{VERDICT}: Yes"""
+{VERDICT}: Yes
+
+Instruction:
+“{{prompt}}”
+
+Output:
+“{{response}}”"""
 
 _REFINE = f"""Now improve the output so that it meets every demand of the instruction.
 First reflect in a few sentences on what has to change and what must stay as it is.

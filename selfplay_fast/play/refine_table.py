@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+from selfplay_fast.play.outstanding import Outstanding
 from selfplay_fast.play.refine_prompts import RefinePrompts
 from selfplay_fast.records import Ask, Episode, Key, Reply, Sampling, Turn
 from selfplay_fast.refine_search import (
@@ -67,13 +68,16 @@ class RefineTable:
         self._trees = RefineTrees(drafts, options)
         self._turns: list[list[Turn]] = [[] for _ in drafts]
         self._asked: list[tuple[Wanted, Ask]] = []
+        self._outstanding = Outstanding()
+        self._said: dict[Key, list[Reply]] = {}
         self._finished: list[Episode] = []
 
     def asks(self) -> Sequence[Ask]:
-        """What all trees wait for."""
-        if not self._asked:
-            self._asked = [(wanted, self._ask(wanted)) for wanted in self._trees.select()]
-        return [ask for _, ask in self._asked]
+        """What all trees wait for, once each; a round begins when the one before is answered."""
+        if self._asked:
+            return []
+        self._asked = [(wanted, self._ask(wanted)) for wanted in self._trees.select()]
+        return self._outstanding.add([ask for _, ask in self._asked])
 
     def _ask(self, wanted: Wanted) -> Ask:
         context = None
@@ -97,14 +101,12 @@ class RefineTable:
             sampling=self.samplings[wanted.kind],
         )
 
-    def answer(self, replies: Sequence[Reply]) -> None:
-        """Read the replies and let every tree go on as far as it can."""
-        if len(replies) != sum(ask.n for _, ask in self._asked):
-            raise ValueError(
-                f"replies: {sum(ask.n for _, ask in self._asked)} are pending, got {len(replies)}"
-            )
-        rest = iter(replies)
-        said = [[next(rest) for _ in range(ask.n)] for _, ask in self._asked]
+    def answer(self, replies: Sequence[Reply], asks: Sequence[Ask] | None = None) -> None:
+        """Take replies; with the last of a round, read all and let every tree go on as far as it can."""
+        self._said.update((ask.key, part) for ask, part in self._outstanding.take(replies, asks))
+        if len(self._said) < len(self._asked):
+            return
+        said = [self._said.pop(ask.key) for _, ask in self._asked]
         failures: dict[int, str] = {}
         for (wanted, ask), group in zip(self._asked, said, strict=True):
             if self.keep_turns:

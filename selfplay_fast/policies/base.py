@@ -1,11 +1,15 @@
-"""What a policy is: asks in, replies out, in one batch."""
+"""What a policy is: asks in, replies out, in one batch or as a stream that asks join at any time."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from selfplay_fast.records import Ask, FloatArray, Reply
+
+Answer = tuple[Ask, list[Reply]]  # an ask as it was submitted, and its ``n`` replies
+
+_MOMENT = 0.02  # seconds
 
 
 class Policy(Protocol):
@@ -18,3 +22,80 @@ class Policy(Protocol):
     def score(self, asks: Sequence[Ask]) -> Sequence[FloatArray]:
         """Exact log-probability of every text in ``ask.choices`` as the whole reply, one array per ask."""
         ...
+
+
+class ReplyStream(Protocol):
+    """Asks join whenever they come, and each is answered as soon as its own replies are finished."""
+
+    @property
+    def pending(self) -> int:
+        """How many asks have not been answered."""
+        ...
+
+    def submit(self, asks: Sequence[Ask]) -> None:
+        """Take more asks. ValueError if one cannot be answered, and then none of them is taken."""
+        ...
+
+    def step(self) -> list[Answer]:
+        """Go on for a while; what has been finished, often nothing. While asks are pending steps get somewhere."""
+        ...
+
+
+@runtime_checkable
+class RemoteReplies(ReplyStream, Protocol):
+    """A stream of replies from elsewhere: its steps take no time, and bring what has come."""
+
+    def wait(self, seconds: float) -> None:
+        """Until something has come, or so long."""
+        ...
+
+
+@runtime_checkable
+class StreamingPolicy(Policy, Protocol):
+    """A policy that need not be asked in rounds."""
+
+    def stream(self) -> ReplyStream:
+        """A new stream, with nothing pending."""
+        ...
+
+
+class Rounds:
+    """The stream of a policy that has none: a step answers all that is pending, in one call of ``generate``."""
+
+    def __init__(self, policy: Policy) -> None:
+        self.policy = policy
+        self._asks: list[Ask] = []
+
+    @property
+    def pending(self) -> int:
+        return len(self._asks)
+
+    def submit(self, asks: Sequence[Ask]) -> None:
+        self._asks += asks
+
+    def step(self) -> list[Answer]:
+        asks, self._asks = self._asks, []
+        replied = self.policy.generate(asks)
+        wanted = sum(ask.n for ask in asks)
+        if len(replied) != wanted:
+            name = type(self.policy).__name__
+            raise ValueError(f"policy: {name}.generate gave {len(replied)} replies, {wanted} were asked for")
+        replies = iter(replied)
+        return [(ask, [next(replies) for _ in range(ask.n)]) for ask in asks]
+
+
+def answer_all(stream: ReplyStream, asks: Sequence[Ask]) -> list[Reply]:
+    """The replies to all asks, in their order, from a stream with nothing pending."""
+    stream.submit(asks)
+    answers: dict[Ask, list[Reply]] = {}
+    while stream.pending:
+        rest([stream])
+        answers.update(stream.step())
+    return [reply for ask in asks for reply in answers[ask]]
+
+
+def rest(streams: Sequence[ReplyStream]) -> None:
+    """Wait a moment where nothing is to be done but that: for replies from elsewhere."""
+    remote = [stream for stream in streams if isinstance(stream, RemoteReplies)]
+    if remote and len(remote) == len(streams):
+        remote[0].wait(_MOMENT / len(remote))

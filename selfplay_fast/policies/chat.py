@@ -20,13 +20,17 @@ _ASKED: Message = {"role": "user", "content": "?"}
 class ChatTemplate:
     """The chat template of a tokenizer; each message is a line where it has none.
 
-    keep_thinking: reasoning stays in the history, whatever the template does.
+    keep_thinking: reasoning stays in the history, whatever the template does. ends: the texts of the tokens that end a
+    reply.
     """
 
-    def __init__(self, tokenizer: Any, thinking: ThinkTags | None, keep_thinking: bool) -> None:
+    def __init__(
+        self, tokenizer: Any, thinking: ThinkTags | None, keep_thinking: bool, ends: Sequence[str]
+    ) -> None:
         self.tokenizer = tokenizer
         self.thinking = thinking
         self.keep_thinking = keep_thinking
+        self.ends = ends
         self._start = _start_text(tokenizer)
         self._control = _control_tokens(tokenizer)
         self._rewriting: dict[tuple[str, ...], bool] = {}
@@ -64,7 +68,9 @@ class ChatTemplate:
         end = shown.find(_ANSWER) + len(_ANSWER)
         if end < len(_ANSWER):
             raise ValueError("the chat template does not show what the assistant said")
-        return shown[:end], shown[end:].lstrip(" ").removeprefix(self.tokenizer.eos_token or "")
+        after = shown[end:].lstrip(" ")
+        said_already = next(filter(after.startswith, self.ends), "")
+        return shown[:end], after.removeprefix(said_already)
 
     def _said(self, *, read: bool) -> str:
         """A reply with reasoning, where the model has any; ``read``: less what the prompt has said for it."""

@@ -1,13 +1,18 @@
-"""Batched decoding in which rows with the same context share one forward pass.
+"""Continuous decoding: rows join and leave at any token, and rows that have said the same so far are one.
 
-Distinct prompts are prefilled once, after what is stored of them, then all are extended together; while rows have said
-the same so far they are one row of the cache, and the cache splits where their samples part.
+A step extends the contexts by the tokens drawn last, lets waiting rows join, whose prompts are computed after what is
+stored of them, draws the next token of every row and hands out the rows that are over. A context splits where its
+samples part. What a row draws is keyed by its stream and the number of the token, so it does not depend on who stands
+beside it or on when it joined.
+
+Legend: S rows that are spoken, A distinct contexts among them, V vocabulary.
 """
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -15,283 +20,328 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.nn.functional import pad
-from transformers import Cache, DynamicCache
-from transformers.cache_utils import DynamicLayer
 
-from selfplay_fast.policies.prefix_forward import Cache as KeysValues
-from selfplay_fast.policies.prefix_forward import common_prefix
-from selfplay_fast.policies.prefix_store import PrefixStore, Slots
+from selfplay_fast.policies.prefill import prefill
+from selfplay_fast.policies.prefix_store import PrefixStore
+from selfplay_fast.policies.row_cache import RowCache
 from selfplay_fast.policies.sampling import SamplingColumns, draw
-from selfplay_fast.policies.streams import UIntArray, uniforms
-from selfplay_fast.policies.thinking import Thoughts
+from selfplay_fast.policies.streams import uniforms
+from selfplay_fast.policies.thinking import Thought
 from selfplay_fast.records import NO_LOGPROBS, NO_TOKENS, FloatArray, IntArray, Sampling
 
-_ROOM = 64  # tokens a cache can grow before it is copied, at least
+_AHEAD = 64  # tokens of its reply that a row must have room for before it joins
+_JOIN_SHARE = 1 / 16  # of all rows must be waiting before they interrupt the others
+_PATIENCE = 16  # steps that a row waits for others to join with, at most
 
 
-@dataclass(kw_only=True, slots=True)
+@dataclass(kw_only=True, slots=True, eq=False)
 class Row:
     """One sample in the making; ``recent``, its last tokens, is kept for rows with stop strings only.
 
-    ``forced`` holds the places of the tokens that were not drawn.
+    ``thought`` keeps reasoning within its budget, and stop strings out of it; ``forced`` holds the places of the tokens
+    that were not drawn.
     """
 
-    prompt: int
+    prompt: IntArray
     sampling: Sampling
+    stream: np.uint64  # keys the draws
     room: int  # tokens that still fit: max_tokens or the rest of the model's context
     tokens: IntArray = field(default_factory=lambda: NO_TOKENS)
     logprobs: FloatArray = field(default_factory=lambda: NO_LOGPROBS)
     recent: deque[int] = field(default_factory=deque)
-    thinks: bool = False  # it begins in its reasoning
-    think_budget: int | None = None
+    thought: Thought | None = None
     forced: list[int] = field(default_factory=list)
     stopped: bool = False
 
-
-class _RoomyLayer(DynamicLayer):
-    """Keys and values at the start of buffers with room to grow: a new token is written, the old are not copied."""
-
-    keys: Tensor
-    values: Tensor
-    buffers: tuple[Tensor, Tensor] | None = None
-
-    def update(
-        self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any
-    ) -> tuple[Tensor, Tensor]:
-        if not self.is_initialized:
-            self.lazy_initialization(key_states, value_states)
-            self.keys, self.values = key_states[..., :0, :], value_states[..., :0, :]
-        old = self.keys.shape[-2]
-        length = old + key_states.shape[-2]
-        buffers = self.buffers
-        replaced = (
-            buffers is None or self.keys.data_ptr() != buffers[0].data_ptr()
-        )  # by what the base class does
-        if buffers is None or replaced or buffers[0].shape[-2] < length:
-            buffers = _with_room(self.keys, length), _with_room(self.values, length)
-        for buffer, new in zip(buffers, (key_states, value_states), strict=True):
-            buffer[..., old:length, :] = new
-        self._view(buffers, length)
-        return self.keys, self.values
-
-    def batch_select_indices(self, indices: Tensor) -> None:
-        length = self.keys.shape[-2]
-        buffers = _with_room(self.keys, length, indices), _with_room(self.values, length, indices)
-        self._view(buffers, length)
-
-    def _view(self, buffers: tuple[Tensor, Tensor], length: int) -> None:
-        self.buffers = buffers
-        self.keys, self.values = buffers[0][..., :length, :], buffers[1][..., :length, :]
+    @property
+    def context(self) -> IntArray:
+        """The prompt and what has been said."""
+        return np.concatenate([self.prompt, self.tokens]) if len(self.tokens) else self.prompt
 
 
-def _with_room(part: Tensor, length: int, rows: Tensor | None = None) -> Tensor:
-    """A buffer for ``length`` tokens and some more that begins with ``part``, or with these rows of it; one copy."""
-    count = len(part) if rows is None else len(rows)
-    buffer = part.new_empty(count, *part.shape[1:-2], length + max(_ROOM, length // 4), part.shape[-1])
-    start = buffer[..., : part.shape[-2], :]
-    if rows is None:
-        start.copy_(part)
-    else:
-        torch.index_select(part, 0, rows, out=start)
-    return buffer
+@dataclass(kw_only=True, slots=True)
+class _Spoken:
+    """The rows that are being spoken, as columns [S] or [S, tokens]."""
+
+    rows: list[Row]
+    node: NDArray[np.int64]  # the context of each, a row of the cache
+    streams: NDArray[np.uint64]
+    count: NDArray[np.int64]  # tokens said
+    room: NDArray[np.int64]
+    has_stop: NDArray[np.bool_]
+    has_thought: NDArray[np.bool_]
+    tokens: IntArray
+    logprobs: FloatArray
+    options: SamplingColumns
+
+    @classmethod
+    def of(cls, rows: Sequence[Row], node: NDArray[np.int64], device: torch.device) -> _Spoken:
+        width = max((len(row.tokens) for row in rows), default=0) + _AHEAD
+        tokens, logprobs = np.zeros((len(rows), width), np.int32), np.zeros((len(rows), width), np.float32)
+        for r, row in enumerate(rows):
+            tokens[r, : len(row.tokens)], logprobs[r, : len(row.tokens)] = row.tokens, row.logprobs
+        return cls(
+            rows=list(rows),
+            node=node,
+            streams=np.array([row.stream for row in rows], np.uint64),
+            count=np.array([len(row.tokens) for row in rows], np.int64),
+            room=np.array([row.room for row in rows], np.int64),
+            has_stop=np.array([bool(row.sampling.stop) for row in rows], bool),
+            has_thought=np.array([row.thought is not None for row in rows], bool),
+            tokens=tokens,
+            logprobs=logprobs,
+            options=SamplingColumns.of([row.sampling for row in rows], device),
+        )
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def say(self, tokens: NDArray[np.int64], logprobs: FloatArray) -> None:
+        """One token more in every row."""
+        if int(self.count.max()) == self.tokens.shape[1]:
+            self.tokens, self.logprobs = (
+                np.concatenate([x, np.zeros_like(x)], 1) for x in (self.tokens, self.logprobs)
+            )
+        every = np.arange(len(self))
+        self.tokens[every, self.count], self.logprobs[every, self.count] = tokens, logprobs
+        self.count = self.count + 1
+
+    def last(self) -> NDArray[np.int64]:
+        """The token said last [S]."""
+        return self.tokens[np.arange(len(self)), self.count - 1].astype(np.int64)
+
+    def leave(self, going: NDArray[np.bool_]) -> tuple[list[Row], _Spoken]:
+        """The rows that do not go on, with what they have said, and the others."""
+        gone = []
+        for s in np.flatnonzero(~going).tolist():
+            row, count = self.rows[s], int(self.count[s])
+            row.tokens, row.logprobs = self.tokens[s, :count].copy(), self.logprobs[s, :count].copy()
+            gone.append(row)
+        stay = torch.from_numpy(np.flatnonzero(going)).to(self.options.temperature.device)
+        left = _Spoken(
+            rows=[row for row, stays in zip(self.rows, going.tolist(), strict=True) if stays],
+            node=self.node[going],
+            streams=self.streams[going],
+            count=self.count[going],
+            room=self.room[going],
+            has_stop=self.has_stop[going],
+            has_thought=self.has_thought[going],
+            tokens=self.tokens[going],
+            logprobs=self.logprobs[going],
+            options=self.options.rows(stay),
+        )
+        return gone, left
 
 
-class _Frontier:
-    """The distinct contexts being extended: logits [A, V], cache, attention mask [A, L], next positions [A].
+class Decoder(ABC):
+    """Rows that wait and rows that are spoken. ``stop_check(row)`` is asked after each token where there are stops."""
 
-    What the store has of a prompt is not computed; what a group of prompts shares beyond that is computed once. A
-    context's tokens lie in order, where the mask is 1; ``place`` is the row of each prompt.
+    def __init__(self, model: Any, end_tokens: frozenset[int], stop_check: Callable[[Row], bool]) -> None:
+        self.model = model
+        self.ends = np.array(sorted(end_tokens), np.int64)
+        self.stop_check = stop_check
+        self.computed = 0  # tokens of prompts that went through the model
+        self.waiting: deque[Row] = deque()
+        self._spoken = self._columns([], np.zeros(0, np.int64))
+
+    def _columns(self, rows: Sequence[Row], node: NDArray[np.int64]) -> _Spoken:
+        return _Spoken.of(rows, node, self.model.device)
+
+    def submit(self, rows: Sequence[Row]) -> None:
+        """Have rows join, in this order, when there is room."""
+        self.waiting += rows
+
+    def step(self) -> list[Row]:
+        """One token more for every row that there is room for; those that are over."""
+        parts = []
+        if len(self._spoken):
+            parts.append(self._extend())
+        joining = self._joining()
+        if joining:
+            parts += self._join(joining)
+        return self._draw(torch.cat(parts) if len(parts) > 1 else parts[0]) if parts else []
+
+    @abstractmethod
+    def _extend(self) -> Tensor:
+        """Put what was said last into the contexts; logits [A, V]."""
+
+    @abstractmethod
+    def _joining(self) -> list[Row]:
+        """The waiting rows that join now."""
+
+    @abstractmethod
+    def _join(self, rows: Sequence[Row]) -> list[Tensor]:
+        """Compute what they start from; their logits, which come after those of `_extend`."""
+
+    @abstractmethod
+    def _keep(self, which: NDArray[np.bool_]) -> None:
+        """Store the contexts of these rows, which go, as far as they are computed."""
+
+    def _draw(self, logits: Tensor) -> list[Row]:
+        """The next token of every row from logits [A, V]; the rows that are over."""
+        spoken = self._spoken
+        if len(spoken) != len(logits) or bool((spoken.node != np.arange(len(spoken))).any()):
+            logits = logits[torch.from_numpy(spoken.node).to(logits.device)]
+        drawn, logp = draw(logits, spoken.options, uniforms(spoken.streams, spoken.count))
+        tokens, logprobs = drawn.cpu().numpy(), logp.cpu().numpy()
+        self._say(tokens, logprobs)
+        stopped = np.isin(tokens, self.ends)
+        for s in np.flatnonzero(spoken.has_stop).tolist():
+            row = spoken.rows[s]
+            if row.thought is not None and row.thought.silent and not row.sampling.stop_in_thinking:
+                row.recent.clear()
+                continue
+            row.recent.append(int(tokens[s]))
+            stopped[s] |= self.stop_check(row)
+        going = ~stopped & (spoken.count < spoken.room)
+        if going.all():
+            return []
+        self._keep(~going)
+        for s in np.flatnonzero(stopped).tolist():
+            spoken.rows[s].stopped = True
+        over, self._spoken = spoken.leave(going)
+        return over
+
+    def _say(self, tokens: NDArray[np.int64], logprobs: FloatArray) -> None:
+        """Add what was drawn, or forced in its place; a forced token leaves its number of the stream unused."""
+        spoken = self._spoken
+        thinking = np.flatnonzero(spoken.has_thought).tolist()
+        forced = dict.fromkeys(thinking, False)
+        for s in thinking:
+            row = spoken.rows[s]
+            assert row.thought is not None
+            token = row.thought.force()
+            if token is not None:
+                tokens[s], logprobs[s], forced[s] = token, 0, True
+                row.forced.append(int(spoken.count[s]))
+        spoken.say(tokens, logprobs)
+        for s in thinking:
+            thought = spoken.rows[s].thought
+            assert thought is not None
+            thought.hear(spoken.tokens[s, : spoken.count[s]], forced[s])
+
+
+class TreeDecoder(Decoder):
+    """Rows with one context share its keys and values.
+
+    Prompts are computed in passes of at most ``max_batch_tokens`` slots. All spoken rows together, each as wide as the
+    longest, take at most ``max_cache_tokens`` slots, or there is one; whoever does not fit waits, and where rows
+    outgrow the cache those that joined last wait again and lose nothing. What rows have become is left in the store.
     """
 
     def __init__(
-        self, model: Any, groups: Sequence[Sequence[IntArray]], max_tokens: int, store: PrefixStore
+        self,
+        model: Any,
+        store: PrefixStore,
+        cache: RowCache,
+        *,
+        end_tokens: frozenset[int],
+        max_batch_tokens: int,
+        max_cache_tokens: int,
+        stop_check: Callable[[Row], bool],
     ) -> None:
-        self.model, self.store = model, store
-        self.computed = 0  # tokens of prompts that went through the model
-        self.cache: Any = Cache(layer_class_to_replicate=_RoomyLayer)
-        for group in groups:
-            self._share(group)
-        prompts = [prompt for group in groups for prompt in group]
-        found = [store.match(prompt[:-1]) for prompt in prompts]
-        fresh = np.array([len(p) - len(slots) for p, slots in zip(prompts, found, strict=True)])
-        order = np.argsort(fresh, kind="stable")
-        self.place = np.argsort(order)
-        parts = [
-            self._prefill([prompts[i] for i in run], [found[i] for i in run])
-            for run in _passes(order, np.array([len(slots) for slots in found]), fresh, max_tokens)
-        ]
-        longest = max(mask.shape[1] for _, _, mask in parts)
-        self.logits = torch.cat([logits for _, logits, _ in parts])
-        self.mask = torch.cat([pad(mask, (longest - mask.shape[1], 0)) for _, _, mask in parts])
-        self.positions = self.mask.sum(1)
-        for layer in range(len(parts[0][0])):
-            pairs = [cache.pop(0) for cache, _, _ in parts]  # what is copied is not kept
-            keys, values = (
-                torch.cat([pad(part, (0, 0, longest - part.shape[-2], 0)) for part in column])
-                for column in zip(*pairs, strict=True)
-            )
-            self.cache.update(keys, values, layer)
+        super().__init__(model, end_tokens, stop_check)
+        self.store, self.cache = store, cache
+        self.max_batch_tokens, self.max_cache_tokens = max_batch_tokens, max_cache_tokens
+        self._waited = 0
 
-    def _share(self, prompts: Sequence[IntArray]) -> None:
-        """Have the store know what these prompts begin with."""
-        if len(prompts) < 2:
-            return
-        shared = prompts[0][: min(min(common_prefix(prompts[0], p), len(p) - 1) for p in prompts)]
-        found = self.store.match(shared)
-        if len(found) == len(shared):
-            return
-        cache, _, mask = self._prefill([shared], [found[: len(shared) - 1]])
-        self.store.put([shared], cache, np.zeros(1, np.int64), _columns(mask))
+    def _extend(self) -> Tensor:
+        self._preempt()
+        spoken = self._spoken
+        last = spoken.last()
+        span = int(last.max()) + 1
+        pairs, child = np.unique(spoken.node * span + last, return_inverse=True)
+        place = self.cache.arrange(pairs // span)
+        spoken.node = place[child]
+        tokens = np.empty(len(pairs), np.int64)
+        tokens[place] = pairs % span
+        return self.cache.extend(tokens)
 
-    def _prefill(
-        self, prompts: Sequence[IntArray], found: Sequence[Slots]
-    ) -> tuple[KeysValues, Tensor, Tensor]:
-        """Keys and values, last logits and mask of prompts of which ``found`` is stored: one pass over the rest."""
-        device = self.model.device
-        stored = max(map(len, found))
-        width = max(len(p) - len(slots) for p, slots in zip(prompts, found, strict=True))
-        ids = np.zeros((len(prompts), width), np.int64)
-        mask = np.zeros((len(prompts), stored + width), np.int64)
-        for r, (prompt, slots) in enumerate(zip(prompts, found, strict=True)):
-            rest = prompt[len(slots) :]
-            ids[r, width - len(rest) :] = rest
-            mask[r, stored - len(slots) : stored] = 1
-            mask[r, stored + width - len(rest) :] = 1
-            self.computed += len(rest)
-        positions = (mask.cumsum(1)[:, stored:] - 1).clip(min=0)
-        cache: Any = DynamicCache(config=self.model.config)
-        if stored:
-            for layer, pair in enumerate(self.store.gather(found)):
-                cache.update(*pair, layer)
-        inputs, allowed, places = (torch.as_tensor(x, device=device) for x in (ids, mask, positions))
-        logits = self._forward(inputs, allowed, places, cache)
-        return [(layer.keys, layer.values) for layer in cache.layers], logits, allowed
+    def _preempt(self) -> None:
+        """Send away as many rows, the last first, as the next token would have no room for."""
+        spoken = self._spoken
+        widths = np.maximum.accumulate(self.cache.lengths[spoken.node] + 1)
+        fits = widths * np.arange(1, len(spoken) + 1) <= self.max_cache_tokens
+        fits[0] = True
+        if not fits.all():
+            going = np.arange(len(spoken)) < np.flatnonzero(fits)[-1] + 1
+            self._keep(~going)
+            gone, self._spoken = spoken.leave(going)
+            self.waiting.extendleft(reversed(gone))
 
-    def keep(self, rows: NDArray[np.int64], contexts: Sequence[IntArray]) -> None:
-        """Store contexts, those of these rows without their last token."""
-        cache = [(layer.keys, layer.values) for layer in self.cache.layers]
-        self.store.put(
-            contexts, cache, rows, _columns(self.mask[torch.as_tensor(rows, device=self.mask.device)])
-        )
+    def _joining(self) -> list[Row]:
+        waiting, speaking = self.waiting, len(self._spoken)
+        self._waited = self._waited + 1 if waiting else 0
+        few = len(waiting) < _JOIN_SHARE * (speaking + len(waiting))
+        if not waiting or (few and self._waited <= _PATIENCE):
+            return []
+        joining: list[Row] = []
+        width = int(self.cache.lengths.max()) if speaking else 0
+        while waiting:
+            row = waiting[0]
+            said = len(row.tokens)
+            width = max(width, len(row.prompt) + said + min(row.room - said, _AHEAD))
+            if (speaking + len(joining) + 1) * width > self.max_cache_tokens and speaking + len(joining):
+                break
+            joining.append(waiting.popleft())
+        if joining:
+            self._waited = 0
+        return joining
 
-    def _forward(self, ids: Tensor, mask: Tensor, positions: Tensor, cache: Any) -> Tensor:
-        output = self.model(
-            input_ids=ids,
-            attention_mask=mask,
-            position_ids=positions,
-            past_key_values=cache,
-            use_cache=True,
-            logits_to_keep=1,
-        )
-        return output.logits[:, -1]
+    def _join(self, rows: Sequence[Row]) -> list[Tensor]:
+        """Compute what they start from, equal starts once; their logits, in the order of the cache."""
+        starts = [row.context for row in rows]
+        distinct = {start.tobytes(): start for start in starts}
+        number = {key: i for i, key in enumerate(distinct)}
+        prompts = list(distinct.values())
+        if not len(self._spoken):
+            self.cache.clear()
+        first = len(self.cache.lengths)
+        place = np.zeros(len(prompts), np.int64)
+        logits = []
+        for part in prefill(self.model, prompts, self.store, self.max_batch_tokens):
+            self.computed += part.computed
+            if part.index:
+                place[part.index] = len(self.cache.lengths) + np.arange(len(part.index))
+                self.cache.add(part.cache, part.columns)
+                logits.append(part.logits)
+        self._store(place, prompts)
+        assert len(self.cache.lengths) == first + len(prompts)
+        node = place[[number[start.tobytes()] for start in starts]]
+        new = self._columns(rows, node)
+        self._spoken = _joined(self._spoken, new) if len(self._spoken) else new
+        return logits
 
-    def extend(self, parents: NDArray[np.int64], tokens: NDArray[np.int64]) -> None:
-        """Replace the contexts by (context ``parents[a]`` + ``tokens[a]``) for every a."""
-        if len(parents) != len(self.mask) or bool((parents != np.arange(len(parents))).any()):
-            index = torch.as_tensor(parents, device=self.mask.device)
-            self.cache.batch_select_indices(index)
-            self.mask, self.positions = self.mask[index], self.positions[index]
-        self.mask = pad(self.mask, (0, 1), value=1)
-        ids = torch.as_tensor(tokens, device=self.mask.device)[:, None]
-        self.logits = self._forward(ids, self.mask, self.positions[:, None], self.cache)
-        self.positions = self.positions + 1
+    def _keep(self, which: NDArray[np.bool_]) -> None:
+        spoken = self._spoken
+        nodes, first = np.unique(spoken.node[which], return_index=True)
+        contexts = []
+        for s, node in zip(np.flatnonzero(which)[first].tolist(), nodes.tolist(), strict=True):
+            prompt, said = spoken.rows[s].prompt, spoken.tokens[s]
+            contexts.append(np.concatenate([prompt, said[: self.cache.lengths[node] - len(prompt)]]))
+        self._store(nodes, contexts)
+
+    def _store(self, nodes: NDArray[np.int64], contexts: Sequence[IntArray]) -> None:
+        columns = [np.arange(len(context)) for context in contexts]
+        self.store.put(contexts, self.cache.layers(), nodes, columns)
 
 
-def _passes(
-    order: NDArray[np.int64], stored: NDArray[np.int64], fresh: NDArray[np.int64], max_tokens: int
-) -> Iterator[list[int]]:
-    """Rows of one forward pass each, in order: at most ``max_tokens`` slots, or one row."""
-    some: list[int] = []
-    width = 0, 0
-    for row in order.tolist():
-        wider = max(width[0], int(stored[row])), max(width[1], int(fresh[row]))
-        if some and sum(wider) * (len(some) + 1) > max_tokens:
-            yield some
-            some, wider = [], (int(stored[row]), int(fresh[row]))
-        some.append(row)
-        width = wider
-    yield some
+def _joined(a: _Spoken, b: _Spoken) -> _Spoken:
+    """The rows of both."""
+    width = max(a.tokens.shape[1], b.tokens.shape[1])
 
+    def wide(x: NDArray[Any]) -> NDArray[Any]:
+        return np.pad(x, ((0, 0), (0, width - x.shape[1])))
 
-def _columns(mask: Tensor) -> list[NDArray[np.int64]]:
-    """Where each row's tokens are."""
-    return [np.flatnonzero(row) for row in mask.cpu().numpy()]
-
-
-@torch.no_grad()
-def decode(
-    model: Any,
-    groups: Sequence[Sequence[IntArray]],
-    rows: Sequence[Row],
-    streams: UIntArray,
-    end_tokens: frozenset[int],
-    max_prefill_tokens: int,
-    stop_check: Callable[[Row], bool],
-    store: PrefixStore,
-    keep: bool,
-    thoughts: Thoughts | None = None,
-) -> int:
-    """Complete every row in place. ``row.prompt`` counts through the groups; ``streams`` [rows] keys the draws.
-
-    Prompts of a group share a prefix that is computed once, what the store has is not computed, and the rest is
-    computed in passes of at most ``max_prefill_tokens`` slots; then all rows of all groups are extended together. What
-    they have become is left in the store, where told to keep it. Returns how many tokens of prompts were computed.
-
-    ``stop_check(row)`` is asked after each token of rows that have stop strings. ``thoughts`` of these rows keeps
-    reasoning within its budget, and stop strings out of it; a forced token leaves its number of the stream unused.
-    """
-    frontier = _Frontier(model, groups, max_prefill_tokens, store)
-    prompts = [prompt for group in groups for prompt in group]
-    columns = SamplingColumns.of([row.sampling for row in rows], model.device)
-    node = frontier.place[[row.prompt for row in rows]]
-    room = np.array([row.room for row in rows], np.int64)
-    has_stop = np.array([bool(row.sampling.stop) for row in rows])
-    ends = np.array(sorted(end_tokens), np.int64)
-    live = np.arange(len(rows))
-    said = np.zeros((len(rows), _ROOM), np.int32)
-    logprobs = np.zeros((len(rows), _ROOM), np.float32)
-    count = 0
-    vocabulary = frontier.logits.shape[-1]
-    while len(live):
-        logits, options = frontier.logits, columns
-        if len(live) != len(logits) or bool((node[live] != np.arange(len(live))).any()):
-            logits = logits[torch.as_tensor(node[live], device=model.device)]
-        if len(live) != len(rows):
-            options = columns.rows(torch.as_tensor(live, device=model.device))
-        drawn, logp = draw(logits, options, uniforms(streams[live], count))
-        tokens, drawn_logp = drawn.cpu().numpy(), logp.cpu().numpy()
-        forced = thoughts.force(live, tokens, count) if thoughts else np.zeros(len(live), bool)
-        drawn_logp[forced] = 0
-        if count == said.shape[1]:
-            said, logprobs = (np.concatenate([x, np.zeros_like(x)], 1) for x in (said, logprobs))
-        said[live, count], logprobs[live, count] = tokens, drawn_logp
-        count += 1
-        if thoughts:
-            thoughts.hear(live, said[:, :count], forced)
-        stopped = np.isin(tokens, ends)
-        for k in np.flatnonzero(has_stop[live]):
-            row = rows[live[k]]
-            if thoughts and thoughts.silent[live[k]] and not row.sampling.stop_in_thinking:
-                row.recent.clear()
-                continue
-            row.recent.append(int(tokens[k]))
-            stopped[k] |= stop_check(row)
-        for r in live[stopped]:
-            rows[r].stopped = True
-        going = ~stopped & (count < room[live])
-        over = live[~going]
-        if len(over):
-            if keep:
-                places, first = np.unique(node[over], return_index=True)
-                done = over[first]
-                contexts = [np.concatenate([prompts[rows[r].prompt], said[r, : count - 1]]) for r in done]
-                frontier.keep(places, contexts)
-            for r in over:
-                rows[r].tokens, rows[r].logprobs = said[r, :count].copy(), logprobs[r, :count].copy()
-        live, tokens = live[going], tokens[going]
-        if len(live):
-            parents, inverse = np.unique(node[live] * vocabulary + tokens, return_inverse=True)
-            frontier.extend(parents // vocabulary, parents % vocabulary)
-            node[live] = inverse
-    return frontier.computed
+    return _Spoken(
+        rows=a.rows + b.rows,
+        node=np.concatenate([a.node, b.node]),
+        streams=np.concatenate([a.streams, b.streams]),
+        count=np.concatenate([a.count, b.count]),
+        room=np.concatenate([a.room, b.room]),
+        has_stop=np.concatenate([a.has_stop, b.has_stop]),
+        has_thought=np.concatenate([a.has_thought, b.has_thought]),
+        tokens=np.concatenate([wide(a.tokens), wide(b.tokens)]),
+        logprobs=np.concatenate([wide(a.logprobs), wide(b.logprobs)]),
+        options=SamplingColumns.joined(a.options, b.options),
+    )

@@ -11,10 +11,11 @@ import json
 import logging
 import os
 import time
-from collections.abc import Callable, Coroutine, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
+from pathlib import Path
 from typing import Any, Generic, TypeVar
 
 try:
@@ -30,6 +31,7 @@ except ImportError as error:
 T = TypeVar("T")
 
 _MAX_BODY = 8 << 20  # bytes of one answer
+_BYTES = "application/octet-stream"
 _MAX_WAIT = 30.0  # seconds between attempts, unless the server asks for more
 _ODD = (
     ValueError,
@@ -71,10 +73,10 @@ class Limits:
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """``body`` goes to ``path`` below the endpoint's address."""
+    """``body`` goes to ``path`` below the endpoint's address: JSON, a file as it is, or nothing (GET)."""
 
     path: str
-    body: Mapping[str, Any]
+    body: Mapping[str, Any] | Path | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,7 +94,7 @@ class Failure:
     refused: bool = False
 
 
-class _Broken(Exception):
+class Broken(Exception):
     """No usable answer this time."""
 
     def __init__(self, reason: str, retry_after: float = 0.0) -> None:
@@ -100,7 +102,7 @@ class _Broken(Exception):
         self.retry_after = retry_after
 
 
-class _Refused(Exception):
+class Refused(Exception):
     """The server has understood and does not want to."""
 
 
@@ -135,23 +137,32 @@ class Endpoint:
         self, requests: Sequence[Request], read: Callable[[Any], T]
     ) -> list[Answer[T] | Failure]:
         count = self.limits.concurrency
-        slots, health = asyncio.Semaphore(count), _Health(max(8, count))
-        async with httpx2.AsyncClient(
+        slots, health = asyncio.Semaphore(count), Health(max(8, count))
+        async with self.client() as client:
+
+            async def post(request: Request) -> Answer[T] | Failure:
+                async with slots:
+                    return await self.post(client, request, read, health)
+
+            return await asyncio.gather(*(post(request) for request in requests))
+
+    def client(self) -> httpx2.AsyncClient:
+        """Connections to this server, for the loop that runs now."""
+        count = self.limits.concurrency
+        return httpx2.AsyncClient(
             headers=self._headers(),
             timeout=None,
             limits=httpx2.Limits(max_connections=count, max_keepalive_connections=count),
             verify=self._tls,
-        ) as client:
+        )
 
-            async def post(request: Request) -> Answer[T] | Failure:
-                async with slots:
-                    return health.note(
-                        await self._post(client, request, read)
-                        if health.alive
-                        else Failure("not sent, because the requests before it failed")
-                    )
-
-            return await asyncio.gather(*(post(request) for request in requests))
+    async def post(
+        self, client: httpx2.AsyncClient, request: Request, read: Callable[[Any], T], health: Health
+    ) -> Answer[T] | Failure:
+        """One answer, after as many attempts as it takes; no attempt on a server that is not alive."""
+        if not health.alive:
+            return Failure("not sent, because the requests before it failed")
+        return health.note(await retried(self.limits, lambda: self.attempt(client, request, read)))
 
     def _headers(self) -> dict[str, str]:
         key = self._key()
@@ -162,66 +173,46 @@ class Endpoint:
     def _key(self) -> str:
         return os.environ.get(self.api_key_env, "").strip()
 
-    async def _post(
-        self, client: httpx2.AsyncClient, request: Request, read: Callable[[Any], T]
-    ) -> Answer[T] | Failure:
-        limits = self.limits
-        backoff = tenacity.wait_random_exponential(multiplier=limits.backoff, max=_MAX_WAIT)
-
-        def wait(state: tenacity.RetryCallState) -> float:
-            assert state.outcome is not None
-            return max(backoff(state), getattr(state.outcome.exception(), "retry_after", 0.0))
-
-        retrying = tenacity.AsyncRetrying(
-            retry=tenacity.retry_if_exception_type(_Broken),
-            wait=wait,
-            stop=tenacity.stop_after_attempt(limits.attempts) | tenacity.stop_before_delay(limits.deadline),
-            reraise=True,
-        )
-        try:
-            async with asyncio.timeout(limits.deadline):
-                return Answer(await retrying(self._attempt, client, request, read))
-        except TimeoutError:
-            return Failure(f"no answer within {limits.deadline:g} s")
-        except _Broken as error:
-            return Failure(str(error))
-        except _Refused as error:
-            return Failure(str(error), refused=True)
-
-    async def _attempt(self, client: httpx2.AsyncClient, request: Request, read: Callable[[Any], T]) -> T:
+    async def attempt(self, client: httpx2.AsyncClient, request: Request, read: Callable[[Any], T]) -> T:
+        """What one attempt brings; Broken or Refused where that is nothing."""
         try:
             async with asyncio.timeout(self.limits.timeout):
                 answer = await self._exchange(client, request)
         except TimeoutError:
-            raise _Broken(f"no whole answer within {self.limits.timeout:g} s") from None
+            raise Broken(f"no whole answer within {self.limits.timeout:g} s") from None
         try:
             return read(answer)
         except _ODD as error:
-            raise _Broken(f"the answer is not of the expected form: {self._line(str(error))}") from None
+            raise Broken(f"the answer is not of the expected form: {self._line(str(error))}") from None
 
     async def _exchange(self, client: httpx2.AsyncClient, request: Request) -> Any:
-        content = json.dumps(request.body).encode()  # ASCII, whatever the texts hold
+        body_sent: dict[str, Any] = {}
+        if isinstance(request.body, Path):
+            body_sent = {"content": _parts(request.body), "headers": {"Content-Type": _BYTES}}
+        elif request.body is not None:  # ASCII, whatever the texts hold
+            body_sent = {"content": json.dumps(request.body).encode()}
+        method = "POST" if body_sent else "GET"
         try:
-            async with client.stream("POST", f"{self.url}/{request.path}", content=content) as response:
+            async with client.stream(method, f"{self.url}/{request.path}", **body_sent) as response:
                 body = bytearray()
                 async for part in response.aiter_bytes():
                     body += part
                     if len(body) > _MAX_BODY:
-                        raise _Broken(f"the answer is longer than {_MAX_BODY >> 20} MiB")
+                        raise Broken(f"the answer is longer than {_MAX_BODY >> 20} MiB")
         except httpx2.RequestError as error:
-            raise _Broken(self._line(f"{type(error).__name__} {error}")) from None
+            raise Broken(self._line(f"{type(error).__name__} {error}")) from None
         status = response.status_code
         if status >= 300:
             said = self._line(body[:2000].decode(errors="replace"))
             reason = f"HTTP {status} from {self.url}/{request.path}: {said}"
             if status >= 500 or status in _MAY_PASS:
-                raise _Broken(reason, _seconds(response.headers.get("retry-after")))
-            raise _Refused(reason)
+                raise Broken(reason, _seconds(response.headers.get("retry-after")))
+            raise Refused(reason)
         try:
             return json.loads(body)
         except (ValueError, RecursionError):
             kind = self._line(response.headers.get("content-type", "of no type"))
-            raise _Broken(f"the answer is not JSON but {len(body)} bytes, {kind}") from None
+            raise Broken(f"the answer is not JSON but {len(body)} bytes, {kind}") from None
 
     def _line(self, text: str) -> str:
         """What a stranger wrote, fit for one line of a log."""
@@ -230,7 +221,35 @@ class Endpoint:
         return "".join(c if c.isprintable() else "?" for c in line[:200])
 
 
-class _Health:
+async def retried(limits: Limits, attempt: Callable[[], Coroutine[Any, Any, T]]) -> Answer[T] | Failure:
+    """What ``attempt`` brings, made again within the limits, after a wait, where it is Broken."""
+    backoff = tenacity.wait_random_exponential(multiplier=limits.backoff, max=_MAX_WAIT)
+
+    async def once() -> T:  # tenacity awaits only what is declared so
+        return await attempt()
+
+    def wait(state: tenacity.RetryCallState) -> float:
+        assert state.outcome is not None
+        return max(backoff(state), getattr(state.outcome.exception(), "retry_after", 0.0))
+
+    retrying = tenacity.AsyncRetrying(
+        retry=tenacity.retry_if_exception_type(Broken),
+        wait=wait,
+        stop=tenacity.stop_after_attempt(limits.attempts) | tenacity.stop_before_delay(limits.deadline),
+        reraise=True,
+    )
+    try:
+        async with asyncio.timeout(limits.deadline):
+            return Answer(await retrying(once))
+    except TimeoutError:
+        return Failure(f"no answer within {limits.deadline:g} s")
+    except Broken as error:
+        return Failure(str(error))
+    except Refused as error:
+        return Failure(str(error), refused=True)
+
+
+class Health:
     """Alive until ``patience`` requests in a row were broken."""
 
     def __init__(self, patience: int) -> None:
@@ -244,6 +263,13 @@ class _Health:
     def note(self, result: Answer[T] | Failure) -> Answer[T] | Failure:
         self.broken = self.broken + 1 if isinstance(result, Failure) and not result.refused else 0
         return result
+
+
+async def _parts(path: Path) -> AsyncIterator[bytes]:
+    """A file, a piece at a time."""
+    with path.open("rb") as file:
+        while part := file.read(1 << 20):
+            yield part
 
 
 def _seconds(retry_after: str | None) -> float:

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections import deque
+import copy
 from collections.abc import Sequence
-from itertools import chain
 from pathlib import Path
 from typing import Any, Literal
 
@@ -14,36 +13,44 @@ from jinja2 import TemplateError
 from safetensors import SafetensorError
 
 from selfplay_fast.kernels.token_logprobs import token_logprobs
+from selfplay_fast.policies.adapters import in_place
+from selfplay_fast.policies.base import answer_all
 from selfplay_fast.policies.chat import ChatTemplate
-from selfplay_fast.policies.decode import Row, decode
-from selfplay_fast.policies.parts import split_parts
-from selfplay_fast.policies.prefix_forward import build_tree, head_weight, prefix_groups, prefix_hidden
+from selfplay_fast.policies.decode import Row
+from selfplay_fast.policies.model_stream import ModelStream
+from selfplay_fast.policies.prefix_forward import (
+    Attention,
+    head_weight,
+    prefix_hidden,
+    prefix_trees,
+)
 from selfplay_fast.policies.prefix_store import PrefixStore
-from selfplay_fast.policies.streams import sample_streams, stream_ids, uniforms
-from selfplay_fast.policies.supported import check_supported
-from selfplay_fast.policies.thinking import Tags, ThinkTags, Thoughts, find_tags, think_budget
-from selfplay_fast.records import Ask, FloatArray, IntArray, Message, Reply, Sampling
+from selfplay_fast.policies.supported import attention_of, choose_attention
+from selfplay_fast.policies.thinking import Tags, ThinkTags, find_tags, hidden_part
+from selfplay_fast.records import Ask, FloatArray, IntArray, Message, Reply
 
 _CACHE_LIMIT = 1 << 16  # remembered encodings and short replies
 _SHORT_REPLY = 64  # tokens; longer replies rarely repeat
 
 
 class LanguageModel:
-    """A local causal model and its tokenizer.
+    """A local causal model and its tokenizer; the model may have peft's LoRA adapters, or be peft's wrapper of one.
 
     ``device`` moves the model there, ``"auto"`` to a GPU where there is one. ``max_batch_tokens`` bounds the token
     slots of one forward pass over prompts or sequences, ``max_cache_tokens`` (16 times as many unless given) the tokens
     whose keys and values are kept while replies are extended; a single context may exceed both. With ``keep_contexts``
     as many again are kept between calls of `generate`, as long as the weights are the same: a turn then computes what
-    is new in its prompt only. ``block_tokens`` is the nodes of one block of a prefix tree. ``think_tags`` are the two
-    tags around the model's reasoning, None for a model that does not think, ``"auto"`` for those that its tokenizer or
-    its chat template has. Templates that drop the reasoning of earlier turns start a new context in each turn;
+    is new in its prompt only. ``attention`` runs the prefix trees of scoring and of updates (`choose_attention`), and
+    ``block_tokens`` are the nodes of one of its dense blocks; where it is "rows", contexts are not kept. On a GPU steps
+    of decoding are captured as CUDA graphs unless ``cuda_graphs`` is False. ``think_tags`` are the two tags around the
+    model's reasoning, None for a model that does not think, ``"auto"`` for those that its tokenizer or its chat
+    template has. Templates that drop the reasoning of earlier turns start a new context in each turn;
     ``keep_thinking`` appends to the old one and leaves the reasoning in it.
     ``computed_tokens`` counts the tokens of prompts that went through the model, ``version`` the updates of the
     weights. The model stays in eval mode, in training too: dropout would make the log-probs of the learner differ from
     those of the sampler.
 
-    ValueError with one line when prefix trees do not reproduce the model's log-probs.
+    ValueError with one line when neither trees nor rows reproduce the model's log-probs.
     """
 
     def __init__(
@@ -55,15 +62,18 @@ class LanguageModel:
         max_batch_tokens: int = 16384,
         max_cache_tokens: int | None = None,
         keep_contexts: bool = True,
-        block_tokens: int = 128,
+        attention: Literal["auto"] | Attention = "auto",
+        block_tokens: int = 512,
         think_tags: Tags | Literal["auto"] | None = "auto",
         keep_thinking: bool = False,
+        cuda_graphs: bool | None = None,
     ) -> None:
         if device == "auto":
             device = "cuda" if torch.cuda.is_available() else "cpu"
+        model = in_place(model)
         self.model = model if device is None else model.to(device)
         self.model.eval()
-        check_supported(self.model)
+        self.attention = choose_attention(self.model, attention)
         self.tokenizer = tokenizer
         self.max_batch_tokens = max_batch_tokens
         self.max_cache_tokens = 16 * max_batch_tokens if max_cache_tokens is None else max_cache_tokens
@@ -71,6 +81,13 @@ class LanguageModel:
         self.version = 0
         self.computed_tokens = 0
         self.keep_contexts = keep_contexts
+        on_gpu = self.model.device.type == "cuda"
+        if cuda_graphs and not on_gpu:
+            raise ValueError(
+                f"cuda_graphs: the model is on {self.model.device.type}; leave it None, or move the model to a GPU"
+            )
+        self.cuda_graphs = on_gpu if cuda_graphs is None else cuda_graphs
+        self.static_shapes = self.cuda_graphs  # of decoding steps
         self._store = PrefixStore()
         self._stored_weights: tuple[tuple[int, int], ...] = ()
         config = model.config.get_text_config()
@@ -78,7 +95,8 @@ class LanguageModel:
         self.end_tokens = _end_tokens(model, tokenizer)
         tags = find_tags(tokenizer) if think_tags == "auto" else think_tags
         self.thinking = None if tags is None else ThinkTags(tags, tokenizer, len(head_weight(model)))
-        self.chat = ChatTemplate(tokenizer, self.thinking, keep_thinking)
+        ends = tokenizer.convert_ids_to_tokens(sorted(self.end_tokens))
+        self.chat = ChatTemplate(tokenizer, self.thinking, keep_thinking, ends)
         self._unread = [
             i
             for i, t in tokenizer.added_tokens_decoder.items()
@@ -88,17 +106,20 @@ class LanguageModel:
         self._decoded: dict[bytes, str] = {}
 
     @classmethod
-    def load(cls, name: str | Path, *, dtype: str = "auto", **options: Any) -> LanguageModel:
-        """From a local transformers folder or a hub id.
+    def load(
+        cls, name: str | Path, *, dtype: str = "auto", attn_implementation: str = "auto", **options: Any
+    ) -> LanguageModel:
+        """From a local transformers folder or a hub id. ``attn_implementation``: "auto" is "sdpa", see `attention_of`.
 
-        ValueError with one line when that fails, or when prefix trees do not reproduce the model's log-probs.
+        ValueError with one line when that fails, or when neither trees nor rows reproduce the model's log-probs.
         """
         from transformers import AutoModelForCausalLM, AutoTokenizer
 
+        attention = attention_of(attn_implementation)
         if str(name).startswith((".", "/", "~")) and not Path(name).is_dir():
             raise ValueError(f"model {str(name)!r} cannot be loaded: there is no such folder")
         try:
-            model = AutoModelForCausalLM.from_pretrained(name, dtype=dtype)
+            model = AutoModelForCausalLM.from_pretrained(name, dtype=dtype, attn_implementation=attention)
             tokenizer = AutoTokenizer.from_pretrained(name)
         except (OSError, ValueError, KeyError, SafetensorError) as error:
             reason = (str(error).strip() or type(error).__name__).splitlines()[0]
@@ -183,108 +204,25 @@ class LanguageModel:
     def hidden(self, reply: str, prompt: IntArray) -> tuple[int, bool]:
         """How many characters of a reply to a prompt are reasoning, and whether that never ends."""
         tags = self.thinking
-        return (0, False) if tags is None else tags.hidden(reply, tags.opened_by(prompt))
+        return (
+            (0, False) if tags is None else hidden_part(reply, (tags.begin, tags.end), tags.opened_by(prompt))
+        )
 
     # -- generate ------------------------------------------------------------------------------------------------
 
     def generate(self, asks: Sequence[Ask]) -> list[Reply]:
         """Answer all asks; identical prompts and shared prefixes are computed once."""
-        if not asks:
-            return []
-        prompts = self.prompts(asks)
-        forced = self.encode([ask.forced_prefix for ask in asks])
-        starts = [
-            np.concatenate([prompt, extra]) if len(extra) else prompt
-            for prompt, extra in zip(prompts, forced, strict=True)
-        ]
-        for ask, start in zip(asks, starts, strict=True):
-            if not len(start):
-                raise ValueError(f"generate: the ask for role {ask.role!r} has an empty prompt")
-        unique: dict[bytes, int] = {}
-        distinct: list[IntArray] = []
-        rows: list[Row] = []
-        owner: list[int] = []
-        for a, (ask, start) in enumerate(zip(asks, starts, strict=True)):
-            place = unique.setdefault(start.tobytes(), len(distinct))
-            if place == len(distinct):
-                distinct.append(start)
-            room = min(ask.sampling.max_tokens, self.context_limit - len(start))
-            window = _stop_window(ask.sampling)
-            tags = self.thinking
-            thinks = tags is not None and tags.inside(ask.forced_prefix, tags.opened_by(prompts[a]))
-            budget = think_budget(tags, ask.sampling, room)
-            rows += [
-                Row(
-                    prompt=place,
-                    sampling=ask.sampling,
-                    room=room,
-                    recent=deque(maxlen=window),
-                    thinks=thinks,
-                    think_budget=budget,
-                )
-                for _ in range(ask.n)
-            ]
-            owner += [a] * ask.n
-        streams = stream_ids([asks[a].key for a in owner])
-        sample = np.concatenate([np.arange(ask.n) for ask in asks])
-        streams = sample_streams(streams, sample)
-        scored = {a: score for a, score in self._constrained(asks).items()}
-        free = np.array([row.room > 0 and owner[r] not in scored for r, row in enumerate(rows)], bool)
-        self._decode(distinct, rows, streams, free)
-        replies = []
-        for r, (row, a) in enumerate(zip(rows, owner, strict=True)):
-            if a in scored:
-                replies.append(
-                    self._choose(asks[a], prompts[a], scored[a], float(uniforms(streams[r : r + 1], 0)[0]))
-                )
-            else:
-                replies.append(self._reply(asks[a], row, prompts[a], forced[a]))
-        return replies
+        return answer_all(self.stream(), asks)
 
-    def _decode(self, distinct: list[IntArray], rows: list[Row], streams: Any, free: Any) -> None:
-        self.model.eval()
-        by_prompt: list[list[int]] = [[] for _ in distinct]
-        for r in np.flatnonzero(free).tolist():
-            by_prompt[rows[r].prompt].append(r)
-        used = [p for p in range(len(distinct)) if by_prompt[p]]
-        groups = [
-            [used[g] for g in group] for group in prefix_groups([distinct[p] for p in used]) if len(group)
-        ]
-        longest = [
-            len(prompt) + max((rows[r].room for r in members), default=0)
-            for prompt, members in zip(distinct, by_prompt, strict=True)
-        ]
-        store = self._stored()
-        for part in split_parts(groups, longest, by_prompt, self.max_cache_tokens):
-            members: list[int] = []
-            for place, (_, some) in enumerate(chain.from_iterable(part)):
-                for r in some:
-                    rows[r].prompt = place
-                members += some
-            self.computed_tokens += decode(
-                self.model,
-                [[distinct[p] for p, _ in group] for group in part],
-                [rows[r] for r in members],
-                streams[members],
-                self.end_tokens,
-                self.max_batch_tokens,
-                self._has_stop,
-                store,
-                self.keep_contexts,
-                self._thoughts([rows[r] for r in members]),
-            )
-        if not self.keep_contexts:
-            self.forget()
+    def stream(self) -> ModelStream:
+        """Replies one by one, as they are finished, to asks that come at any time."""
+        return ModelStream(self)
 
-    def _thoughts(self, rows: Sequence[Row]) -> Thoughts | None:
-        """What must be known of the reasoning in these rows, if anything."""
-        wanted = any(
-            row.think_budget is not None or (row.sampling.stop and not row.sampling.stop_in_thinking)
-            for row in rows
-        )
-        return Thoughts(self.thinking, rows) if self.thinking is not None and wanted else None
+    def speaker(self) -> LanguageModel:
+        """For another thread, to put words into tokens: the same model, but a tokenizer and caches of its own."""
+        return copy.deepcopy(self, {id(self.model): self.model, id(self._store): PrefixStore()})
 
-    def _stored(self) -> PrefixStore:
+    def stored(self) -> PrefixStore:
         """What these weights have computed."""
         weights = self.weights_seen()
         if weights != self._stored_weights:
@@ -301,58 +239,12 @@ class LanguageModel:
         """Drop the keys and values of all contexts; what `weights_seen` does not see must call it."""
         self._store.clear()
 
-    def _has_stop(self, row: Row) -> bool:
+    def has_stop(self, row: Row) -> bool:
+        """Do the last tokens of a row hold one of its stop strings?"""
         text = self.tokenizer.decode(list(row.recent), clean_up_tokenization_spaces=False)
         return any(stop in text for stop in row.sampling.stop)
 
-    def _reply(self, ask: Ask, row: Row, prompt: IntArray, forced: IntArray) -> Reply:
-        if row.room < 1:
-            return Reply(text="", context=prompt, finish_reason="forfeit", policy_version=self.version)
-        tokens = np.concatenate([forced, row.tokens])
-        trained = np.arange(len(tokens)) >= len(forced)
-        trained[len(forced) + np.array(row.forced, np.int64)] = False
-        text = self.text(tokens)
-        hidden, unclosed = self.hidden(text, prompt)
-        return Reply(
-            text=text,
-            tokens=tokens,
-            logprobs=np.concatenate([np.zeros(len(forced), np.float32), row.logprobs]),
-            train_mask=trained,
-            context=np.concatenate([prompt, tokens]),
-            finish_reason="stop" if row.stopped else "length",
-            policy_version=self.version,
-            hidden=hidden,
-            unclosed=unclosed,
-            history=ask.followed_by("" if unclosed else text),
-        )
-
     # -- score ---------------------------------------------------------------------------------------------------
-
-    def _constrained(self, asks: Sequence[Ask]) -> dict[int, FloatArray]:
-        index = [a for a, ask in enumerate(asks) if ask.choices is not None]
-        return dict(zip(index, self.score([asks[a] for a in index]), strict=True)) if index else {}
-
-    def _choose(self, ask: Ask, prompt: IntArray, scores: FloatArray, u: float) -> Reply:
-        """Draw a choice. The first token carries the log-prob of the choice among the choices, the others 0."""
-        assert ask.choices is not None
-        p = np.exp(scores.astype(np.float64) - scores.max())
-        cumulative = np.cumsum(p)
-        greedy = ask.sampling.temperature == 0
-        pick = int(
-            scores.argmax() if greedy else np.searchsorted(cumulative, u * cumulative[-1], side="right")
-        )
-        tokens = self.choice_tokens(ask.choices[pick])
-        logprobs = np.zeros(len(tokens), np.float32)
-        logprobs[0] = 0.0 if greedy else np.log(p[pick] / cumulative[-1])
-        return Reply(
-            text=ask.choices[pick],
-            tokens=tokens,
-            logprobs=logprobs,
-            train_mask=np.ones(len(tokens), bool),
-            context=np.concatenate([prompt, tokens]),
-            policy_version=self.version,
-            history=ask.followed_by(ask.choices[pick]),
-        )
 
     def choice_tokens(self, text: str) -> IntArray:
         """A whole reply as token ids, end of turn included."""
@@ -387,26 +279,25 @@ class LanguageModel:
         weight = head_weight(self.model)
         for temperature in sorted(set(temperatures)):
             chosen = np.flatnonzero(np.array(temperatures) == temperature)
-            for group in prefix_groups([sequences[i] for i in chosen.tolist()]):
-                index = chosen[group]
-                tree = build_tree(
-                    [sequences[i] for i in index.tolist()],
-                    [first_scored[i] for i in index.tolist()],
-                    self.block_tokens,
-                )
-                logp = np.zeros(len(tree.pair_node), np.float32)
+            trees = prefix_trees(
+                [sequences[i] for i in chosen.tolist()],
+                [first_scored[i] for i in chosen.tolist()],
+                self.attention,
+                block_tokens=self.block_tokens,
+                max_tokens=self.max_batch_tokens,
+            )
+            for tree in trees:
+                nodes = tree.nodes
+                logp = np.zeros(len(nodes.pair_node), np.float32)
                 for block in prefix_hidden(self.model, tree, self.max_batch_tokens):
-                    targets = torch.as_tensor(tree.pair_target[block.pairs], device=self.model.device)
+                    targets = torch.as_tensor(nodes.pair_target[block.pairs], device=self.model.device)
                     values = token_logprobs(block.hidden, weight, targets, temperature=temperature)
                     assert isinstance(values, torch.Tensor)
                     logp[block.pairs] = values.cpu().numpy()
-                totals[index] = np.add.reduceat(logp[tree.pair_of_scored], tree.scored_offsets[:-1])
+                totals[chosen[tree.index]] = np.add.reduceat(
+                    logp[nodes.pair_of_scored], nodes.scored_offsets[:-1]
+                )
         return totals
-
-
-def _stop_window(sampling: Sampling) -> int:
-    """The last tokens that a stop string can lie in: one per byte, and a few for what is cut at their start."""
-    return max((len(stop.encode()) for stop in sampling.stop), default=0) + 8
 
 
 def _end_tokens(model: Any, tokenizer: Any) -> frozenset[int]:

@@ -6,18 +6,22 @@ log-probs, so nothing can be trained on these replies.
 
 from __future__ import annotations
 
+import asyncio
 import json
 import logging
 import re
 from collections import Counter
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from selfplay_fast.arguments import shown
-from selfplay_fast.policies.endpoint import Answer, Endpoint, Failure, Limits, Request
-from selfplay_fast.policies.streams import sample_streams, stream_ids, uniforms
+from selfplay_fast.policies.base import ReplyStream, answer_all
+from selfplay_fast.policies.endpoint import Answer, Endpoint, Failure, Health, Limits, Request
+from selfplay_fast.policies.remote_stream import RemoteStream
+from selfplay_fast.policies.streams import UIntArray, sample_streams, stream_ids, uniforms
+from selfplay_fast.policies.thinking import Tags, hidden_part
 from selfplay_fast.records import Ask, FinishReason, FloatArray, IntArray, Key, Reply, Sampling
 
 _Said = list[dict[str, str]] | str  # all messages so far, or plain text
@@ -33,6 +37,7 @@ _LOG = logging.getLogger(__name__)
 class _Written(NamedTuple):
     text: str
     finish_reason: FinishReason
+    reasoning: str = ""  # where the server tells it apart
 
 
 class OpenAIServer:
@@ -45,8 +50,11 @@ class OpenAIServer:
 
     api_key_env: the environment variable with the key, sent where it is set. accepts: sampling options beyond OpenAI's
     that the server knows, of ``"top_k"`` and ``"min_p"``; others are a ValueError. length_field: what it calls the
-    limit of tokens. extra: further fields of every request. limits: concurrency, times and attempts. end_of_turn: the
-    text of the token that ends a reply, needed to score choices.
+    limit of tokens. think_budget_field: what it calls the limit of reasoning, if it has one (vLLM:
+    ``"thinking_token_budget"``); without it an ask with ``max_think_tokens`` is a ValueError. think_tags: the tags
+    around reasoning that the server leaves in the text. Reasoning that it tells apart is hidden as well, and is no
+    part of the conversation. extra: further fields of every request. limits: concurrency, times and attempts.
+    end_of_turn: the text of the token that ends a reply, needed to score choices.
 
     A reply that does not come, after all attempts, has ``finish_reason="forfeit"`` and no text; ``forfeits`` counts the
     reasons and a warning is logged. A request that the server refuses (HTTP 4xx) is a ValueError as long as it has
@@ -63,6 +71,8 @@ class OpenAIServer:
         api_key_env: str = "OPENAI_API_KEY",
         accepts: Collection[str] = (),
         length_field: str = "max_tokens",
+        think_budget_field: str | None = None,
+        think_tags: Tags = ("<think>", "</think>"),
         seeds: bool = True,
         extra: Mapping[str, Any] | None = None,
         end_of_turn: str | None = None,
@@ -78,11 +88,13 @@ class OpenAIServer:
             raise ValueError(
                 f"length_field: must be 'max_tokens' or 'max_completion_tokens', got {length_field!r}"
             )
-        if clash := _OURS & set(extra or {}):
+        if clash := (_OURS | {think_budget_field or "model"}) & set(extra or {}):
             raise ValueError(f"extra: {sorted(clash)[0]!r} is set by the ask or the policy; leave it out")
         self.model = model
         self.accepts = frozenset(accepts)
         self.length_field = length_field
+        self.think_budget_field = think_budget_field
+        self.think_tags = think_tags
         self.seeds = seeds
         self.extra = dict(extra or {})
         self.end_of_turn = end_of_turn
@@ -132,18 +144,66 @@ class OpenAIServer:
 
     def generate(self, asks: Sequence[Ask]) -> list[Reply]:
         """Answer all asks, ``limits.concurrency`` at a time. Asks with choices are scored and drawn here."""
-        owner = [a for a, ask in enumerate(asks) for _ in range(ask.n)]
-        numbers = np.array([k for ask in asks for k in range(ask.n)], np.int64)
-        streams = sample_streams(stream_ids([asks[a].key for a in owner]), numbers)
-        scored = [a for a, ask in enumerate(asks) if ask.choices is not None]
-        scores = dict(zip(scored, self.score([asks[a] for a in scored]), strict=True))
-        free = [i for i, a in enumerate(owner) if a not in scores]
-        requests = [self._request(asks[owner[i]], int(streams[i] >> np.uint64(33))) for i in free]
-        written = dict(zip(free, self._post(requests), strict=True))
-        for i, u in enumerate(uniforms(streams, 0)):
-            if i not in written:
-                written[i] = _choose(asks[owner[i]], scores[owner[i]], float(u))
-        return [_reply(asks[a], written[i]) for i, a in enumerate(owner)]
+        return answer_all(self.stream(), asks)
+
+    def stream(self) -> ReplyStream:
+        """Replies one by one, as they come, to asks that come at any time; faults as of `generate`."""
+        slots = asyncio.Semaphore(self.endpoint.limits.concurrency)
+        health = Health(max(8, self.endpoint.limits.concurrency))
+        forfeits: Counter[str] = Counter()
+        heard = [0]
+        refused: list[Failure] = []
+
+        async def speak(client: Any, exchange: _Exchange) -> list[Answer[Any] | Failure]:
+            async def post(request: Request) -> Answer[Any] | Failure:
+                async with slots:
+                    return await self.endpoint.post(client, request, exchange.read, health)
+
+            return await asyncio.gather(*(post(request) for request in exchange.requests))
+
+        def finish(ask: Ask, exchange: _Exchange, results: list[Answer[Any] | Failure]) -> list[Reply]:
+            if ask.choices is not None:
+                scores = np.array(
+                    [self._total(*pair) for pair in zip(exchange.echoes, results, strict=True)], np.float32
+                )
+                chosen = [_choose(ask, scores, float(u)) for u in uniforms(exchange.streams, 0)]
+                return [_reply(ask, written, self.think_tags) for written in chosen]
+            failures = self._failures(results)
+            forfeits.update(failure.reason for failure in failures)
+            refused.extend(failure for failure in failures if failure.refused)
+            heard[0] += len(results)
+            return [_reply(ask, r.value if isinstance(r, Answer) else None, self.think_tags) for r in results]
+
+        def ended() -> None:
+            if refused and not self._has_answered:
+                raise ValueError(self._complaint(refused[0]))
+            if forfeits:
+                reason, count = forfeits.most_common(1)[0]
+                _LOG.warning(
+                    "%s: %d of %d replies forfeited, %d because: %s",
+                    self.model, forfeits.total(), heard[0], count, reason,
+                )  # fmt: skip
+            forfeits.clear()
+            refused.clear()
+            heard[0] = 0
+            health.broken = 0  # it may have come back by the time of the next request
+
+        return RemoteStream(
+            prepare=lambda asks: [self._exchange(ask) for ask in asks],
+            connect=self.endpoint.client,
+            speak=speak,
+            finish=finish,
+            ended=ended,
+        )
+
+    def _exchange(self, ask: Ask) -> _Exchange:
+        """All that is sent for an ask."""
+        streams = sample_streams(np.repeat(stream_ids([ask.key]), ask.n), np.arange(ask.n))
+        if ask.choices is not None:
+            echoes = self._echoes(ask)
+            return _Exchange(streams, [echo.request for echo in echoes], _echoed, echoes)
+        requests = [self._request(ask, int(stream >> np.uint64(33))) for stream in streams]
+        return _Exchange(streams, requests, _written, [])
 
     def _request(self, ask: Ask, seed: int) -> Request:
         said = _said(ask)
@@ -171,6 +231,13 @@ class OpenAIServer:
             options["top_p"] = sampling.top_p
         if sampling.stop:
             options["stop"] = list(sampling.stop)
+        if sampling.max_think_tokens is not None:
+            if self.think_budget_field is None:
+                raise ValueError(
+                    "sampling: max_think_tokens is not in OpenAI's interface; if this server has a field for it, "
+                    "make the policy with think_budget_field (vLLM: 'thinking_token_budget')"
+                )
+            options[self.think_budget_field] = sampling.max_think_tokens
         for name in _BEYOND_OPENAI:
             if value := getattr(sampling, name):
                 if name not in self.accepts:
@@ -181,23 +248,12 @@ class OpenAIServer:
                 options[name] = value
         return options
 
-    def _post(self, requests: Sequence[Request]) -> list[_Written | None]:
-        """What was written, None for a forfeit, which is counted and logged."""
-        results = self.endpoint.post_all(requests, _written)
+    def _failures(self, results: Sequence[Answer[Any] | Failure]) -> list[Failure]:
+        """Those among the results, counted."""
         failures = [result for result in results if isinstance(result, Failure)]
         self._has_answered |= len(failures) < len(results)
-        refused = [failure for failure in failures if failure.refused]
-        if refused and not self._has_answered:
-            raise ValueError(self._complaint(refused[0]))
-        if failures:
-            reasons = Counter(failure.reason for failure in failures)
-            self.forfeits += reasons
-            reason, count = reasons.most_common(1)[0]
-            _LOG.warning(
-                "%s: %d of %d replies forfeited, %d because: %s",
-                self.model, len(failures), len(results), count, reason,
-            )  # fmt: skip
-        return [result.value if isinstance(result, Answer) else None for result in results]
+        self.forfeits.update(failure.reason for failure in failures)
+        return failures
 
     def _complaint(self, failure: Failure) -> str:
         hint = "; does the address end in /v1?" if failure.reason.startswith("HTTP 404") else ""
@@ -250,12 +306,22 @@ class OpenAIServer:
             raise ValueError(
                 f"choices: the server at {self.endpoint.url} returns no log-probs of a prompt (echo with logprobs)"
             )
+        assert isinstance(echo.request.body, dict)
         end = len(echo.request.body["prompt"])
         inside = [(at, logp) for at, logp in zip(*result.value, strict=True) if echo.start <= at < end]
         total = float(sum(logp for _, logp in inside))
         if not inside or inside[0][0] != echo.start or total != total:
             raise ValueError("choices: the server's tokens do not begin where the choice begins")
         return total
+
+
+class _Exchange(NamedTuple):
+    """What is sent for one ask, and how its answers are read: of each sample, or of each choice."""
+
+    streams: UIntArray
+    requests: list[Request]
+    read: Callable[[Any], Any]
+    echoes: list[_Echo]
 
 
 class _Echo(NamedTuple):
@@ -271,13 +337,17 @@ class _Scored(NamedTuple):
 def _written(answer: Any) -> _Written:
     """The reply in an answer of either path."""
     choice = answer["choices"][0]
-    text = choice["message"]["content"] if "message" in choice else choice["text"]
-    if text is None:  # nothing was said; all tokens may have gone into thinking
-        text = ""
-    if not isinstance(text, str):
-        raise ValueError(f"the text is {shown(text)}")
-    text = text.encode(errors="replace").decode()  # JSON may hold halves of characters
-    return _Written(text, "length" if choice.get("finish_reason") == "length" else "stop")
+    message = choice.get("message", {})
+    text = _text(message["content"] if "message" in choice else choice["text"])
+    reasoning = _text(message.get("reasoning") or message.get("reasoning_content"))  # vLLM has had both
+    return _Written(text, "length" if choice.get("finish_reason") == "length" else "stop", reasoning)
+
+
+def _text(value: Any) -> str:
+    """What JSON holds as text; nothing was said where it is null, as when all tokens went into thinking."""
+    if not isinstance(value, str | None):
+        raise ValueError(f"the text is {shown(value)}")
+    return (value or "").encode(errors="replace").decode()  # JSON may hold halves of characters
 
 
 def _echoed(answer: Any) -> _Scored | None:
@@ -298,6 +368,8 @@ def _said(ask: Ask) -> _Said:
     if isinstance(ask.append, np.ndarray):
         raise ValueError(f"append: a server takes messages or text, not token ids (role {ask.role!r})")
     new: _Said = ask.append if isinstance(ask.append, str) else [dict(message) for message in ask.append]
+    if not isinstance(new, str) and (ask.context is None or ask.history):
+        return [*map(dict, ask.history), *new]
     if ask.context is None:
         return new
     if not len(ask.context) or ask.context[0] != _NO_IDS:
@@ -318,13 +390,27 @@ def _packed(said: _Said) -> IntArray:
     return np.array([_NO_IDS, *json.dumps(said).encode()], np.int32)
 
 
-def _reply(ask: Ask, written: _Written | None) -> Reply:
+def _reply(ask: Ask, written: _Written | None, tags: Tags) -> Reply:
     said = _said(ask)
     if written is None:
         return Reply(text="", context=_packed(said), finish_reason="forfeit")
     text = f"{ask.forced_prefix}{written.text}"
-    after = said + text if isinstance(said, str) else [*said, {"role": "assistant", "content": text}]
-    return Reply(text=text, context=_packed(after), finish_reason=written.finish_reason)
+    opened = isinstance(said, str) and ask.choices is None and said.rstrip().endswith(tags[0])
+    hidden, unclosed = hidden_part(text, tags, opened)
+    block = ""
+    if written.reasoning:
+        unclosed |= not text
+        block = f"{tags[0]}\n{written.reasoning}\n" + ("" if unclosed else f"{tags[1]}\n\n")
+    answer = {"role": "assistant", "content": "" if unclosed else text}
+    after = said + text if isinstance(said, str) else [*said, answer]
+    return Reply(
+        text=block + text,
+        context=_packed(after),
+        finish_reason=written.finish_reason,
+        hidden=len(block) + hidden,
+        unclosed=unclosed,
+        history=() if isinstance(after, str) else tuple(after),
+    )
 
 
 def _choose(ask: Ask, scores: FloatArray, u: float) -> _Written:

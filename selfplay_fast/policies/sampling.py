@@ -36,6 +36,16 @@ class SamplingColumns:
             min_p=column([o.min_p for o in options], torch.float32),
         )
 
+    @classmethod
+    def joined(cls, a: SamplingColumns, b: SamplingColumns) -> SamplingColumns:
+        """The rows of both."""
+        return cls(
+            temperature=torch.cat([a.temperature, b.temperature]),
+            top_p=torch.cat([a.top_p, b.top_p]),
+            top_k=torch.cat([a.top_k, b.top_k]),
+            min_p=torch.cat([a.min_p, b.min_p]),
+        )
+
     def rows(self, index: Tensor | slice) -> SamplingColumns:
         return SamplingColumns(
             temperature=self.temperature[index],

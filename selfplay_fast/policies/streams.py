@@ -35,9 +35,9 @@ def sample_streams(streams: UIntArray, sample: NDArray[np.int64]) -> UIntArray:
     return np.where(sample == 0, streams, _mix(streams ^ sample.astype(np.uint64)))
 
 
-def uniforms(streams: UIntArray, counter: int) -> NDArray[np.float64]:
-    """Draw number ``counter`` of every stream: float64 [N] in [0, 1)."""
-    bits = _mix(streams ^ _mix(np.full(1, counter, np.uint64)))
+def uniforms(streams: UIntArray, counter: int | NDArray[np.int64]) -> NDArray[np.float64]:
+    """Draw number ``counter``, or ``counter[i]``, of every stream: float64 [N] in [0, 1)."""
+    bits = _mix(streams ^ _mix(np.atleast_1d(np.asarray(counter)).astype(np.uint64)))
     return (bits >> np.uint64(11)).astype(np.float64) * 2.0**-53
 
 

@@ -7,16 +7,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from jinja2 import TemplateError
 from numpy.typing import NDArray
 
 from selfplay_fast.records import IntArray, Sampling
-
-if TYPE_CHECKING:
-    from selfplay_fast.policies.decode import Row
 
 Tags = tuple[str, str]
 
@@ -39,6 +36,20 @@ def find_tags(tokenizer: Any) -> Tags | None:
         if (begin in own and end in own) or end in template:
             return begin, end
     return None
+
+
+def ends_inside(text: str, tags: Tags, before: bool) -> bool:
+    """Does ``text`` end in reasoning? ``before``: does it begin there."""
+    opened, closed = map(text.rfind, tags)
+    return before if opened == closed else opened > closed  # equal: neither is there
+
+
+def hidden_part(reply: str, tags: Tags, opened: bool) -> tuple[int, bool]:
+    """How many characters of a reply are reasoning, and whether that never ends. ``opened``: by the prompt."""
+    if ends_inside(reply, tags, opened):
+        return len(reply), True
+    _, closed, public = reply.rpartition(tags[1])
+    return len(reply) - len(public.lstrip() if closed else public), False
 
 
 class ThinkTags:
@@ -65,25 +76,18 @@ class ThinkTags:
         if not all(letter.isascii() for letter in last):  # spelled in bytes by many tokenizers
             return np.ones(vocabulary, bool)
         found = np.zeros(vocabulary, bool)
-        for i, token in enumerate(self.tokenizer.convert_ids_to_tokens(list(range(len(self.tokenizer))))):
+        known = list(range(min(len(self.tokenizer), vocabulary)))
+        for i, token in enumerate(self.tokenizer.convert_ids_to_tokens(known)):
             found[i] = token is not None and any(letter in token for letter in last)
         return found
 
-    def inside(self, text: str, before: bool = False) -> bool:
+    def inside(self, text: str, before: bool) -> bool:
         """Does ``text`` end in reasoning? ``before``: does it begin there."""
-        opened, closed = text.rfind(self.begin), text.rfind(self.end)
-        return before if opened == closed else opened > closed  # equal: neither is there
+        return ends_inside(text, (self.begin, self.end), before)
 
     def opened_by(self, prompt: IntArray) -> bool:
         """Does a reply to this prompt begin in reasoning? It does if the prompt ends with the tag, and blanks."""
         return self.text(prompt[-self.window :]).rstrip().endswith(self.begin)
-
-    def hidden(self, reply: str, opened: bool) -> tuple[int, bool]:
-        """How much of a reply is reasoning, in characters, and whether that never ends. ``opened``: by the prompt."""
-        if self.inside(reply, opened):
-            return len(reply), True
-        *_, public = reply.rpartition(self.end)
-        return len(reply) - len(public.lstrip() if self.end in reply else public), False
 
     def text(self, tokens: IntArray) -> str:
         """Tokens as text, special ones included."""
@@ -124,43 +128,50 @@ def think_budget(tags: ThinkTags | None, sampling: Sampling, room: int) -> int |
     return max(0, room - answer)
 
 
-class Thoughts:
-    """Which rows of a batch are in their reasoning, token by token; ends it where a row's budget is spent."""
+def forced_places(tags: ThinkTags, tokens: IntArray, opened: bool, budget: int) -> list[int]:
+    """Which tokens of a reply another engine has forced, given that it keeps to the budget."""
+    forced: list[int] = []
+    inside, used = opened, 0
+    for place in range(len(tokens)):
+        if inside and used >= budget:
+            forced.append(place)
+        used += inside
+        inside = tags.inside(tags.text(tokens[max(0, place + 1 - tags.window) : place + 1]), inside)
+    return forced
 
-    def __init__(self, tags: ThinkTags, rows: Sequence[Row]) -> None:
-        budgets = [_UNLIMITED if row.think_budget is None else row.think_budget for row in rows]
+
+class Thought:
+    """Where a reply is in its reasoning, token by token; ends that where its budget is spent."""
+
+    def __init__(self, tags: ThinkTags, inside: bool, budget: int | None) -> None:
+        """inside: it begins there. budget: tokens that may be said there, None for no limit."""
         self.tags = tags
-        self.rows = rows
-        self.inside = np.array([row.thinks for row in rows], bool)
-        self.left = np.array(budgets, np.int64)  # tokens that may still be said inside
-        self.place = np.full(len(rows), -1)  # in the closing that is being forced
-        self.silent = self.inside.copy()  # inside, or nothing but blanks since
+        self.inside = inside
+        self.left = _UNLIMITED if budget is None else budget
+        self.place = -1  # in the closing that is being forced
+        self.silent = inside  # inside, or nothing but blanks since
 
-    def force(self, live: NDArray[np.int64], tokens: NDArray[np.int64], count: int) -> NDArray[np.bool_]:
-        """Write what is forced over the ``tokens`` drawn as number ``count`` of the live rows; which are forced."""
-        spent = self.inside[live] & (self.left[live] <= 0) & (self.place[live] < 0)
-        self.place[live[spent]] = 0
-        forced = self.place[live] >= 0
-        rows = live[forced]
-        tokens[forced] = self.tags.closing[self.place[rows]]
-        self.place[rows] += 1
-        for r in rows:
-            self.rows[r].forced.append(count)
-        return forced
+    def force(self) -> int | None:
+        """The next token, if it is forced."""
+        if self.inside and self.left <= 0 and self.place < 0:
+            self.place = 0
+        if self.place < 0:
+            return None
+        self.place += 1
+        return int(self.tags.closing[self.place - 1])
 
-    def hear(self, live: NDArray[np.int64], said: NDArray[np.int32], forced: NDArray[np.bool_]) -> None:
-        """Take note of the last of the tokens that all rows have ``said`` [rows, count]."""
-        tokens = said[live, -1]
-        self.left[live] -= self.inside[live] & ~forced
-        for r in live[self.tags.may_end[tokens]]:
-            recent = self._recent(said[r])
-            self.inside[r] = self.tags.inside(recent, bool(self.inside[r]))
-            self.silent[r] |= self.tags.end in recent
-        done = live[self.place[live] == len(self.tags.closing)]
-        self.inside[done], self.place[done] = False, -1
-        for r in live[self.silent[live] & ~self.inside[live] & ~forced]:
-            self.silent[r] = not self._recent(said[r]).split(self.tags.end)[-1].strip()
-        self.silent[live] |= self.inside[live] | forced
+    def hear(self, said: NDArray[np.int32], forced: bool) -> None:
+        """Take note of the last of the tokens ``said``."""
+        self.left -= self.inside and not forced
+        if self.tags.may_end[said[-1]]:
+            recent = self._recent(said)
+            self.inside = self.tags.inside(recent, self.inside)
+            self.silent |= self.tags.end in recent
+        if self.place == len(self.tags.closing):
+            self.inside, self.place = False, -1
+        if self.silent and not self.inside and not forced:
+            self.silent = not self._recent(said).split(self.tags.end)[-1].strip()
+        self.silent |= self.inside or forced
 
     def _recent(self, said: NDArray[np.int32]) -> str:
         return self.tags.text(said[-self.tags.window :])

@@ -5,6 +5,7 @@ Token ids go in and come out. What a chat looks like, what ends a reply and what
 
 from __future__ import annotations
 
+import inspect
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,6 +15,7 @@ import numpy as np
 
 from selfplay_fast.policies.language_model import LanguageModel
 from selfplay_fast.policies.streams import sample_streams, stream_ids
+from selfplay_fast.policies.thinking import forced_places, think_budget
 from selfplay_fast.records import Ask, FloatArray, IntArray, Reply, Sampling
 
 _SETTINGS = {"enable_prefix_caching": True, "logprobs_mode": "processed_logprobs"}
@@ -27,6 +29,10 @@ class VLLMEngine:
     from, temperature and truncation applied (``logprobs_mode="processed_logprobs"``); greedy tokens have 0. Every
     sample has a seed from its key, so it does not depend on what stands beside it beyond floating-point rounding; it is
     not the sample that ``learner`` would draw. With top-p and min-p together vLLM takes min-p first.
+
+    A budget of reasoning (``max_think_tokens``) goes to vLLM's ``thinking_token_budget``, for which vLLM must know the
+    tags (``reasoning_config``, with the closing tag alone as its end). Its stop strings end reasoning too: of a
+    thinking learner's asks it takes them with ``stop_in_thinking`` only.
 
     Asks with choices are drawn, and scores computed, by ``learner``, exactly.
 
@@ -115,7 +121,7 @@ class VLLMEngine:
         )
         return [
             [
-                self._reply(ask, prompts[a], forced[a], next(outputs).outputs[0])
+                self._reply(ask, prompts[a], forced[a], rooms[a], next(outputs).outputs[0])
                 if rooms[a] > 0
                 else self._forfeit(prompts[a])
                 for _ in range(ask.n)
@@ -129,7 +135,18 @@ class VLLMEngine:
     def _params(self, sampling: Sampling, room: int, seed: int) -> Any:
         from vllm import SamplingParams
 
+        if self.learner.thinking is not None and sampling.stop and not sampling.stop_in_thinking:
+            raise ValueError(
+                "sampling: vLLM looks for stop strings in reasoning as well; leave stop out or set stop_in_thinking"
+            )
+        budget = think_budget(self.learner.thinking, sampling, room)
+        budgets: dict[str, int] = {} if budget is None else {"thinking_token_budget": budget}
+        if budgets and not budgets.keys() <= inspect.signature(SamplingParams).parameters.keys():
+            raise ValueError(
+                "sampling: this vLLM has no thinking_token_budget; leave max_think_tokens out or take a newer one"
+            )
         return SamplingParams(
+            **budgets,
             temperature=sampling.temperature,
             top_p=sampling.top_p,
             top_k=sampling.top_k,
@@ -143,7 +160,7 @@ class VLLMEngine:
             seed=seed,
         )
 
-    def _reply(self, ask: Ask, prompt: IntArray, forced: IntArray, output: Any) -> Reply:
+    def _reply(self, ask: Ask, prompt: IntArray, forced: IntArray, room: int, output: Any) -> Reply:
         if output.finish_reason not in ("stop", "length"):
             return self._forfeit(prompt)
         ids = [int(token) for token in output.token_ids]
@@ -152,13 +169,16 @@ class VLLMEngine:
             0.0 if greedy else told[token].logprob for token, told in zip(ids, output.logprobs, strict=True)
         ]
         tokens = np.concatenate([forced, np.array(ids, np.int32)])
+        trained = np.arange(len(tokens)) >= len(forced)
+        for place in self._forced(ask, prompt, room, tokens[len(forced) :]):
+            trained[len(forced) + place], logprobs[place] = False, 0.0
         text = self.learner.text(tokens)
         hidden, unclosed = self.learner.hidden(text, prompt)
         return Reply(
             text=text,
             tokens=tokens,
             logprobs=np.array([0.0] * len(forced) + logprobs, np.float32),
-            train_mask=np.arange(len(tokens)) >= len(forced),
+            train_mask=trained,
             context=np.concatenate([prompt, tokens]),
             finish_reason=output.finish_reason,
             policy_version=self.version,
@@ -166,6 +186,14 @@ class VLLMEngine:
             unclosed=unclosed,
             history=ask.followed_by("" if unclosed else text),
         )
+
+    def _forced(self, ask: Ask, prompt: IntArray, room: int, said: IntArray) -> list[int]:
+        """Which tokens vLLM has not drawn, to end the reasoning."""
+        tags = self.learner.thinking
+        budget = think_budget(tags, ask.sampling, room)
+        if tags is None or budget is None:
+            return []
+        return forced_places(tags, said, tags.inside(ask.forced_prefix, tags.opened_by(prompt)), budget)
 
     def _forfeit(self, prompt: IntArray) -> Reply:
         return Reply(text="", context=prompt, finish_reason="forfeit", policy_version=self.version)

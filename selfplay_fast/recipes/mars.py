@@ -41,19 +41,20 @@ from selfplay_fast.learn.schedules import cosine_rate
 from selfplay_fast.learn.warmup import imitate
 from selfplay_fast.play import Cast, InvalidRewards, play_games, self_play
 from selfplay_fast.policies import Policy, RandomPolicy
+from selfplay_fast.policies.adapters import check_installed
 from selfplay_fast.policies.demonstrating import Demonstrator
 from selfplay_fast.policies.language_model import LanguageModel
 from selfplay_fast.policies.streams import derive_seed
 from selfplay_fast.records import Episode, Sampling
 from selfplay_fast.run import Run
-from selfplay_fast.training import load_model, placement, start
+from selfplay_fast.training import adam, load_model, load_reference, start
 
 MINI_HANABI = "hanabi(colors=2,ranks=2,hand=3,info_tokens=3)"
 SIMPLE_HANABI = "hanabi(colors=3,ranks=2,hand=5,info_tokens=8)"
 
 
 _LEAST = {
-    "steps warmup_steps learning_rate_warmup top_k eval_temperature": 0,
+    "steps warmup_steps learning_rate_warmup top_k eval_temperature lora_rank": 0,
     "games_per_step max_tokens max_turns threads max_batch_tokens warmup_games checkpoint_every": 1,
     "eval_every eval_episodes eval_episodes_between": 1,
     "long_reply": 12,
@@ -155,6 +156,10 @@ class Config(RecipeConfig):
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"
     """what passes are computed in; weights that are trained are float32 beside it. `auto`: bfloat16 on a GPU, but for
     nano"""
+    lora_rank: int = 0
+    """train adapters of this rank at all linear layers but the head, and nothing else; 0: the whole model"""
+    gradient_checkpointing: bool = False
+    """compute layers again in the backward pass: a third more work, a small part of the memory"""
     max_batch_tokens: int = 16384
     """tokens of one forward pass over prompts and of one micro-batch"""
     max_cache_tokens: int | None = None
@@ -194,6 +199,8 @@ class Config(RecipeConfig):
                 f"model: {self.model!r} is not nano{nearest(self.model, ['nano'])}, and only nano is warmed up; "
                 "for other models set warmup_steps to 0, as --preset paper does"
             )
+        if self.lora_rank and self.model == "nano":
+            raise ValueError("lora_rank: nano is small, and trained whole; set it to 0, or name a model")
         if not self.games:
             raise ValueError("games: name at least one game")
         if self.games_per_step < len(self.games):
@@ -232,18 +239,19 @@ PRESETS = {
 def train(config: Config, run: Run) -> None:
     """Self-play from the first step, or from the newest checkpoint of the run."""
     torch.set_num_threads(config.threads)
+    if config.lora_rank:
+        check_installed()
     distributed.check_enough(config.games_per_step, "games_per_step")
     policy, optimizer, state = start(
         config,
         run,
         build=partial(load_policy, config, run),
-        optimizer_of=partial(_optimizer, config),
+        optimizer_of=partial(adam, rate=config.learning_rate, weight_decay=config.weight_decay),
         evaluate=partial(_evaluate, config, full=True),
         baseline=RoleBaseline(),
         keep_thinking=config.chat,
     )
-    frozen = run.checkpoints / "step-000000"
-    reference = checkpoint.load_policy(frozen, **placement(config)) if config.kl else None
+    reference = load_reference(config, run, policy, keep_thinking=config.chat) if config.kl else None
     baseline = state.baseline
     for step in run.steps(config.steps, start=state.step):
         seed = derive_seed(config.seed, step)
@@ -321,22 +329,13 @@ def _rates(config: Config, step: int, samples: int) -> list[float]:
     ]
 
 
-def _optimizer(config: Config, policy: LanguageModel) -> torch.optim.Optimizer:
-    return torch.optim.AdamW(
-        policy.model.parameters(),
-        lr=config.learning_rate,
-        betas=(0.9, 0.95),
-        weight_decay=config.weight_decay,
-    )
-
-
 def load_policy(config: Config, run: Run) -> LanguageModel:
     """The model named by the configuration, warmed up on conversations of random legal play if so configured."""
     texts = dict.fromkeys([*config.games, *config.held_out])
     policy = load_model(
         config,
         list(texts),
-        run,
+        run.status,
         nano={"legal_list": config.legal_list, "whole_words": True},
         keep_thinking=config.chat,
     )

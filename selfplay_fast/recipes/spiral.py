@@ -12,7 +12,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from functools import partial
+from typing import TYPE_CHECKING, Literal
 
 import torch
 
@@ -31,14 +32,18 @@ from selfplay_fast.learn import (
 )
 from selfplay_fast.learn.advantages import undiscounted_returns
 from selfplay_fast.learn.warmup import warm_up
-from selfplay_fast.play import InvalidRewards, mean_turns, play_games, self_play
+from selfplay_fast.play import GameTable, InvalidRewards, Rollouts, game_tables, mean_turns, play, self_play
 from selfplay_fast.policies import Policy
+from selfplay_fast.policies.adapters import check_installed
 from selfplay_fast.policies.language_model import LanguageModel
-from selfplay_fast.policies.nano import build_nano
 from selfplay_fast.policies.streams import derive_seed
-from selfplay_fast.records import Episode, Sampling
+from selfplay_fast.records import Sampling
 from selfplay_fast.run import Run
 from selfplay_fast.solvers import is_enumerable
+from selfplay_fast.training import adam, load_model, load_reference, start
+
+if TYPE_CHECKING:
+    from selfplay_fast.policies.token_servers import TokenServers
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,7 +66,7 @@ class Config(RecipeConfig):
     """turns per iteration, about: whole games are played, as many of each as give an equal share under random play"""
     learning_rate: float | None = None
     """AdamW, betas 0.9 and 0.95, no weight decay; None: for nano 6e-6 on small games (up to 1,000 information states),
-    5e-5 on others, 3e-4 with the magnet; for other models 1e-6"""
+    5e-5 on others, 3e-4 with the magnet; for other models 1e-6, for their adapters 1e-5"""
     learning_rate_decay: Literal["constant", "linear"] = "linear"
     """`linear` falls to a tenth of the rate"""
     advantage: Literal["role_conditioned", "return"] = "role_conditioned"
@@ -85,7 +90,8 @@ class Config(RecipeConfig):
     max_grad_norm: float = 1.0
     """gradient clipping"""
     max_importance: float | None = None
-    """weigh each token by min(p of the learner / p of the sampler, this); None: not, as in the paper"""
+    """weigh each token by min(p of the learner / p of the sampler, this); None: not, as in the paper, but 2 where
+    `max_staleness` is above 0"""
     max_loss: float = 1e6
     """a loss beyond it has exploded, and the run stops"""
     invalid_reward: float = -1.5
@@ -116,11 +122,21 @@ class Config(RecipeConfig):
     """models on servers to play against in evaluations besides the fixed opponents: `server:URL#MODEL`"""
     checkpoint_every: int = 25
     """steps between checkpoints; the first and the two newest stay"""
+    max_staleness: int = 0
+    """updates between the weights that speak in a game and those that learn from it; 0: every step plays all its games
+    with its own weights, above: games go on while others are learned from"""
+    rollout_servers: tuple[str, ...] = ()
+    """addresses of `selfplay-fast serve` that play the training games with the weights of the last update:
+    `http://127.0.0.1:8000/v1`"""
     device: str = "auto"
     """where the model lives: `cpu`, `cuda`, or `auto` for a GPU where there is one"""
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"
-    """what passes are computed in; weights that are trained and optimizer states are float32 beside it. `auto`: bfloat16
-    on a GPU, but for nano"""
+    """what passes are computed in; trained weights and optimizer states are float32 beside it. `auto`: bfloat16 on a
+    GPU, but for nano"""
+    lora_rank: int = 0
+    """train adapters of this rank at all linear layers but the head, and nothing else; 0: the whole model"""
+    gradient_checkpointing: bool = False
+    """compute layers again in the backward pass: a third more work, a small part of the memory"""
     max_batch_tokens: int = 16384
     """tokens of one forward pass over prompts and of one micro-batch; gradients of micro-batches add up"""
     max_cache_tokens: int | None = None
@@ -132,7 +148,9 @@ class Config(RecipeConfig):
     def __post_init__(self) -> None:
         positive = "samples_per_step max_tokens loss_length inner_epochs max_turns eval_every eval_episodes"
         positive += " eval_episodes_between checkpoint_every threads max_batch_tokens"
-        at_least = dict.fromkeys(positive.split(), 1) | {"warmup_steps": 0}
+        at_least = dict.fromkeys(positive.split(), 1) | dict.fromkeys(
+            ("warmup_steps", "lora_rank", "max_staleness"), 0
+        )
         for name, least in at_least.items():
             if getattr(self, name) < least:
                 raise ValueError(f"{name}: must be at least {least}, got {getattr(self, name)}")
@@ -163,11 +181,20 @@ class Config(RecipeConfig):
                     OpenAIServer.from_name(name)
                 except ValueError as error:
                     raise ValueError(f"eval_opponents: {error}") from None
+        if self.rollout_servers:
+            from selfplay_fast.policies.token_servers import check_addresses
+
+            try:
+                check_addresses(self.rollout_servers)
+            except ValueError as error:
+                raise ValueError(f"rollout_servers: {error}") from None
         if self.model != "nano" and self.warmup_steps:
             raise ValueError(
                 f"model: {self.model!r} is not nano{nearest(self.model, ['nano'])}, and only nano is warmed up; "
                 "for other models set warmup_steps to 0, as --preset paper does"
             )
+        if self.lora_rank and self.model == "nano":
+            raise ValueError("lora_rank: nano is small, and trained whole; set it to 0, or name a model")
         if self.temperature == 0:
             raise ValueError("temperature: 0 always says the same and learns nothing; use a positive number")
         if self.steps is not None and self.steps < 0:
@@ -186,7 +213,7 @@ class Config(RecipeConfig):
         if self.learning_rate is not None:
             return self.learning_rate
         if self.model != "nano":
-            return 1e-6
+            return 1e-5 if self.lora_rank else 1e-6
         return 6e-6 if self._small else 3e-4 if self.magnet else 5e-5
 
     @property
@@ -195,29 +222,44 @@ class Config(RecipeConfig):
         return all(is_enumerable(game) for game in self.games)
 
     def resolved(self) -> Config:
-        return replace(self, steps=self.total_steps, learning_rate=self.initial_learning_rate)
+        late = self.max_importance is None and self.max_staleness > 0
+        return replace(
+            self,
+            steps=self.total_steps,
+            learning_rate=self.initial_learning_rate,
+            max_importance=2.0 if late else self.max_importance,
+        )
 
+
+_PAPER = Config(
+    model="Qwen/Qwen3-4B-Base",
+    games=("kuhn_poker(rounds=5)", "tic_tac_toe", "negotiation(resources=5)"),
+    steps=400,
+    samples_per_step=128,
+    learning_rate=1e-6,
+    learning_rate_decay="constant",
+    style="spiral",
+    parse_mode="strict",
+    max_tokens=8192,
+    loss_length=8192,
+    inner_epochs=2,
+    warmup_steps=0,
+    eval_every=16,
+    eval_episodes=512,
+    eval_episodes_between=16,
+    checkpoint_every=16,
+)
+
+# The same on one card of 141 GB: docs/scale.md counts what fits.
+_ONE_CARD = replace(
+    _PAPER, gradient_checkpointing=True, max_batch_tokens=16384, max_cache_tokens=131072, dtype="bfloat16"
+)
 
 PRESETS = {
     "nano": Config(),
-    "paper": Config(
-        model="Qwen/Qwen3-4B-Base",
-        games=("kuhn_poker(rounds=5)", "tic_tac_toe", "negotiation(resources=5)"),
-        steps=400,
-        samples_per_step=128,
-        learning_rate=1e-6,
-        learning_rate_decay="constant",
-        style="spiral",
-        parse_mode="strict",
-        max_tokens=8192,
-        loss_length=8192,
-        inner_epochs=2,
-        warmup_steps=0,
-        eval_every=16,
-        eval_episodes=512,
-        eval_episodes_between=16,
-        checkpoint_every=16,
-    ),
+    "paper": _PAPER,
+    "qwen3-4b": _ONE_CARD,
+    "qwen3-4b-lora": replace(_ONE_CARD, lora_rank=32),
 }
 
 
@@ -225,18 +267,45 @@ def train(config: Config, run: Run) -> None:
     """Self-play from the first step, or from the newest checkpoint of the run."""
     config = config.resolved()
     torch.set_num_threads(config.threads)
+    if config.lora_rank:
+        check_installed()
     opponents = _opponents(config)
     share = config.samples_per_step / len(config.games)
     counts = [max(1, round(share / mean_turns(game))) for game in config.games]
     distributed.check_enough(sum(counts), "samples_per_step")
-    policy, optimizer, state = _start(config, run, opponents)
-    start = run.checkpoints / "step-000000"
-    reference = checkpoint.load_policy(start, **_placement(config)) if config.magnet else None
+    if distributed.share()[1] > 1 and (config.max_staleness or config.rollout_servers):
+        raise ValueError(
+            "max_staleness, rollout_servers: several ranks play their own games; leave both at their default"
+        )
+    policy, optimizer, state = start(
+        config,
+        run,
+        build=lambda: load_policy(config, run.status),
+        optimizer_of=partial(_optimizer, config),
+        evaluate=lambda policy: _evaluate(config, policy, opponents, full=True),
+        baseline=RoleBaseline(decay=config.baseline_decay),
+    )
+    reference = load_reference(config, run, policy) if config.magnet else None
     baseline = state.baseline
+    servers = _servers(config, policy)
+    own = distributed.share()
+    rollouts = run.enter(
+        Rollouts(
+            self_play(servers or policy),
+            lambda step: _tables(config, counts, derive_seed(config.seed, step), own),
+            episodes=len(range(sum(counts))[own[0] :: own[1]]),
+            first=state.step + 1,
+            last=config.total_steps,
+            max_staleness=config.max_staleness,
+            version=policy.version,
+            beside=servers is not None,
+            state=state.rollouts,
+        )
+    )
     for step in run.steps(config.total_steps, start=state.step):
         left = 1 - (step - 1) / config.total_steps
         with run.phase("rollout"):
-            episodes = _play(config, policy, counts, derive_seed(config.seed, step))
+            episodes = distributed.play_dealt(lambda share: rollouts.collect())
         with run.phase("advantages"):
             if config.advantage == "role_conditioned":
                 advantages, baseline = role_conditioned_advantages(
@@ -265,11 +334,19 @@ def train(config: Config, run: Run) -> None:
             )
         with run.phase("update"):
             metrics = update(policy, optimizer, batch, settings, reference=reference)
+        if servers is not None and step < config.total_steps:
+            with run.phase("hand_over"):
+                servers.hand_over()
+        rollouts.updated(policy.version)
         seconds = run.seconds("rollout", "advantages", "update")
-        metrics |= episode_metrics(episodes) | {
-            "samples_per_s": batch.num_samples / seconds,
-            "tokens_per_s": batch.num_tokens / seconds,
-        }
+        metrics |= (
+            episode_metrics(episodes)
+            | rollouts.metrics()
+            | {
+                "samples_per_s": batch.num_samples / seconds,
+                "tokens_per_s": batch.num_tokens / seconds,
+            }
+        )
         last = step == config.total_steps
         if last or step % config.eval_every == 0:
             with run.phase("evaluation"):
@@ -277,49 +354,13 @@ def train(config: Config, run: Run) -> None:
         run.log(step, metrics, episodes, advantages)
         if last or step % config.checkpoint_every == 0:
             with run.phase("checkpoint"):
-                done = checkpoint.TrainState(step=step, baseline=baseline)
+                done = checkpoint.TrainState(step=step, baseline=baseline, rollouts=rollouts.state())
                 checkpoint.save_checkpoint(run.checkpoints, policy, optimizer, done)
-
-
-def _start(
-    config: Config, run: Run, opponents: Mapping[str, Policy]
-) -> tuple[LanguageModel, torch.optim.Optimizer, checkpoint.TrainState]:
-    """The newest checkpoint, or a fresh policy, evaluated and saved as step 0."""
-    saved = checkpoint.load_newest(run.checkpoints, run.note, **_placement(config))
-    if saved is not None:
-        policy, folder, state = saved
-        distributed.shard(policy.model, _dtype(config, policy))
-        with distributed.sharded(policy.model):
-            optimizer = _optimizer(config, policy)
-            checkpoint.restore_optimizer(optimizer, folder)
-        run.truncate(state.step)
-        return policy, optimizer, state
-    run.truncate(-1)
-    with run.phase("start"):
-        policy = load_policy(config, run.status)
-    with distributed.sharded(policy.model):
-        optimizer = _optimizer(config, policy)
-    state = checkpoint.TrainState(step=0, baseline=RoleBaseline(decay=config.baseline_decay))
-    run.status("evaluating the policy to start from")
-    with run.phase("evaluation"):
-        metrics = _evaluate(config, policy, opponents, full=True)
-    run.log(0, metrics)
-    with run.phase("checkpoint"):
-        checkpoint.save_checkpoint(run.checkpoints, policy, optimizer, state)
-    return policy, optimizer, state
 
 
 def load_policy(config: Config, status: Callable[[str], None] = lambda text: None) -> LanguageModel:
     """The model named by the configuration, warmed up on random legal play if so configured."""
-    if config.model == "nano":
-        status("building nano")
-        policy = LanguageModel(
-            *build_nano(config.games, config.seed, style=config.style), **_placement(config)
-        )
-    else:
-        status(f"loading {config.model}")
-        policy = LanguageModel.load(config.model, dtype="float32", **_placement(config))
-    distributed.shard(policy.model, _dtype(config, policy))
+    policy = load_model(config, config.games, status)
     if config.warmup_steps:
         warm_up(
             policy,
@@ -333,43 +374,22 @@ def load_policy(config: Config, status: Callable[[str], None] = lambda text: Non
     return policy
 
 
-def _placement(config: Config) -> dict[str, Any]:
-    """Options of a `LanguageModel`."""
-    return {
-        "device": distributed.local_device(config.device),
-        "max_batch_tokens": config.max_batch_tokens,
-        "max_cache_tokens": config.max_cache_tokens,
-    }
-
-
-def _dtype(config: Config, policy: LanguageModel) -> torch.dtype:
-    """What the policy computes in."""
-    on_gpu = policy.model.device.type == "cuda"
-    wide = config.dtype == "float32" or (config.dtype == "auto" and not (on_gpu and config.model != "nano"))
-    return torch.float32 if wide else torch.bfloat16
-
-
 def _optimizer(config: Config, policy: LanguageModel) -> torch.optim.Optimizer:
-    return torch.optim.AdamW(
-        policy.model.parameters(), lr=config.initial_learning_rate, betas=(0.9, 0.95), weight_decay=0.0
-    )
+    return adam(policy, rate=config.initial_learning_rate)
 
 
-def _play(config: Config, policy: LanguageModel, counts: Sequence[int], seed: int) -> list[Episode]:
-    """Self-play: ``counts`` games of each kind, over all ranks."""
-    return distributed.play_dealt(
-        lambda share: play_games(
-            self_play(policy),
-            games=config.games,
-            episodes=counts,
-            seed=seed,
-            sampling=Sampling(temperature=config.temperature, max_tokens=config.max_tokens),
-            invalid=InvalidRewards(offender=config.invalid_reward, others=config.invalid_other),
-            max_turns=config.max_turns,
-            style=config.style,
-            parse_mode=config.parse_mode,
-            share=share,
-        )
+def _tables(config: Config, counts: Sequence[int], seed: int, share: tuple[int, int]) -> list[GameTable]:
+    """Tables for self-play: of ``counts`` games of each kind, this share."""
+    return game_tables(
+        games=config.games,
+        episodes=counts,
+        seed=seed,
+        sampling=Sampling(temperature=config.temperature, max_tokens=config.max_tokens),
+        invalid=InvalidRewards(offender=config.invalid_reward, others=config.invalid_other),
+        max_turns=config.max_turns,
+        style=config.style,
+        parse_mode=config.parse_mode,
+        share=share,
     )
 
 
@@ -380,6 +400,17 @@ def _opponents(config: Config) -> Mapping[str, Policy]:
     from selfplay_fast.policies.openai_server import OpenAIServer
 
     return OpenAIServer.opponents(config.eval_opponents)
+
+
+def _servers(config: Config, policy: LanguageModel) -> TokenServers | None:
+    """Those that play the training games, with the weights of the policy."""
+    if not config.rollout_servers:
+        return None
+    from selfplay_fast.policies.token_servers import TokenServers
+
+    servers = TokenServers(policy, config.rollout_servers)
+    servers.hand_over()
+    return servers
 
 
 def _evaluate(
@@ -402,4 +433,7 @@ def _evaluate(
     if not full:
         return metrics
     counts = [config.eval_episodes] * len(config.games)
-    return episode_metrics(_play(config, policy, counts, derive_seed(seed, -1))) | metrics
+    played = distributed.play_dealt(
+        lambda share: play(self_play(policy), _tables(config, counts, derive_seed(seed, -1), share))
+    )
+    return episode_metrics(played) | metrics

@@ -68,6 +68,11 @@ FAMILIES: dict[str, tuple[str, dict[str, Any]]] = {
 }
 
 
+def long(*values: Any) -> Any:
+    """A case whose parts other cases have too, in other company."""
+    return pytest.param(*values, marks=pytest.mark.long)
+
+
 @pytest.fixture(scope="module")
 def build(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., str]:
     """A folder with a random model of a family and a tokenizer, by the family's name."""
@@ -197,8 +202,8 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> Calls:
         ("llama", {"temperature": 0.7}),
         ("tied", {"gradient_checkpointing": True, "num_iterations": 2, "gradient_accumulation_steps": 2}),
         ("capped", {"top_entropy_quantile": 0.5}),
-        ("scaled", {"loss_type": "grpo", "temperature": 1.3}),
-        ("biased", {"steps_per_generation": 2, "num_generations": 4}),
+        long("scaled", {"loss_type": "grpo", "temperature": 1.3}),
+        long("biased", {"steps_per_generation": 2, "num_generations": 4}),
         ("llama", {"cast_lm_head_to_fp32": True, "model_init_kwargs": {"dtype": "bfloat16"}}),
     ],
     ids=lambda x: x if isinstance(x, str) else "-".join(x),
@@ -218,8 +223,8 @@ def test_grpo_trains_as_with_its_own_head(
     ("family", "options"),
     [
         ("flat", {"use_weighting": True}),
-        ("tied", {"ld_alpha": 0.5, "gradient_checkpointing": True}),
-        ("capped", {"loss_type": ["ipo"]}),
+        long("tied", {"ld_alpha": 0.5, "gradient_checkpointing": True}),
+        long("capped", {"loss_type": ["ipo"]}),
         ("scaled", {"precompute_ref_log_probs": True}),
         ("biased", {"label_smoothing": 0.1}),
         ("experts", {"router_aux_loss_coef": 0.1}),
@@ -287,7 +292,7 @@ def peak(action: Callable[[], Any]) -> tuple[Any, int]:
     return result, most
 
 
-@pytest.mark.parametrize("make", [grpo, dpo])
+@pytest.mark.parametrize("make", [grpo, long(dpo)])
 def test_it_takes_less_memory(make: Any, build: Callable[..., str], tmp_path: Path) -> None:
     """Oracle: every allocation of two steps with TRL's head and with ours, 32,768 words, and the same losses."""
     path = build("llama", 32768)
@@ -349,8 +354,17 @@ def test_nothing_to_score(build: Callable[..., str], tmp_path: Path) -> None:
     assert not any(p.grad.any() for p in trainer.model.parameters() if p.grad is not None)
 
 
-@pytest.mark.parametrize("kind", ["lora", "lora-head-as-a-whole", "prompt"])
-@pytest.mark.parametrize("make", [grpo, dpo])
+@pytest.mark.parametrize(
+    ("make", "kind"),
+    [
+        (grpo, "lora"),
+        (dpo, "lora-head-as-a-whole"),
+        (grpo, "prompt"),
+        long(dpo, "lora"),
+        long(grpo, "lora-head-as-a-whole"),
+        long(dpo, "prompt"),
+    ],
+)
 def test_adapters(make: Any, kind: str, build: Callable[..., str], tmp_path: Path, calls: Calls) -> None:
     """Oracle: TRL with its own head and the same adapters, whose base model is the reference."""
     peft = pytest.importorskip("peft", reason="comes with the extra 'test'")
@@ -438,7 +452,7 @@ def per_token(samples: Samples) -> torch.Tensor:
 
 @pytest.mark.parametrize(
     ("loss", "advantages"),
-    [("grpo", z_scores), ("grpo", per_token), ("dapo", per_token), ("cispo", per_token)],
+    [("grpo", z_scores), ("cispo", per_token), long("grpo", per_token), long("dapo", per_token)],
 )
 def test_constant_advantages_are_grpo(
     loss: str, advantages: Any, build: Callable[..., str], tmp_path: Path
@@ -488,8 +502,9 @@ def talk(build: Callable[..., str], tmp_path: Path, monkeypatch: pytest.MonkeyPa
     return make
 
 
-@pytest.mark.parametrize("fused", [False, True])
-@pytest.mark.parametrize("loss", ["grpo", "bnpo"])
+@pytest.mark.parametrize(
+    ("loss", "fused"), [("grpo", True), ("bnpo", False), long("grpo", False), long("bnpo", True)]
+)
 def test_advantages_per_token_by_hand(fused: bool, loss: str, talk: Callable[..., Any]) -> None:
     """Oracle: the loss and its gradient written out over plain logits in float64, the environment's tokens left out."""
     numbers = torch.linspace(-1, 2, 20).reshape(4, 5)

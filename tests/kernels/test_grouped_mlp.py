@@ -12,7 +12,7 @@ NAMES = ("x", "w1", "b1", "w2", "b2", "expert_index", "gate")
 WORD = (1 << 64) - 1
 
 
-def make(tokens=45, width=20, experts=3, units=33, last=18, top=2, dtype=torch.float32, seed=0):
+def make(tokens=20, width=20, experts=3, units=33, last=18, top=2, dtype=torch.float32, seed=0):
     """Inputs by name; a token's experts differ."""
     torch.manual_seed(seed)
     values = {
@@ -100,7 +100,7 @@ def test_odd_sizes(tokens, width, units, last, path):
 def test_experts_without_a_token_and_one_with_all(path):
     """Oracle: float64 autograd, and gradients that are exactly 0 where no token went."""
     inputs = make(experts=4, top=1)
-    inputs["expert_index"] = torch.full((45, 1), 2)
+    inputs["expert_index"] = torch.full((20, 1), 2)
     assert max(errors(inputs).values()) <= 2e-6
     ours = learnable(inputs)
     grouped_mlp(**ours).sum().backward()
@@ -112,7 +112,7 @@ def test_experts_without_a_token_and_one_with_all(path):
 def test_an_expert_chosen_twice(path):
     """Oracle: float64 autograd; also at k = E, where other code might count on all experts."""
     inputs = make(experts=3, top=3)
-    inputs["expert_index"] = torch.randint(3, (45, 3))
+    inputs["expert_index"] = torch.randint(3, (20, 3))
     inputs["expert_index"][0] = 1
     assert max(errors(inputs).values()) <= 2e-6
 
@@ -139,9 +139,8 @@ def test_no_token(path):
 @pytest.mark.parametrize(("dtype", "unit"), [(torch.float16, 2**-11), (torch.bfloat16, 2**-8)])
 def test_half_precision(dtype, unit, path):
     """Oracle: float64 of the same rounded inputs, to 4 roundings of the largest value (the interpreter truncates)."""
-    for activation in ("relu", "gelu"):
-        found = errors(make(dtype=dtype), activation)
-        assert max(found.values()) <= 4 * unit * (2 if path == "triton" else 1), found
+    found = errors(make(dtype=dtype), "gelu")
+    assert max(found.values()) <= 4 * unit * (2 if path == "triton" else 1), found
 
 
 def test_gate_in_float32_beside_half_precision(path):
@@ -209,9 +208,9 @@ def test_dropout_follows_splitmix64_forward_and_backward(seed, path):
     sizes = {"tokens": 19, "width": 9, "units": 35, "last": 5}
     kept = kept_units(seed, 19, 3, 35, 0.4)
     for activation in ACTIVATIONS if seed == 0 else ("relu",):
-        for given in (seed, torch.tensor(seed)):
-            found = errors(make(**sizes), activation, kept, dropout=0.4, seed=given)
-            assert max(found.values()) <= 2e-6
+        given = torch.tensor(seed) if activation == "relu" else seed
+        found = errors(make(**sizes), activation, kept, dropout=0.4, seed=given)
+        assert max(found.values()) <= 2e-6
 
 
 def test_dropout_statistics():
@@ -255,19 +254,20 @@ def test_views_of_larger_tensors(path):
     assert all(torch.equal(here, there) for here, there in zip(*results, strict=True))
 
 
-@pytest.mark.parametrize("needed", [("x",), ("gate",), ("w2",), ("b1", "gate")])
-def test_gradients_of_some(needed, path):
+def test_gradients_of_some(path):
     """Oracle: the same gradients as when all are wanted; none elsewhere."""
-    whole, some = learnable(make()), make()
-    for name in needed:
-        some[name].requires_grad_()
-    for given in (whole, some):
-        grouped_mlp(**given, activation="tanh").square().sum().backward()
-    for name in NAMES:
-        if name in needed:
-            assert torch.equal(some[name].grad, whole[name].grad)
-        else:
-            assert some[name].grad is None
+    whole = learnable(make())
+    grouped_mlp(**whole, activation="tanh").square().sum().backward()
+    for needed in (("x",), ("gate",), ("w2",), ("b1", "gate")):
+        some = make()
+        for name in needed:
+            some[name].requires_grad_()
+        grouped_mlp(**some, activation="tanh").square().sum().backward()
+        for name in NAMES:
+            if name in needed:
+                assert torch.equal(some[name].grad, whole[name].grad)
+            else:
+                assert some[name].grad is None
 
 
 def test_a_dense_network_cut_into_experts():
@@ -289,7 +289,7 @@ def test_a_dense_network_cut_into_experts():
 
 def test_as_an_operator_of_pytorch(path):
     """Oracle: torch.library.opcheck, of the operator and of its gradient."""
-    for top, activation, keep in ((1, "relu", True), (2, "gelu", True), (2, "relu", False)):
+    for top, activation, keep in ((2, "gelu", True), (1, "relu", False)):
         leaves = learnable(make(7, 6, 3, 5, 4, top)) if keep else make(7, 6, 3, 5, 4, top)
         options = (torch.tensor(5), activation, 0.2, keep)
         torch.library.opcheck(torch.ops.selfplay_fast.grouped_mlp, (*leaves.values(), *options))

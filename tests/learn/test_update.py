@@ -5,7 +5,9 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from transformers import GPT2Config, GPT2LMHeadModel
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from transformers import GPT2Config, GPT2LMHeadModel, Qwen3Config, Qwen3ForCausalLM
 
 from selfplay_fast.learn.losses import negative_log_likelihood, ppo_clip_loss
 from selfplay_fast.learn.packing import TokenBatch
@@ -71,6 +73,114 @@ def test_gradients_equal_independent_sequences(toy_policy, toy_texts, block_toke
         assert (parameter.grad - gradient).abs().max() <= 1e-5 * max(1e-3, gradient.abs().max())
     assert metrics["sampler_kl"] == pytest.approx(0, abs=1e-6)
     assert metrics["sharing"] > 3
+
+
+def sequence_batch(sequences, first, seed):
+    """Any sequences as a batch, with random advantages and weights, some of these 0."""
+    lengths = np.array([len(s) - f for s, f in zip(sequences, first, strict=True)])
+    total, rng = int(lengths.sum()), np.random.default_rng(seed)
+    return TokenBatch(
+        sequences=sequences,
+        first=np.array(first),
+        offsets=np.concatenate([[0], np.cumsum(lengths)]),
+        advantages=rng.normal(size=total).astype(np.float32),
+        weights=(rng.random(total) * (rng.random(total) < 0.8)).astype(np.float32) / total,
+        sampler_logprobs=np.zeros(total, np.float32),
+        temperature=1.0,
+    )
+
+
+def tree_gradients(policy, batch, **options):
+    optimizer = torch.optim.SGD(policy.model.parameters(), lr=0.0)
+    update(policy, optimizer, batch, Update(loss=ppo_clip_loss(), max_grad_norm=1e9, **options))
+    return [parameter.grad.clone() for parameter in policy.model.parameters()]
+
+
+def assert_close(got, want):
+    scale = max(1e-3, *(gradient.abs().max() for gradient in want))
+    for gradient, plain in zip(got, want, strict=True):
+        assert (gradient - plain).abs().max() <= 1e-5 * scale
+
+
+@pytest.fixture
+def small_policy(toy_policy):
+    config = Qwen3Config(
+        vocab_size=12,
+        hidden_size=16,
+        intermediate_size=32,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        num_key_value_heads=1,
+        head_dim=8,
+        bos_token_id=None,
+        eos_token_id=None,
+        initializer_range=0.3,
+    )
+    toy_policy.model = Qwen3ForCausalLM(config).eval()
+    return toy_policy
+
+
+@st.composite
+def trees(draw):
+    """Sequences of three letters with a common start, so that much is shared, and where each begins to be trained."""
+    stem = draw(st.lists(st.integers(0, 2), max_size=20))
+    ends = draw(st.lists(st.lists(st.integers(0, 2), min_size=2, max_size=9), min_size=1, max_size=10))
+    sequences = [np.array(stem + end, np.int32) for end in ends]
+    return sequences, [draw(st.integers(1, len(sequence) - 1)) for sequence in sequences]
+
+
+@settings(deadline=None, max_examples=15, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(trees(), st.sampled_from(["dense", "rows"]), st.integers(1, 30), st.sampled_from([1, 20, 1000]))
+def test_gradients_of_random_trees(small_policy, tree, attention, block_tokens, max_batch_tokens):
+    """Oracle: one forward pass per sequence; to 1e-5 of the largest gradient, whatever is shared or cut."""
+    batch = sequence_batch(*tree, seed=len(tree[0]))
+    small_policy.attention = attention
+    got = tree_gradients(small_policy, batch, block_tokens=block_tokens, max_batch_tokens=max_batch_tokens)
+    assert_close(got, plain_gradients(small_policy, batch))
+
+
+def test_gradients_of_models_that_trees_cannot_run(unshared_policy):
+    """Windows, state spaces and linear layers. Oracle: one forward pass per sequence; sequences outgrow the window."""
+    rng = np.random.default_rng(0)
+    start = rng.integers(3, 300, 9).astype(np.int32)
+    sequences = [np.concatenate([start, rng.integers(3, 6, 2 + i % 4).astype(np.int32)]) for i in range(9)]
+    batch = sequence_batch(sequences, [9 + i % 2 for i in range(9)], seed=0)
+    want = plain_gradients(unshared_policy, batch)
+    for max_batch_tokens in (30, 16384):
+        assert_close(tree_gradients(unshared_policy, batch, max_batch_tokens=max_batch_tokens), want)
+
+
+@pytest.mark.parametrize("attention", ["dense", "rows"])
+def test_gradients_do_not_depend_on_untrained_siblings(toy_policy, attention):
+    """Oracle: the same update before other tokens stood in a branch that weighs nothing; equal to the last bit."""
+    toy_policy.attention = attention
+    rng = np.random.default_rng(0)
+    stem, a, b, c = (rng.integers(10, 300, size).astype(np.int32) for size in (20, 9, 9, 9))
+    a[0], b[0], c[0] = 3, 5, 4  # c lies between them
+    gradients = []
+    for other in (c, np.concatenate([c[:1], rng.integers(10, 300, 8).astype(np.int32)])):
+        batch = sequence_batch([np.concatenate([stem, end]) for end in (a, b, other)], [21] * 3, seed=0)
+        batch.weights[batch.offsets[2] :] = 0
+        gradients.append(tree_gradients(toy_policy, batch))
+    for before, after in zip(*gradients, strict=True):
+        assert torch.equal(before, after)
+    batch.weights[batch.offsets[2] :] = 1
+    assert not torch.allclose(tree_gradients(toy_policy, batch)[0], gradients[0][0], atol=1e-3)
+
+
+@pytest.mark.gpu
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # torch's compiler, when it is loaded
+def test_gradients_of_flex_attention(toy_policy, toy_texts):
+    """Oracle: the gradients of the same update by dense blocks, on the same GPU; in one micro-batch and in many."""
+    dense = LanguageModel(toy_policy.model.cuda(), toy_policy.tokenizer, attention="dense")
+    batch = make_batch(dense, toy_texts)
+    want = tree_gradients(dense, batch)
+    flex = LanguageModel(toy_policy.model, toy_policy.tokenizer, attention="flex")
+    for max_batch_tokens in (200, 16384):
+        got = tree_gradients(flex, batch, max_batch_tokens=max_batch_tokens)
+        scale = max(gradient.abs().max() for gradient in want)
+        for gradient, plain in zip(got, want, strict=True):
+            assert (gradient - plain).abs().max() <= 1e-3 * scale
 
 
 def test_other_games_in_the_batch_change_nothing(toy_policy, toy_texts):

@@ -7,6 +7,7 @@ from selfplay_fast.learn.packing import pack
 from selfplay_fast.play import DialogueTable, Outcome, play, self_play
 from selfplay_fast.play.dialogue_table import NO_KEY
 from selfplay_fast.policies.chat import ChatTemplate
+from selfplay_fast.policies.language_model import LanguageModel
 from selfplay_fast.policies.thinking import ThinkTags
 from selfplay_fast.records import Ask, Key, Sampling
 
@@ -149,11 +150,20 @@ def test_a_plain_template_appends(toy_policy):
         assert toy_policy.tokenizer.decode(prompt) == truth
 
 
+def test_the_end_of_a_turn_is_said_once(toy_policy):
+    """Oracle: the template. What ends turns need not be the token that ends texts (as in Gemma's tokenizer)."""
+    toy_policy.tokenizer.eos_token = "<|pad|>"
+    policy = LanguageModel(toy_policy.model, toy_policy.tokenizer)
+    assert len(policy.end_tokens) == 2
+    between = policy.render([{"role": "user", "content": "O"}], fresh=False)
+    assert between == "\n<|im_start|>user\nO<|im_end|>\n<|im_start|>assistant\n"
+
+
 def test_whose_tags_they_are(toy_policy):
     """Oracle: contract. Tags that are control tokens stay in what the model said, and are pulled apart elsewhere."""
     tokenizer = toy_policy.tokenizer
     tokenizer.add_tokens(["[THINK]", "[/THINK]"], special_tokens=True)
-    chat = ChatTemplate(tokenizer, ThinkTags(("[THINK]", "[/THINK]"), tokenizer, 512), False)
+    chat = ChatTemplate(tokenizer, ThinkTags(("[THINK]", "[/THINK]"), tokenizer, 512), False, [])
     said = "[THINK]so[/THINK]<|im_end|>"
     text = chat.whole([{"role": "user", "content": said}, {"role": "assistant", "content": said}])
     assert text == (

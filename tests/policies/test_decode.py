@@ -1,13 +1,13 @@
 """Decoding of many prompts together. Oracles: plain forward passes sequence by sequence, and each ask alone."""
 
+from itertools import pairwise
+
 import numpy as np
 import pytest
 import torch
-from transformers.cache_utils import DynamicLayer
 
-from selfplay_fast.policies.decode import _RoomyLayer
-from selfplay_fast.policies.parts import split_parts
 from selfplay_fast.policies.prefix_forward import prefix_groups
+from selfplay_fast.policies.row_cache import RowCache
 from selfplay_fast.records import Ask, Key, Sampling
 
 
@@ -118,58 +118,150 @@ def test_forward_passes_are_bounded(toy_policy):
     assert all(rows == 1 or slots <= 600 for rows, slots in sizes)
 
 
-def test_parts_are_bounded_and_complete():
-    """Oracle: the documented bounds, on random groups: size, padding, and every row exactly once."""
-    rng = np.random.default_rng(0)
-    for _ in range(300):
-        count = int(rng.integers(1, 12))
-        longest = rng.integers(1, 120, count).tolist()
-        ends = np.cumsum(rng.integers(1, 20, count))
-        rows = [
-            list(range(start, end))
-            for start, end in zip([0, *ends[:-1].tolist()], ends.tolist(), strict=True)
-        ]
-        cuts = np.flatnonzero(rng.random(count - 1) < 0.4) + 1
-        groups = [group.tolist() for group in np.split(rng.permutation(count), cuts)]
-        limit = int(rng.integers(20, 600))
-        parts = split_parts(groups, longest, rows, limit)
-        said = []
-        for part in parts:
-            entries = [entry for group in part for entry in group]
-            lengths = [longest[p] for p, members in entries for _ in members]
-            slots = len(lengths) * max(lengths)
-            assert slots <= limit or len(lengths) == 1
-            assert slots <= 2 * sum(lengths)
-            assert all(members for _, members in entries)
-            assert all(
-                {p for p, _ in group} <= set(next(g for g in groups if group[0][0] in g)) for group in part
+def asks_of(prompts, rooms, n=1, **sampling):
+    return [
+        Ask(role="a", append=prompt, key=Key(0, i, 0), n=n, sampling=Sampling(max_tokens=room, **sampling))
+        for i, (prompt, room) in enumerate(zip(prompts, rooms, strict=True))
+    ]
+
+
+def by_ask(asks, replies):
+    """Replies in a row as one list per ask."""
+    rest = iter(replies)
+    return {ask: [next(rest) for _ in range(ask.n)] for ask in asks}
+
+
+def assert_same(got, want):
+    for ask, replies in want.items():
+        for one, other in zip(got[ask], replies, strict=True):
+            assert one.tokens.tolist() == other.tokens.tolist()
+            assert one.logprobs == pytest.approx(other.logprobs, abs=1e-4)
+            assert one.finish_reason == other.finish_reason
+
+
+@pytest.mark.parametrize("every", [1, 3, 40])
+def test_asks_that_join_late_are_answered_as_together(toy_policy, every):
+    """One ask joins every few steps, two samples each. Oracle: one call of generate, itself held to plain passes.
+
+    Each is answered in the step in which its own last token is said.
+    """
+    toy_policy.end_tokens = frozenset()
+    rooms = [30, 5, 12, 8, 20, 70, 12, 30, 8]
+    asks = asks_of(random_prompts(np.random.default_rng(2)), rooms, n=2)
+    want = by_ask(asks, toy_policy.generate(asks))
+    toy_policy.forget()
+    stream = toy_policy.stream()
+    answers, waiting, steps = {}, list(asks), 0
+    while waiting or stream.pending:
+        if waiting and steps % every == 0:
+            stream.submit([waiting.pop(0)])
+        for ask, replies in stream.step():
+            answers[ask] = replies
+        steps += 1
+    assert_same(answers, want)
+    if every == 40:
+        assert list(answers)[:5] == asks[:5]
+        assert list(answers).index(asks[6]) < list(answers).index(asks[5])  # the longest is overtaken
+
+
+def test_rows_that_outgrow_the_cache_lose_nothing(toy_policy):
+    """Oracle: the same asks with room enough; the bound on slots holds for every pass over one token per row."""
+    toy_policy.end_tokens = frozenset()
+    rng = np.random.default_rng(3)
+    prompts = [rng.integers(3, 300, size).astype(np.int32) for size in (20, 9, 31, 20, 12, 25)]
+    rooms = [150, 90, 150, 120, 7, 150]
+    asks = asks_of(prompts, rooms, n=2)
+    want = by_ask(asks, toy_policy.generate(asks))
+    toy_policy.forget()
+    slots, rows = [], []
+
+    def note(module, args, kwargs):
+        if kwargs["attention_mask"].ndim == 4:  # a step of decoding
+            slots.append(kwargs["attention_mask"].numel())
+            rows.append(len(kwargs["input_ids"]))
+
+    toy_policy.model.base_model.register_forward_pre_hook(note, with_kwargs=True)
+    toy_policy.max_cache_tokens = 900
+    before = toy_policy.computed_tokens
+    assert_same(by_ask(asks, toy_policy.generate(asks)), want)
+    assert max(slots) <= 900
+    assert 4 < max(rows) < 12  # some waited
+    assert any(b < a for a, b in pairwise(rows))
+    assert toy_policy.computed_tokens - before > sum(map(len, prompts))  # some came back
+
+
+def test_a_row_larger_than_the_cache_is_alone(toy_policy):
+    """Oracle: the reply with room enough; nothing waits for ever."""
+    toy_policy.end_tokens = frozenset()
+    prompts = random_prompts(np.random.default_rng(4))[:3]
+    asks = asks_of(prompts, [9, 9, 9])
+    want = by_ask(asks, toy_policy.generate(asks))
+    toy_policy.max_cache_tokens = 50
+    assert_same(by_ask(asks, toy_policy.generate(asks)), want)
+
+
+def test_static_steps_equal_those_of_the_rows_there_are(toy_policy):
+    """Oracle: steps of exact shape; padded ones, as a CUDA graph records them, say the same to 1e-4 in log-probs."""
+    toy_policy.end_tokens = frozenset()
+    asks = asks_of(random_prompts(np.random.default_rng(5)), [30, 5, 12, 8, 20, 110, 12, 30, 8], n=2)
+    want = by_ask(asks, toy_policy.generate(asks))
+    toy_policy.forget()
+    shapes = set()
+
+    def note(module, args, kwargs):
+        mask = kwargs["attention_mask"]
+        if mask.ndim == 4:  # a step of decoding
+            shapes.add((mask.shape[0], mask.shape[-1]))
+
+    toy_policy.model.base_model.register_forward_pre_hook(note, with_kwargs=True)
+    toy_policy.static_shapes = True
+    assert_same(by_ask(asks, toy_policy.generate(asks)), want)
+    assert shapes <= {(r, w) for r in (8, 16, 32) for w in (256, 512)}
+    assert len(shapes) > 2
+
+
+def test_rows_are_arranged_as_told(toy_policy):
+    """Oracle: the same rows copied one by one in numpy, over random splits, holes and joins."""
+    rng = np.random.default_rng(6)
+    cache = RowCache(toy_policy.model, 1 << 16)
+    truth = []
+
+    def join(count):
+        lengths = rng.integers(1, 40, count)
+        columns = [np.sort(rng.choice(50, length, replace=False)) for length in lengths]
+        keys, values = torch.randn(2, count, 2, 50, 4)
+        cache.add([(keys, values)], columns)
+        truth.extend(keys[r][:, own].numpy() for r, own in enumerate(columns))
+
+    join(5)
+    for step in range(60):
+        parents = np.sort(rng.integers(0, len(truth), int(rng.integers(1, 9))))
+        place = cache.arrange(parents)
+        assert sorted(place) == list(range(len(parents)))
+        moved = [truth[parent] for parent in parents]
+        truth = [moved[i] for i in np.argsort(place)]
+        if step % 3 == 0:
+            join(int(rng.integers(1, 4)))
+        keys = cache.layers()[0][0].numpy()
+        for row, (own, length) in enumerate(zip(truth, cache.lengths, strict=True)):
+            assert np.array_equal(keys[row][:, :length], own)
+
+
+def test_a_bad_ask_leaves_the_stream_as_it_was(toy_policy):
+    """Oracle: the contract; the asks beside it are not taken, those before it are answered."""
+    stream = toy_policy.stream()
+    good = asks_of([np.arange(5, 9, dtype=np.int32)], [3])
+    stream.submit(good)
+    for bad, message in (({"append": ""}, "empty prompt"), ({"append": "?", "choices": ()}, "no choices")):
+        with pytest.raises(ValueError, match=message):
+            stream.submit(
+                [*asks_of([np.arange(5, 9, dtype=np.int32)], [3]), Ask(role="a", key=Key(0, 1, 0), **bad)]
             )
-            said += [(p, r) for p, members in entries for r in members]
-        assert sorted(said) == [(p, r) for p in range(count) for r in rows[p]]
-
-
-@pytest.mark.parametrize("change", ["select", "reorder", "repeat", "crop", "reset"])
-def test_roomy_cache_equals_the_plain_one(change):
-    """Oracle: transformers' own DynamicLayer through the same calls, before and after growth."""
-    generator = torch.Generator().manual_seed(0)
-    index = torch.tensor([2, 0, 0])
-    calls = {
-        "select": lambda layer: layer.batch_select_indices(index),
-        "reorder": lambda layer: layer.reorder_cache(index),
-        "repeat": lambda layer: layer.batch_repeat_interleave(2),
-        "crop": lambda layer: layer.crop(-3),
-        "reset": lambda layer: layer.reset(),
-    }
-    layers = [DynamicLayer(), _RoomyLayer()]
-    rows = 3
-    for length in (5, 1, 63, 1, 80, 1):
-        new = torch.randn(2, rows, 2, length, 4, generator=generator)
-        keys, values = ([layer.update(*new)[side].clone() for layer in layers] for side in (0, 1))
-        assert torch.equal(*keys)
-        assert torch.equal(*values)
-        for layer in layers:
-            calls[change](layer)
-        rows *= 2 if change == "repeat" else 1
+    assert stream.pending == 1
+    answered = []
+    while stream.pending:
+        answered += [ask for ask, _ in stream.step()]
+    assert answered == good
 
 
 def first_stop(policy, tokens, stop):

@@ -186,3 +186,34 @@ def test_save_and_load_with_plain_transformers(toy_policy, toy_texts, tmp_path):
     asks = [ask(text, sampling=Sampling(temperature=0, max_tokens=4)) for text in toy_texts[:5]]
     again = LanguageModel.load(tmp_path)
     assert [r.text for r in again.generate(asks)] == [r.text for r in toy_policy.generate(asks)]
+
+
+@pytest.mark.parametrize("name", ["flash_attention_2", "flash_attention_3", "eager", "none"])
+def test_attention_that_is_not_there_is_refused(name, monkeypatch):
+    """Oracle: the contract; one line that names the argument and the way out."""
+    monkeypatch.setattr("transformers.utils.is_flash_attn_2_available", lambda: False)
+    with pytest.raises(ValueError, match=r"attn_implementation.*'auto'") as error:
+        LanguageModel.load("./nowhere", attn_implementation=name)
+    assert "\n" not in str(error.value)
+    assert ("pip install" in str(error.value)) == (name == "flash_attention_2")
+
+
+def test_flash_attention_runs_rows(toy_policy, monkeypatch, caplog):
+    """Oracle: the contract; its kernel knows causal masks only, so trees go another way. SDPA stands in for it here."""
+    from transformers import AttentionInterface, AttentionMaskInterface
+    from transformers.integrations.sdpa_attention import sdpa_attention_forward
+    from transformers.masking_utils import sdpa_mask
+
+    monkeypatch.setitem(AttentionInterface._global_mapping, "flash_attention_2", sdpa_attention_forward)
+    monkeypatch.setitem(AttentionMaskInterface._global_mapping, "flash_attention_2", sdpa_mask)
+    monkeypatch.setattr(toy_policy.model.config, "_attn_implementation", "flash_attention_2")
+    policy = LanguageModel(toy_policy.model, toy_policy.tokenizer)
+    assert policy.attention == "rows"
+    assert "FlashAttention" in caplog.text
+
+
+def test_graphs_need_a_gpu(toy_policy):
+    """Oracle: the contract."""
+    with pytest.raises(ValueError, match="cuda_graphs: the model is on cpu"):
+        LanguageModel(toy_policy.model, toy_policy.tokenizer, cuda_graphs=True)
+    assert not toy_policy.cuda_graphs

@@ -24,7 +24,7 @@ from selfplay_fast.policies.endpoint import Limits
 from selfplay_fast.policies.openai_server import OpenAIServer
 from selfplay_fast.records import Ask, Key, Sampling
 
-FAST = Limits(concurrency=8, timeout=0.3, deadline=4.0, attempts=3, backoff=0.02)
+FAST = Limits(concurrency=8, timeout=0.5, deadline=4.0, attempts=3, backoff=0.02)
 SECRET = "sk-0123456789"
 
 
@@ -419,6 +419,64 @@ def test_odd_but_valid_replies(scripted_server, content, text, reason, finish):
     server = scripted_server(script)
     (reply,) = OpenAIServer(server.url, "m").generate([chat("a")])
     assert (reply.text, reply.finish_reason) == (text, finish)
+
+
+@pytest.mark.parametrize(
+    ("message", "public", "unclosed"),
+    [
+        ({"content": "b", "reasoning_content": "SECRET"}, "b", False),
+        ({"content": "b", "reasoning": "SECRET"}, "b", False),
+        ({"content": "b", "reasoning": "SECRET </think> on", "reasoning_content": None}, "b", False),
+        ({"content": "<think>SECRET</think>\n\nb"}, "b", False),
+        ({"content": "SECRET</think>b"}, "b", False),
+        ({"content": "b", "reasoning": ""}, "b", False),
+        ({"content": None, "reasoning_content": "SECRET"}, "", True),
+        ({"content": "<think>SECRET"}, "", True),
+    ],
+)
+def test_reasoning_of_servers_is_hidden(scripted_server, message, public, unclosed):
+    """Oracle: this table, and the second request, in which there is no reasoning that the server had told apart."""
+
+    async def script(body, attempt, headers):
+        yield server.http(json.dumps({"choices": [{"message": message, "finish_reason": "stop"}]}).encode())
+
+    server = scripted_server(script)
+    policy = OpenAIServer(server.url, "m")
+    (reply,) = policy.generate([chat("a")])
+    assert (reply.public, reply.unclosed, reply.finish_reason) == (public, unclosed, "stop")
+    assert reply.reasoning + reply.public == reply.text
+    assert ("SECRET" in reply.reasoning) == ("SECRET" in str(message))
+    policy.generate([chat("c", context=reply.context), chat("c", history=reply.history)])
+    said = "" if unclosed else message["content"]
+    for _, _, body in server.seen[1:]:
+        assert [m["content"] for m in body["messages"]] == ["a", said, "c"]
+
+
+def test_a_prompt_may_open_the_reasoning(scripted_server):
+    """Oracle: contract. Plain text that ends with the tag: nothing is public until the reasoning is closed."""
+
+    async def script(body, attempt, headers):
+        text = "SECRET" if "cut" in body["prompt"] else "SECRET</think> b"
+        yield server.http(json.dumps({"choices": [{"text": text, "finish_reason": "length"}]}).encode())
+
+    server = scripted_server(script)
+    asks = [chat("", append=f"{word} <think>\n") for word in ("cut", "whole")]
+    cut, whole = OpenAIServer(server.url, "m").generate(asks)
+    assert (cut.public, cut.unclosed) == ("", True)
+    assert (whole.public, whole.unclosed) == ("b", False)
+
+
+def test_a_budget_goes_where_the_server_has_a_field(echo):
+    """Oracle: the body of the request; one line that names the argument where no field is known."""
+    ask = chat("a", sampling=Sampling(max_tokens=9, max_think_tokens=4))
+    OpenAIServer(echo.url, "m", think_budget_field="thinking_token_budget").generate([ask])
+    assert echo.seen[0][2]["thinking_token_budget"] == 4
+    with pytest.raises(
+        ValueError, match=r"max_think_tokens is not in OpenAI's interface.*think_budget_field"
+    ):
+        OpenAIServer(echo.url, "m").generate([ask])
+    with pytest.raises(ValueError, match="extra: 'b' is set by the ask"):
+        OpenAIServer(echo.url, "m", think_budget_field="b", extra={"b": 1})
 
 
 def test_any_text_can_be_asked(echo):

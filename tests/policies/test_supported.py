@@ -16,7 +16,7 @@ from transformers import (
 )
 
 from selfplay_fast.policies.language_model import LanguageModel
-from selfplay_fast.policies.supported import check_supported
+from selfplay_fast.policies.supported import choose_attention
 
 _SIZES = {
     "vocab_size": 99,
@@ -42,20 +42,16 @@ _LONGROPE = {
         (lambda: FalconForCausalLM(FalconConfig(**_SIZES, alibi=True)), "do not reproduce its log-probs: "),
         (lambda: CohereForCausalLM(CohereConfig(**_SIZES, intermediate_size=64)), "do not reproduce"),
         (
-            lambda: MistralForCausalLM(MistralConfig(**_SIZES, num_key_value_heads=2, sliding_window=4)),
-            "sliding_attention",
-        ),
-        (
             lambda: LlamaForCausalLM(
                 LlamaConfig(**_SIZES, max_position_embeddings=64, rope_parameters=_LONGROPE)
             ),
             "longrope",
         ),
     ],
-    ids=["alibi", "scaled head", "sliding window", "longrope"],
+    ids=["alibi", "scaled head", "longrope"],
 )
 def test_models_that_trees_do_not_reproduce_are_refused(toy_policy, build, reason):
-    """Counted positions, a scaled head, a window and lengths that change the past are refused by the constructor."""
+    """Counted positions, a scaled head and lengths that change the past are refused by the constructor."""
     with pytest.raises(ValueError, match=reason) as caught:
         LanguageModel(build(), toy_policy.tokenizer)
     assert "\n" not in str(caught.value)
@@ -64,23 +60,48 @@ def test_models_that_trees_do_not_reproduce_are_refused(toy_policy, build, reaso
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
 def test_models_that_trees_reproduce_pass(toy_policy, dtype):
     """Rotary and learned positions, in full and half precision."""
-    check_supported(toy_policy.model.to(dtype))
+    choose_attention(toy_policy.model.to(dtype))
     sizes = {"vocab_size": 99, "n_embd": 32, "n_layer": 2, "n_head": 4, "bos_token_id": 0, "eos_token_id": 0}
-    check_supported(GPT2LMHeadModel(GPT2Config(**sizes)).eval().to(dtype))
+    choose_attention(GPT2LMHeadModel(GPT2Config(**sizes)).eval().to(dtype))
+
+
+def test_windows_fall_back_to_rows(toy_policy, caplog):
+    """Oracle: the documented choice, said once and in one line; trees that are insisted on are refused."""
+    model = MistralForCausalLM(MistralConfig(**_SIZES, num_key_value_heads=2, sliding_window=4))
+    assert LanguageModel(model, toy_policy.tokenizer).attention == "rows"
+    (line,) = [record.getMessage() for record in caplog.records if record.name.startswith("selfplay_fast")]
+    assert (
+        line == "model: has layers of kind sliding_attention, so sequences run one by one and share nothing"
+    )
+    for wanted in ("dense", "flex"):
+        with pytest.raises(
+            ValueError, match="cannot run layers of kind sliding_attention; use 'rows' or 'auto'"
+        ):
+            LanguageModel(model, toy_policy.tokenizer, attention=wanted)
+    with pytest.raises(ValueError, match="attention: must be 'auto', 'flex', 'dense' or 'rows', got 'paged'"):
+        LanguageModel(model, toy_policy.tokenizer, attention="paged")
+
+
+def test_rows_are_checked_too():
+    """Oracle: a scaled head is wrong by itself as well; counted positions are right where nothing is shared."""
+    scaled = CohereForCausalLM(CohereConfig(**_SIZES, intermediate_size=64)).eval()
+    with pytest.raises(ValueError, match="rows do not reproduce its log-probs: they are off"):
+        choose_attention(scaled, "rows")
+    assert choose_attention(FalconForCausalLM(FalconConfig(**_SIZES, alibi=True)).eval(), "rows") == "rows"
 
 
 def test_a_changed_model_is_refused(toy_policy):
     """Layers with a window, a scaled head and eager attention are named; the model as it is passes."""
     model = toy_policy.model
-    check_supported(model)
+    choose_attention(model)
     model.config.layer_types = ["full_attention", "sliding_attention"] * 2
     with pytest.raises(ValueError, match="sliding_attention"):
-        check_supported(model)
+        choose_attention(model, "dense")
     model.config.layer_types = ["full_attention"] * 4
     handle = model.lm_head.register_forward_hook(lambda module, inputs, output: 3 * output + 1)
     with pytest.raises(ValueError, match="do not reproduce its log-probs"):
-        check_supported(model)
+        choose_attention(model)
     handle.remove()
     model.set_attn_implementation("eager")
     with pytest.raises(ValueError, match="eager"):
-        check_supported(model)
+        choose_attention(model)

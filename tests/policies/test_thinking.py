@@ -7,7 +7,7 @@ import torch
 from selfplay_fast.policies.language_model import LanguageModel
 from selfplay_fast.policies.sampling import SamplingColumns, draw
 from selfplay_fast.policies.streams import sample_streams, stream_ids, uniforms
-from selfplay_fast.policies.thinking import ThinkTags, find_tags
+from selfplay_fast.policies.thinking import find_tags, hidden_part
 from selfplay_fast.records import Ask, Key, Reply, Sampling
 
 TAGS = ("<think>", "</think>")
@@ -125,6 +125,45 @@ def test_budgets_and_stops_are_those_of_slow_decoding(thinking_policy, toy_texts
     assert closed_alone > 1
 
 
+def test_stop_strings_at_the_edges(thinking_policy):
+    """Oracle: the script that the model is made to say, with a stop string in its reasoning and in its answer."""
+    policy = thinking_policy(one_token=True, opens_in_prompt=True)
+    policy.end_tokens = frozenset()
+    chat = [{"role": "user", "content": "You"}]
+    script = policy.encode(["so move on</think>\n\n7 moves"])[0].tolist()
+    start = len(policy.prompts([Ask(role="a", append=chat, key=Key(0, 0, 0))])[0])
+
+    whole = len(script)
+
+    def say(module, args, kwargs, output):
+        for row, position in enumerate(kwargs["position_ids"][:, -1].tolist()):
+            output.logits[row, -1, script[min(position + 1 - start, len(script) - 1)]] += 1e4
+
+    def reply(*stop, max_tokens=whole, **changes):
+        sampling = Sampling(max_tokens=max_tokens, stop=stop, **changes)
+        asks = [
+            Ask(role="a", append=chat, key=Key(0, i, 0), sampling=s)
+            for i, s in enumerate((sampling, Sampling(max_tokens=whole)))
+        ]
+        said, free = policy.generate(asks)  # one row of the cache as long as both go on
+        assert free.tokens.tolist() == script
+        return said.text, said.finish_reason, len(said.tokens)
+
+    policy.model.register_forward_hook(say, with_kwargs=True)
+    ended = reply("move")
+    assert ended[:2] == ("so move on</think>\n\n7 move", "stop")
+    assert reply("move", stop_in_thinking=True)[:2] == ("so move", "stop")
+    assert reply("move", max_tokens=ended[2]) == ended
+    assert reply("move", max_tokens=ended[2] - 1)[1] == "length"
+    for outside in ("\n\n", "\n7", "</think>", ">", "on</think>\n\n7"):
+        assert reply(outside) == ("so move on</think>\n\n7 moves", "length", whole)
+    assert reply("7")[:2] == ("so move on</think>\n\n7", "stop")
+    begun = policy.tokenizer.decode(script[:2])
+    text, reason, _ = reply("\n\n", "move", max_think_tokens=2)
+    assert text.startswith(f"{begun}</think>\n\n")
+    assert reason == ("stop" if "move" in text.split("</think>\n\n", 1)[1] else "length")
+
+
 def test_the_closing_is_what_the_template_writes(thinking_policy):
     """Oracle: the tokenizer on each template's words; a blank line where it cuts reasoning, nothing without one."""
     policy = thinking_policy(one_token=True)
@@ -211,9 +250,9 @@ def test_what_cannot_be_is_one_line(toy_policy, thinking_policy):
         ("<thi<think>nk>a", False, None),
     ],
 )
-def test_what_is_public(toy_policy, said, opened, public):
+def test_what_is_public(said, opened, public):
     """Oracle: this table; None is reasoning that does not end."""
-    hidden, unclosed = ThinkTags(TAGS, toy_policy.tokenizer, 512).hidden(said, opened)
+    hidden, unclosed = hidden_part(said, TAGS, opened)
     reply = Reply(text=said, hidden=hidden, unclosed=unclosed)
     assert (reply.public, reply.unclosed) == (public or "", public is None)
     assert (reply.failure is None) == (public is not None)

@@ -40,6 +40,7 @@ class ImitatedParams:
     skip_special_tokens: bool = True
     logprobs: int | None = None
     seed: int | None = None
+    thinking_token_budget: int | None = None
 
     def processors(self):
         found = [TemperatureLogitsWarper(self.temperature)]
@@ -95,6 +96,7 @@ class ImitatedLLM:
         assert len(prompt) + params.max_tokens <= self.model_config.max_model_len
         generator = torch.Generator().manual_seed(params.seed)
         ids, logprobs, reason = [], [], "length"
+        budget, queue = params.thinking_token_budget, []
         while len(ids) < params.max_tokens and reason == "length":
             logits = self._logits(prompt + ids)
             if params.temperature == 0:
@@ -103,6 +105,12 @@ class ImitatedLLM:
             else:
                 logp = params.processors()(torch.tensor([prompt + ids]), logits).log_softmax(-1)[0]
                 token = int(torch.multinomial(logp.exp(), 1, generator=generator))
+            if (
+                len(ids) == budget
+            ):  # the prompt opens the reasoning in these tests, and nothing ends it before
+                queue = self._tokenizer.encode("</think>", add_special_tokens=False)
+            if queue:
+                token, logp = queue.pop(0), torch.zeros(len(logp))
             ids.append(token)
             logprobs.append({token: types.SimpleNamespace(logprob=float(logp[token]))})
             text = self._tokenizer.decode(ids) if params.detokenize else ""
@@ -290,6 +298,34 @@ def test_settings_that_are_not_free(imitated, toy_policy, tmp_path):
         VLLMEngine.load(toy_policy, tmp_path, enable_prefix_caching=False)
     with pytest.raises(ValueError, match="logprobs_mode: must be 'processed_logprobs' here"):
         VLLMEngine.load(toy_policy, tmp_path, logprobs_mode="raw_logprobs")
+
+
+def test_a_budget_of_reasoning_is_vllms(imitated, toy_policy, tmp_path, monkeypatch):
+    """Oracle: the learner's own greedy replies, with what was forced; and one line for what vLLM cannot do."""
+    opened = "{% if add_generation_prompt %}<|im_start|>assistant\n"
+    tokenizer = toy_policy.tokenizer
+    shown = "{{ message.content.replace('</think>\n\n', '</think>') }}"  # nothing after the tag
+    template = tokenizer.chat_template.replace(opened, opened + "<think>\n")
+    tokenizer.chat_template = template.replace("{{ message.content }}", shown)
+    policy = LanguageModel(toy_policy.model, tokenizer, think_tags=("<think>", "</think>"))
+    policy.end_tokens = frozenset()
+    policy.save(tmp_path)
+    engine = VLLMEngine.load(policy, tmp_path)
+    closing = len(policy.thinking.closing)
+    for budget in (0, 5, 14 - closing):
+        sampling = Sampling(temperature=0, max_tokens=15, max_think_tokens=budget)
+        asks = [ask(text, i, sampling=sampling) for i, text in enumerate(("You are O", "Free: 1"))]
+        for got, want in zip(engine.generate(asks), policy.generate(asks), strict=True):
+            assert got.tokens.tolist() == want.tokens.tolist()
+            assert got.train_mask.tolist() == want.train_mask.tolist()
+            assert got.train_mask.sum() == 15 - closing
+            assert got.logprobs.tolist() == want.logprobs.tolist()
+            assert (got.public, got.unclosed, got.history) == (want.public, False, want.history)
+    with pytest.raises(ValueError, match="stop strings in reasoning"):
+        engine.generate([ask("a", sampling=Sampling(stop=("x",)))])
+    monkeypatch.setattr(sys.modules["vllm"], "SamplingParams", lambda **options: None)
+    with pytest.raises(ValueError, match="no thinking_token_budget"):
+        engine.generate(asks)
 
 
 def test_without_vllm(monkeypatch, toy_policy, tmp_path):

@@ -1,0 +1,92 @@
+"""Low-rank adapters (Hu et al. 2021, arXiv 2106.09685) by peft, in the layers of a transformers model.
+
+They are put in place (transformers' `add_adapter`), not around the model, so whatever knows the model's parts goes on
+knowing them. The weights of the model, head and embeddings among them, stay as they are.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+ADAPTER_CONFIG = "adapter_config.json"  # what peft calls it; a folder with it holds adapters and no model
+
+
+def check_installed() -> None:
+    """ValueError where peft is missing."""
+    if importlib.util.find_spec("peft") is None:
+        raise ValueError(
+            "lora_rank: the package peft is not installed: pip install -c constraints.txt -e '.[lora]', "
+            "or set lora_rank to 0"
+        )
+
+
+def add_adapters(model: Any, rank: int) -> None:
+    """Adapters of this rank at every linear layer but the head, scaled by 2; untrained they do nothing."""
+    check_installed()
+    from peft import LoraConfig
+
+    model.add_adapter(LoraConfig(r=rank, lora_alpha=2 * rank, target_modules="all-linear"))
+    base = Path(model.config._name_or_path)
+    name = str(base.resolve()) if base.is_dir() else model.config._name_or_path
+    model.peft_config[
+        "default"
+    ].base_model_name_or_path = name  # a checkpoint may be read from another folder
+    train_adapters(model)
+
+
+def train_adapters(model: Any) -> None:
+    """Let adapters, as they are after loading too, learn, in float32."""
+    for layer in _layers(model):
+        for name, parameter in layer.named_parameters():
+            if "lora_" in name:
+                parameter.data = parameter.data.float()
+                parameter.requires_grad_(True)
+
+
+def in_place(model: Any) -> Any:
+    """The transformers model inside peft's wrapper, which has the adapters; anything else as it is."""
+    peft = sys.modules.get("peft")
+    if peft is None or not isinstance(model, peft.PeftModel):
+        return model
+    inner = model.get_base_model()
+    inner._hf_peft_config_loaded = True  # transformers then saves the adapters only
+    return inner
+
+
+@contextmanager
+def without_adapters(model: Any) -> Iterator[None]:
+    """Inside, the model is what it was before it learned."""
+    layers = _layers(model)
+    for layer in layers:
+        layer.enable_adapters(False)
+    try:
+        yield
+    finally:
+        for layer in layers:
+            layer.enable_adapters(True)
+
+
+def merge_adapters(model: Any) -> None:
+    """Add the adapters to the weights and take them out; a model without any stays as it is."""
+    if not _layers(model):
+        return
+    for name, layer in list(model.named_modules()):
+        if layer in _layers(model):
+            layer.merge(safe_merge=True)
+            model.set_submodule(name, layer.get_base_layer())
+    model._hf_peft_config_loaded = False
+    del model.peft_config
+    model.__dict__.pop("_weight_conversions", None)  # the names that weights had in a file of adapters
+
+
+def _layers(model: Any) -> list[Any]:
+    if "peft" not in sys.modules:
+        return []
+    from peft.tuners.tuners_utils import BaseTunerLayer
+
+    return [module for module in model.modules() if isinstance(module, BaseTunerLayer)]

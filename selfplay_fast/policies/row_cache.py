@@ -1,0 +1,212 @@
+"""Keys and values of the contexts that are being extended, and the step that extends all of them by one token.
+
+Token j of a context lies in column j of its row. Buffers have room for more rows and more columns, so a new token is
+written where it belongs and nothing else moves; rows that join are written behind the last one.
+
+A step's shape is that of the rows there are, or the next of a few shapes (``static``): then a step has no shape of its
+own, and on a GPU each is captured once as a CUDA graph and replayed. Both are the same code; rows too many are computed
+and thrown away.
+
+Legend: C rows and W columns that there is room for; B rows and L columns of a step; A rows in use; V vocabulary.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from transformers import Cache
+from transformers.cache_utils import CacheLayerMixin
+
+from selfplay_fast.policies.prefix_forward import Cache as KeysValues
+
+_LEAST = 8, 256  # rows and columns of the smallest static shape
+_ROOM = 64  # columns that are made in advance, at least
+
+
+class _Rows(CacheLayerMixin):
+    """One layer: a step's new token of row r is written into column ``columns[r]``."""
+
+    is_sliding = False
+    keys: Tensor  # [C, heads, W, dim]
+    values: Tensor
+
+    def __init__(self, keys: Tensor, values: Tensor) -> None:
+        super().__init__()
+        self.keys, self.values = keys, values
+        self.is_initialized = True
+        self.columns: Tensor  # [B] int64
+        self.length = 0
+
+    def lazy_initialization(self, key_states: Tensor, value_states: Tensor) -> None: ...
+
+    def update(
+        self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any
+    ) -> tuple[Tensor, Tensor]:
+        rows = len(self.columns)
+        at = torch.arange(rows, device=self.columns.device), slice(None), self.columns
+        self.keys[at], self.values[at] = key_states[:, :, 0], value_states[:, :, 0]
+        return self.keys[:rows, :, : self.length], self.values[:rows, :, : self.length]
+
+    def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
+        return self.length, 0
+
+    def get_seq_length(self) -> int:
+        return self.length - 1
+
+    def get_max_length(self) -> int:
+        return -1
+
+
+class RowCache:
+    """The rows of one model, rows times columns at most ``max_tokens`` unless more is asked for.
+
+    ``static`` pads steps to few shapes, ``graphs`` captures each of them (CUDA only).
+    """
+
+    def __init__(self, model: Any, max_tokens: int, *, static: bool = False, graphs: bool = False) -> None:
+        self.model, self.max_tokens = model, max_tokens
+        self.static, self.graphs = static or graphs, graphs
+        self.lengths = np.zeros(0, np.int64)  # [A] tokens of each row
+        self._cache: Any = None
+        self._steps: dict[tuple[int, int], _Step] = {}
+
+    def clear(self) -> None:
+        """No rows; the room stays."""
+        self.lengths = np.zeros(0, np.int64)
+
+    def add(self, cache: KeysValues, columns: Sequence[NDArray[np.int64]]) -> None:
+        """Rows behind the others: token j of new row r is at [r, :, columns[r][j]] of keys and values of ``cache``."""
+        lengths = np.array([len(own) for own in columns], np.int64)
+        first, longest = len(self.lengths), int(lengths.max())
+        self._reserve(first + len(columns), longest, cache)
+        index = np.zeros((len(columns), longest), np.int64)  # what lies behind a row's end is never looked at
+        for row, own in enumerate(columns):
+            index[row, : len(own)] = own
+        device = cache[0][0].device
+        column = torch.from_numpy(index).to(device)
+        every = torch.arange(len(columns), device=device)[:, None]
+        for layer, pair in zip(self._cache.layers, cache, strict=True):
+            for buffer, part in zip((layer.keys, layer.values), pair, strict=True):
+                buffer[first : first + len(columns), :, :longest] = part[every, :, column].transpose(1, 2)
+        self.lengths = np.concatenate([self.lengths, lengths])
+
+    def arrange(self, parents: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Rows become copies of rows ``parents`` (sorted; those not named go); the row where each copy now is.
+
+        A row stays where it is if it can, so what is moved are copies beyond the first and rows that fill holes.
+        """
+        count = len(parents)
+        stays = np.append(True, parents[1:] != parents[:-1])[:count] & (parents < count)
+        place = parents.copy()
+        place[~stays] = np.setdiff1d(np.arange(count), parents[stays], assume_unique=True)
+        lengths = np.empty(count, np.int64)
+        lengths[place] = self.lengths[parents]
+        moved = np.flatnonzero(~stays)
+        if len(moved):
+            width = int(self.lengths[parents[moved]].max())
+            self._reserve(count, width, self.layers())
+            device = self._cache.layers[0].keys.device
+            source, target = (torch.from_numpy(x[moved]).to(device) for x in (parents, place))
+            for layer in self._cache.layers:
+                for buffer in (layer.keys, layer.values):
+                    buffer[target, :, :width] = buffer[source, :, :width]
+        self.lengths = lengths
+        return place
+
+    def layers(self) -> KeysValues:
+        """Keys and values [C, heads, W, dim] by layer."""
+        return [(layer.keys, layer.values) for layer in self._cache.layers]
+
+    def extend(self, tokens: NDArray[np.int64]) -> Tensor:
+        """Row r gets token ``tokens[r]``; logits [A, V] of what comes next."""
+        count, longest = len(tokens), int(self.lengths.max()) + 1
+        shape = (_static(count, _LEAST[0]), _static(longest, _LEAST[1])) if self.static else (count, longest)
+        self._reserve(*shape, self.layers())
+        if shape not in self._steps:
+            if not self.static:
+                self._steps.clear()
+            self._steps[shape] = _Step(self.model, self._cache, shape, self.graphs)
+        step = self._steps[shape]
+        step.inputs[:, :count] = torch.from_numpy(np.stack([tokens, self.lengths])).to(step.inputs.device)
+        step.inputs[:, count:] = 0
+        self.lengths = self.lengths + 1
+        return step()[:count]
+
+    def _reserve(self, rows: int, width: int, like: KeysValues) -> None:
+        """Have room. Buffers that grow get a quarter more than they need, or what ``max_tokens`` leaves."""
+        if self._cache is None:
+            self._cache = Cache(layers=[_Rows(*(part[:0, :, :0] for part in pair)) for pair in like])
+        old = self._cache.layers[0].keys
+        if rows <= old.shape[0] and width <= old.shape[2]:
+            return
+        if width > old.shape[2]:
+            spare = self.max_tokens // max(rows, old.shape[0]) - width
+            width += max(0, min(spare, max(_ROOM, width // 4)))
+        rows, width = max(rows, old.shape[0]), max(width, old.shape[2])
+        for layer in self._cache.layers:  # one after another: old and new are there together
+            layer.keys, layer.values = (_grown(part, rows, width) for part in (layer.keys, layer.values))
+        self._steps.clear()
+
+
+class _Step:
+    """One shape's step. ``inputs`` [2, B] int64: the token of each row, and how many came before it."""
+
+    def __init__(self, model: Any, cache: Any, shape: tuple[int, int], graph: bool) -> None:
+        self.model, self.cache = model, cache
+        self.rows, self.length = shape
+        self.inputs = torch.zeros(2, self.rows, dtype=torch.int64, device=model.device)
+        self.graph: Any = None
+        self.captures = graph
+        self.logits: Tensor
+
+    def __call__(self) -> Tensor:
+        """Logits [B, V]; those of a captured step are overwritten by its next call."""
+        if not self.captures:
+            return self._forward()
+        if self.graph is None:
+            self._capture()
+        self.graph.replay()
+        return self.logits
+
+    def _forward(self) -> Tensor:
+        tokens, columns = self.inputs
+        for layer in self.cache.layers:
+            layer.columns, layer.length = columns, self.length
+        mask = torch.arange(self.length, device=columns.device) <= columns[:, None]
+        output = self.model(
+            input_ids=tokens[:, None],
+            attention_mask=mask[:, None, None],
+            position_ids=columns[:, None],
+            past_key_values=self.cache,
+            use_cache=True,
+        )
+        logits: Tensor = output.logits[:, -1]
+        return logits
+
+    def _capture(self) -> None:
+        """Run on a side stream until all is allocated, then record; running it again writes the same."""
+        side = torch.cuda.Stream()
+        side.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(side):
+            for _ in range(3):
+                self._forward()
+        torch.cuda.current_stream().wait_stream(side)
+        self.graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(self.graph):
+            self.logits = self._forward()
+
+
+def _grown(part: Tensor, rows: int, width: int) -> Tensor:
+    larger = part.new_zeros(rows, part.shape[1], width, part.shape[3])  # what a mask hides must be finite
+    larger[: part.shape[0], :, : part.shape[2]] = part
+    return larger
+
+
+def _static(size: int, least: int) -> int:
+    """The next power of two, or ``least``."""
+    return max(least, 1 << (size - 1).bit_length())

@@ -1,0 +1,93 @@
+"""LoRA adapters: what they leave alone, what they add, and what is saved of them."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+peft = pytest.importorskip("peft")
+
+from selfplay_fast.learn import Update, update  # noqa: E402
+from selfplay_fast.learn.losses import negative_log_likelihood, ppo_clip_loss  # noqa: E402
+from selfplay_fast.learn.warmup import demonstration_batch  # noqa: E402
+from selfplay_fast.policies.adapters import add_adapters, merge_adapters, without_adapters  # noqa: E402
+from selfplay_fast.policies.language_model import LanguageModel  # noqa: E402
+from selfplay_fast.records import Ask, Key, Sampling  # noqa: E402
+
+
+def learned(policy: LanguageModel, texts: list[str]) -> None:
+    """Two steps of everything that is trained."""
+    trained = [parameter for parameter in policy.model.parameters() if parameter.requires_grad]
+    batch = demonstration_batch(policy, texts[:4], ["a reply"] * 4)
+    for _ in range(2):
+        update(policy, torch.optim.SGD(trained, lr=1.0), batch, Update(loss=negative_log_likelihood))
+
+
+def scores(policy: LanguageModel, texts: list[str]) -> torch.Tensor:
+    asks = [Ask(role="a", append=text, key=Key(0, 0, 0), choices=("yes", "no")) for text in texts[:4]]
+    return torch.as_tensor(np.stack(policy.score(asks)))
+
+
+def replies(policy: LanguageModel, texts: list[str]) -> list[list[int]]:
+    asks = [
+        Ask(role="a", append=text, key=Key(0, i, 0), sampling=Sampling(max_tokens=6))
+        for i, text in enumerate(texts)
+    ]
+    return [reply.tokens.tolist() for reply in policy.generate(asks)]
+
+
+def test_only_adapters_learn_and_the_base_comes_back(toy_policy, toy_texts: list[str]) -> None:
+    """Oracle: scores before adapters were there; with them off they are equal to the bit, with them on they are not."""
+    before = scores(toy_policy, toy_texts)
+    add_adapters(toy_policy.model, 4)
+    trained = [name for name, p in toy_policy.model.named_parameters() if p.requires_grad]
+    assert len(trained) == 2 * 7 * 4  # A and B of seven linear layers in four blocks, and no head
+    assert all("lora_" in name for name in trained)
+    assert torch.equal(scores(toy_policy, toy_texts), before)
+    learned(toy_policy, toy_texts)
+    after = scores(toy_policy, toy_texts)
+    assert (after - before).abs().max() > 1e-3
+    with without_adapters(toy_policy.model):
+        assert torch.equal(scores(toy_policy, toy_texts), before)
+    assert torch.equal(scores(toy_policy, toy_texts), after)
+
+
+def test_adapters_alone_are_saved_and_merge(toy_policy, toy_texts: list[str], tmp_path: Path) -> None:
+    """Oracle: the model in memory: its adapters loaded onto the base, and merged into it, score and say the same."""
+    toy_policy.save(tmp_path / "base")
+    policy = LanguageModel.load(tmp_path / "base")
+    add_adapters(policy.model, 4)
+    learned(policy, toy_texts)
+    policy.save(tmp_path / "adapters")
+    assert not (tmp_path / "adapters" / "model.safetensors").exists()
+    loaded = LanguageModel.load(tmp_path / "adapters")
+    assert torch.equal(scores(loaded, toy_texts), scores(policy, toy_texts))
+    merge_adapters(loaded.model)
+    loaded.save(tmp_path / "merged")
+    assert not (tmp_path / "merged" / "adapter_config.json").exists()
+    merged = LanguageModel.load(tmp_path / "merged")
+    assert (scores(merged, toy_texts) - scores(policy, toy_texts)).abs().max() < 1e-4
+    assert replies(merged, toy_texts[:8]) == replies(policy, toy_texts[:8])
+
+
+@pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing:FutureWarning")  # peft asks for the old name
+def test_pefts_own_wrapper(toy_policy, toy_texts: list[str]) -> None:
+    """Oracle: peft's forward pass, text by text: scores agree, replies are those of the model in place."""
+    wrapped = peft.get_peft_model(
+        toy_policy.model, peft.LoraConfig(r=4, target_modules="all-linear", init_lora_weights=False)
+    ).eval()
+    policy = LanguageModel(wrapped, toy_policy.tokenizer)
+    texts, answer = toy_texts[:3], policy.choice_tokens("yes")
+    for text, prompt in zip(texts, policy.encode(texts), strict=True):
+        ids = torch.tensor([*prompt.tolist(), *answer.tolist()])[None]
+        with torch.no_grad():
+            logp = wrapped(input_ids=ids).logits[0, len(prompt) - 1 : -1].log_softmax(-1)
+        want = logp.gather(-1, ids[0, len(prompt) :, None]).sum()
+        got = policy.score([Ask(role="a", append=text, key=Key(0, 0, 0), choices=("yes",))])[0][0]
+        assert got == pytest.approx(want.item(), abs=1e-4)
+    batch = demonstration_batch(policy, texts, ["a reply"] * 3)
+    trained = [p for p in policy.model.parameters() if p.requires_grad]
+    metrics = update(policy, torch.optim.SGD(trained, lr=0.1), batch, Update(loss=ppo_clip_loss()))
+    assert metrics["grad_norm"] > 0
+    assert len(replies(policy, texts)) == 3

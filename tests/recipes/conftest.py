@@ -1,0 +1,60 @@
+"""Recipes over several processes."""
+
+import multiprocessing
+import os
+import socket
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from selfplay_fast import cli
+
+
+def _rank(rank: int, size: int, port: int, log: str, arguments: list[str]) -> None:
+    os.environ.update(
+        RANK=str(rank),
+        LOCAL_RANK=str(rank),
+        WORLD_SIZE=str(size),
+        MASTER_ADDR="127.0.0.1",
+        MASTER_PORT=str(port),
+    )
+    handle = os.open(log, os.O_WRONLY | os.O_CREAT)
+    os.dup2(handle, 1)
+    os.dup2(handle, 2)
+    os._exit(cli.main(arguments))
+
+
+@pytest.fixture
+def on_ranks(tmp_path: Path) -> Callable[..., tuple[list[int], list[str]]]:
+    """Runs a command line in several forked processes, as torchrun would; exit codes and outputs by rank."""
+
+    def run(size: int, *arguments: str) -> tuple[list[int], list[str]]:
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            port = free.getsockname()[1]
+        logs = [str(tmp_path / f"rank-{rank}.log") for rank in range(size)]
+        fork = multiprocessing.get_context("fork")
+        ranks = [
+            fork.Process(target=_rank, args=(rank, size, port, logs[rank], list(arguments)))
+            for rank in range(size)
+        ]
+        for rank in ranks:
+            rank.start()
+        for rank in ranks:
+            rank.join(120)
+            rank.kill()  # one that hangs has failed
+            rank.join()
+        texts = [Path(log).read_text(errors="replace") for log in logs]
+        for log in logs:
+            os.remove(log)
+        return [rank.exitcode or 0 for rank in ranks], texts
+
+    return run
+
+
+@pytest.fixture
+def base(toy_policy, tmp_path: Path) -> Path:  # type: ignore[no-untyped-def]
+    """A transformers folder with a small smooth model, in which rounding does not grow."""
+    toy_policy.save(tmp_path / "base")
+    return tmp_path / "base"
