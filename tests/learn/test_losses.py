@@ -79,6 +79,15 @@ def test_kl_estimators_are_unbiased(kl):
     assert torch.allclose((p.exp() * kl(p, q)).sum(), (p.exp() * (p - q)).sum())
 
 
+def test_a_limited_k3_has_no_gradient_beyond():
+    """Oracle: k3 by hand at gaps 0.1 and 5: 0.0051709 and 142.41, the latter cut at 10."""
+    logp = torch.zeros(2, dtype=torch.float64, requires_grad=True)
+    value = k3_kl(logp, torch.tensor([0.1, 5.0], dtype=torch.float64), limit=10.0)
+    value.sum().backward()
+    assert value.tolist() == pytest.approx([0.0051709, 10.0], abs=1e-7)
+    assert logp.grad.tolist() == pytest.approx([1 - math.exp(0.1), 0.0])
+
+
 def test_upper_clip_and_truncation():
     """Oracle: hand-made numbers: ratio 1.5 with A = 1, clipped at 1.28; importance e^2 cut at 2, e^-1 kept."""
     ratio, one = torch.tensor([1.5]).log(), torch.ones(1)

@@ -1,6 +1,8 @@
 """Oracle: plain autograd with one forward pass per sequence."""
 
+import copy
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import pytest
@@ -9,8 +11,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from transformers import GPT2Config, GPT2LMHeadModel, Qwen3Config, Qwen3ForCausalLM
 
-from selfplay_fast.learn.losses import negative_log_likelihood, ppo_clip_loss
-from selfplay_fast.learn.packing import TokenBatch
+from selfplay_fast.learn.losses import k3_kl, negative_log_likelihood, ppo_clip_loss
+from selfplay_fast.learn.packing import TokenBatch, minibatches
 from selfplay_fast.learn.update import Update, update
 from selfplay_fast.policies.language_model import LanguageModel
 from selfplay_fast.policies.prefix_forward import prefix_groups
@@ -347,3 +349,81 @@ def test_magnet_pulls_towards_the_reference(toy_policy, toy_texts):
     assert pulls[-1] < 0.9 * pulls[0]
     with pytest.raises(ValueError, match="reference"):
         update(toy_policy, optimizer, batch, settings)
+
+
+def plain_step(policy, batch, old, reference, rate):
+    """One step of plain gradient descent on MARS's loss: clips 0.2 and 1.4, 0.3 k3 at most 10, sequence by sequence."""
+    policy.model.zero_grad()
+    for i, sequence in enumerate(batch.sequences):
+        rows = slice(batch.offsets[i], batch.offsets[i + 1])
+        logp = plain_logprobs(policy, batch, i)
+        own = torch.as_tensor(batch.advantages[rows])
+        terms = ppo_clip_loss(0.2, dual_clip=1.4)(logp, old[rows], own)
+        gap = reference[rows] - logp
+        terms = terms + 0.3 * (gap.exp() - gap - 1).clamp(-10, 10)
+        (torch.as_tensor(batch.weights[rows]) * terms).sum().backward()
+        assert len(sequence) > 0
+    with torch.no_grad():
+        for parameter in policy.model.parameters():
+            parameter -= rate * parameter.grad
+
+
+def plain_logprobs(policy, batch, i):
+    """Of sequence i from its first completion on."""
+    ids, first = torch.as_tensor(batch.sequences[i].astype(np.int64)), int(batch.first[i])
+    logp = torch.log_softmax(policy.model(ids[None], use_cache=False).logits[0, first - 1 : -1], -1)
+    return logp.gather(-1, ids[first:, None])[:, 0]
+
+
+@pytest.mark.parametrize("old", ["learner", "sampler"])
+def test_minibatches_are_steps_towards_old_log_probs_and_a_reference(toy_policy, toy_texts, old):
+    """Oracle: plain autograd and gradient descent, one step per minibatch, each at its own rate; the ratio is to the
+    log-probs before the first step, or to those of the sampler, which here are others."""
+    batch = make_batch(toy_policy, toy_texts[:6])
+    batch.weights[:] *= 50
+    batch.sampler_logprobs[:] -= 0.1
+    reference = LanguageModel(copy.deepcopy(toy_policy.model), toy_policy.tokenizer)
+    with torch.no_grad():
+        for parameter in reference.model.parameters():
+            parameter.mul_(1.02)
+    twin = LanguageModel(copy.deepcopy(toy_policy.model), toy_policy.tokenizer)
+    parts = minibatches(batch, 7)
+    rates = [0.03, 0.01, 0.02]
+    assert len(parts) == len(rates)
+    with torch.no_grad():
+        known = [
+            [torch.cat([plain_logprobs(policy, part, i) for i in range(part.num_samples)]) for part in parts]
+            for policy in (twin, reference)
+        ]
+    if old == "sampler":
+        known[0] = [torch.as_tensor(part.sampler_logprobs) for part in parts]
+    for part, before, pull, rate in zip(parts, *known, rates, strict=True):
+        plain_step(twin, part, before, pull, rate)
+    settings = Update(
+        loss=ppo_clip_loss(0.2, dual_clip=1.4),
+        minibatch=7,
+        old=old,
+        rates=rates,
+        magnet=0.3,
+        kl=partial(k3_kl, limit=10.0),
+        max_grad_norm=1e9,
+    )
+    start = [parameter.detach().clone() for parameter in toy_policy.model.parameters()]
+    optimizer = torch.optim.SGD(toy_policy.model.parameters(), lr=0.0)
+    metrics = update(toy_policy, optimizer, batch, settings, reference=reference)
+    for ours, theirs, before in zip(
+        toy_policy.model.parameters(), twin.model.parameters(), start, strict=True
+    ):
+        moved = (theirs - before).abs().max()
+        assert (ours - theirs).abs().max() <= 1e-3 * moved + 1e-7
+    assert toy_policy.version == 3
+    assert metrics["trained_tokens"] == (batch.weights > 0).sum()
+    assert metrics["magnet_kl"] > 0
+
+
+def test_wrong_minibatches_are_refused():
+    """Oracle: the documented ValueErrors, which name the setting."""
+    with pytest.raises(ValueError, match="minibatch: must be at least 1"):
+        Update(loss=ppo_clip_loss(), minibatch=0)
+    with pytest.raises(ValueError, match="old: must be"):
+        Update(loss=ppo_clip_loss(), old="me")
