@@ -64,6 +64,11 @@ def arena(arguments: list[str]) -> None:
     styles = [*dict.fromkeys(named.style for named in models.values())]
     if len(styles) > 1 and options.style is None:
         raise UsageError(f"--style: the players read different ones ({', '.join(styles)}); choose one")
+    tables = [dict(named.table) for named in models.values()]
+    if any(table != tables[0] for table in tables):
+        raise UsageError(
+            "PLAYER: some learned in conversations and some did not; they cannot sit at one table"
+        )
     lengths = [named.max_tokens for named in models.values()]
     sampling = checked_sampling(
         options.temperature,
@@ -87,6 +92,7 @@ def arena(arguments: list[str]) -> None:
         parse_mode="strict"
         if models and all(m.parse_mode == "strict" for m in models.values())
         else "lenient",
+        **(tables[0] if tables else {}),
     )
     if options.json:
         print(json.dumps(_as_json(standings), indent=2))

@@ -101,6 +101,7 @@ def evaluate(arguments: list[str]) -> None:
             sampling=sampling,
             style=style,
             parse_mode=named.parse_mode,
+            **named.table,
         )
         metrics = episode_metrics(played) | evaluate_policy(
             policy,
@@ -112,6 +113,7 @@ def evaluate(arguments: list[str]) -> None:
             parse_mode=named.parse_mode,
             exact_states=options.exact_states if named.scores else 0,
             opponents=opponents,
+            **named.table,
         )
     if options.json:
         print(json.dumps(metrics, indent=2))

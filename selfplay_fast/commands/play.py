@@ -8,7 +8,8 @@ import secrets
 import shutil
 import sys
 import textwrap
-from typing import TYPE_CHECKING, Annotated
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
 
@@ -16,7 +17,7 @@ from ..command_line import PROGRAM, UsageError, optional, parse
 from .subject import RANDOM, simple_player, subject
 
 if TYPE_CHECKING:
-    from ..games import Description, Style
+    from ..games import Description
     from ..policies import Policy
     from ..records import Episode, Sampling
 
@@ -47,12 +48,12 @@ def play(arguments: list[str]) -> None:
     if not 0 <= options.seat < about.num_players:
         raise UsageError(f"--seat: {about.name} has seats 0 to {about.num_players - 1}, got {options.seat}")
     seed = secrets.randbelow(10**6) if options.seed is None else options.seed
-    opponent, style, sampling = _opponent(options)
+    opponent, table, sampling = _opponent(options)
     print(f"{options.game}, seat {options.seat}, against {options.opponent}, seed {seed}\n")
     if isinstance(sys.stdin, io.TextIOWrapper):
         sys.stdin.reconfigure(errors="replace")  # broken bytes are a wrong move, no crash
     try:
-        _play(options, about, seed, opponent, style, sampling)
+        _play(options, about, seed, opponent, table, sampling)
     except EOFError:
         print("\nYou left; the game is not finished.")
     except KeyboardInterrupt:
@@ -65,7 +66,7 @@ def _play(
     about: Description,
     seed: int,
     opponent: Policy,
-    style: Style,
+    settings: Mapping[str, Any],
     sampling: Sampling,
 ) -> None:
     from ..play import GameTable, InvalidRewards
@@ -80,7 +81,7 @@ def _play(
         seed=seed,
         sampling=sampling,
         invalid=InvalidRewards(offender=-1.0, others=1.0),
-        style=style,
+        **settings,
     )
     cast = {f"player_{p}": person if p == options.seat else opponent for p in range(about.num_players)}
     (episode,) = run(cast, [table])
@@ -115,14 +116,14 @@ def _result(episode: Episode, seat: int, zero_sum: bool) -> str:
     return "\n".join([*lines, f"{result if zero_sum else 'The game is over.'} Returns: {points}."])
 
 
-def _opponent(options: PlayOptions) -> tuple[Policy, Style, Sampling]:
-    """Who plays the other seats, the style it reads and how it draws."""
+def _opponent(options: PlayOptions) -> tuple[Policy, Mapping[str, Any], Sampling]:
+    """Who plays the other seats, how the table speaks to it and how it draws."""
     from ..records import Sampling
 
     name = options.opponent
     if (player := simple_player(name, options.game, "--opponent")) is not None:
-        return player, "plain", Sampling()
+        return player, {"style": "plain"}, Sampling()
     named = subject(name)
     print(f"loading {name}", file=sys.stderr)
     sampling = Sampling(temperature=0.6, top_p=0.95, max_tokens=named.max_tokens)
-    return named.load(), named.style, sampling
+    return named.load(), {"style": named.style, **named.table}, sampling

@@ -18,12 +18,14 @@ RANDOM, OPTIMAL = "random", "optimal"
 SEARCHES = ("mcts", "ismcts")
 SERVER = "server:"
 _UNTRAINED: dict[str, Any] = {"games": ("kuhn_poker", "tic_tac_toe")}
+_TABLE = ("chat", "forced_prefix", "legal_list")  # settings of recipes that are options of their game tables
 
 
 class Subject(NamedTuple):
     """A run or a model, and the settings it was trained with; `load` gives the policy.
 
-    scores: does it know the probabilities of whole replies?
+    table: further options of the game tables that it learned at. scores: does it know the probabilities of whole
+    replies, whatever was said before?
     """
 
     games: Sequence[str]
@@ -31,6 +33,7 @@ class Subject(NamedTuple):
     style: Style
     parse_mode: Literal["lenient", "strict"]
     load: Callable[[], Any]
+    table: Mapping[str, Any]
     scores: bool = True
 
 
@@ -49,7 +52,7 @@ def subject(target: str, step: int | None = None) -> Subject:
         def load_run() -> Any:
             from ..learn.checkpoint import load_policy
 
-            return load_policy(checkpoint, device="auto")
+            return load_policy(checkpoint, device="auto", keep_thinking=settings.get("chat") is True)
 
         load = load_run
     else:
@@ -73,7 +76,8 @@ def subject(target: str, step: int | None = None) -> Subject:
         style=settings.get("style", "spiral"),
         parse_mode=settings.get("parse_mode", "lenient"),
         load=load,
-        scores=not target.startswith(SERVER),
+        table={name: settings[name] for name in _TABLE if name in settings},
+        scores=not (target.startswith(SERVER) or settings.get("chat")),
     )
 
 

@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import combinations
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -96,11 +97,12 @@ def arena(
     sampling: Sampling | None = None,
     style: games.Style = "spiral",
     parse_mode: games.ParseMode = "lenient",
+    **options: Any,
 ) -> Standings:
     """Every two players at a two-player game: ``episodes`` deals, each played in both seatings.
 
     All matches are in play at once, so a policy answers all its opponents in one batch. A refused reply loses the game
-    (-1 / +1). The greater return wins a game.
+    (-1 / +1). ``options`` are those of `GameTable`. The greater return wins a game.
     """
     names = tuple(players)
     if len(names) < 2:
@@ -121,6 +123,7 @@ def arena(
                 invalid=InvalidRewards(offender=-1.0, others=1.0),
                 style=style,
                 parse_mode=parse_mode,
+                **options,
             )
             matches.append(_Match(table, names, seats))
     play(players, matches)

@@ -2,13 +2,16 @@
 
 import json
 import shutil
+import sys
 from dataclasses import fields, replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from selfplay_fast.cli import main
 from selfplay_fast.learn.checkpoint import list_checkpoints
+from selfplay_fast.play import GameTable, scheduler
 from selfplay_fast.recipes import mars
 
 # All that a step depends on changes from step to step: rates, moments, baselines, the distance from the reference.
@@ -29,11 +32,18 @@ def rows(run: Path) -> list[dict[str, float]]:
     ]
 
 
-def test_a_run_goes_on_from_a_checkpoint_to_the_same_digits(tmp_path: Path) -> None:
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The run without an interruption."""
+    run = tmp_path_factory.mktemp("mars") / "run"
+    assert main([*RUN.split(), str(run)]) == 0
+    return run
+
+
+def test_a_run_goes_on_from_a_checkpoint_to_the_same_digits(whole: Path, tmp_path: Path) -> None:
     """Oracle: the uninterrupted run. Every metric but timings is equal digit for digit, the last checkpoint byte for
     byte; and no two steps are alike."""
-    run, again = tmp_path / "run", tmp_path / "again"
-    assert main([*RUN.split(), str(run)]) == 0
+    run, again = whole, tmp_path / "again"
     shutil.copytree(run, again)
     shutil.rmtree(again / "checkpoints" / "step-000003")
     assert main(["train", "--resume", str(again)]) == 0
@@ -50,6 +60,36 @@ def test_a_run_goes_on_from_a_checkpoint_to_the_same_digits(tmp_path: Path) -> N
     assert (run / "report.html").is_file()
     episode = json.loads((run / "episodes" / "step-000001.jsonl").read_text().splitlines()[0])
     assert len(episode["turns"][0]["prompt"]) > 10
+
+
+def test_commands_speak_to_it_in_conversations(
+    whole: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Oracle: what the tables of `evaluate` and `arena` are made with; no NashConv, which is of states alone; and one
+    line where somebody else at the table learned without conversations."""
+    made = []
+
+    class Watched(GameTable):
+        def __init__(self, *arguments: Any, **options: Any) -> None:
+            made.append((options["chat"], options["legal_list"], options["style"]))
+            super().__init__(*arguments, **options)
+
+    monkeypatch.setattr(scheduler, "GameTable", Watched)
+    monkeypatch.setattr(sys.modules["selfplay_fast.evaluate.arena"], "GameTable", Watched)
+    assert main(["evaluate", str(whole), "--episodes", "2", "--json"]) == 0
+    metrics = json.loads(capsys.readouterr().out)
+    assert "kuhn_poker/score_vs_equilibrium" in metrics
+    assert not any("nash_conv" in name for name in metrics)
+    evaluated = len(made)
+    assert main(["arena", "kuhn_poker", str(whole), "random", "--episodes", "2"]) == 0
+    assert len(made) > evaluated > 1
+    assert set(made) == {(True, False, "brief")}
+    other = whole.parent / "other"
+    shutil.copytree(whole, other)
+    config = (other / "config.yaml").read_text()
+    (other / "config.yaml").write_text(config.replace("chat: true", "chat: false"))
+    assert main(["arena", "kuhn_poker", str(whole), str(other), "--episodes", "2"]) == 2
+    assert "cannot sit at one table" in capsys.readouterr().err
 
 
 @pytest.mark.long
