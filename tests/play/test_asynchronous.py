@@ -175,6 +175,7 @@ def test_games_go_on_while_the_caller_is_busy():
         while policy.asked <= seen:
             assert time.monotonic() < deadline
             time.sleep(0.001)
+        games.updated(1)
         with pytest.raises(RuntimeError, match="the 60th"):
             learned(policy, games, WAVES)
     assert not any(thread.name == "selfplay-fast rollouts" for thread in threading.enumerate())
