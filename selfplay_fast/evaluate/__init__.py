@@ -9,7 +9,14 @@ from selfplay_fast.evaluate.exploitability import (
     tabular_view,
     tabular_views,
 )
-from selfplay_fast.evaluate.scores import Score, fixed_opponents, score_against
+from selfplay_fast.evaluate.scores import (
+    Score,
+    fixed_opponents,
+    is_cooperative,
+    score_against,
+    score_together,
+    search_opponents,
+)
 from selfplay_fast.evaluate.suite import episode_metrics, evaluate_policy
 
 __all__ = [
@@ -24,8 +31,11 @@ __all__ = [
     "exact_metrics",
     "exploitability",
     "fixed_opponents",
+    "is_cooperative",
     "sampled_exploitability",
     "score_against",
+    "score_together",
+    "search_opponents",
     "tabular_view",
     "tabular_views",
 ]

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
 from selfplay_fast import solvers
 from selfplay_fast.evaluate.exploitability import exact_metrics, tabular_views
-from selfplay_fast.evaluate.scores import fixed_opponents, score_against
+from selfplay_fast.evaluate.scores import fixed_opponents, is_cooperative, score_against, score_together
 from selfplay_fast.games import ParseMode, Style
 from selfplay_fast.policies import Policy
 from selfplay_fast.policies.streams import derive_seed
@@ -42,22 +43,37 @@ def evaluate_policy(
     parse_mode: ParseMode = "lenient",
     exact_states: int = EXACT_STATES,
     opponents: Mapping[str, Policy] | None = None,
+    fixed: Callable[[str], Mapping[str, Policy]] = fixed_opponents,
+    **options: Any,
 ) -> dict[str, float]:
     """Scores against the fixed opponents of each game (``episodes`` per seat), and the exact metrics of small games.
 
-    opponents: others to play against, by names that no fixed opponent has. Small are games of at most ``exact_states``
-    information states, none at 0; all of them are scored in one batch.
+    opponents: others to play against, by names that no fixed opponent has; ``fixed(game)`` are those. Small are games
+    of at most ``exact_states`` information states, none at 0; all of them are scored in one batch. ``options`` are
+    those of `GameTable`. Where all win together, the policy also plays with itself.
 
     Names: ``<game>/score_vs_<opponent>`` with ``…_error`` (mean of both seats), ``…_first`` and ``…_second`` by
-    seat, ``<game>/not_lost_vs_<opponent>_first`` …, ``<game>/nash_conv`` and the other
-    ``exact_metrics``.
+    seat, each with ``…_error``, ``<game>/not_lost_vs_<opponent>_first`` …, ``<game>/nash_conv`` and the other
+    ``exact_metrics``; in cooperative games ``<game>/score_vs_itself`` with ``…_error``.
     """
     metrics: dict[str, float] = {}
     for g, game in enumerate(games):
-        fixed = fixed_opponents(game)
-        if clash := fixed.keys() & (opponents or {}).keys():
+        if is_cooperative(game):
+            own = score_together(
+                policy,
+                game,
+                episodes=2 * episodes,
+                seed=derive_seed(seed, g),
+                sampling=sampling,
+                style=style,
+                parse_mode=parse_mode,
+                **options,
+            )
+            metrics[f"{game}/score_vs_itself"], metrics[f"{game}/score_vs_itself_error"] = own.mean, own.error
+        known = fixed(game)
+        if clash := known.keys() & (opponents or {}).keys():
             raise ValueError(f"opponents: {game} has a fixed opponent {min(clash)!r} already")
-        for name, opponent in {**fixed, **(opponents or {})}.items():
+        for name, opponent in {**known, **(opponents or {})}.items():
             first, second = score_against(
                 policy,
                 opponent,
@@ -67,12 +83,14 @@ def evaluate_policy(
                 sampling=sampling,
                 style=style,
                 parse_mode=parse_mode,
+                **options,
             )
             key = f"{game}/score_vs_{name}"
             metrics[key] = (first.mean + second.mean) / 2
             metrics[f"{key}_error"] = (first.error**2 + second.error**2) ** 0.5 / 2
             for label, seat in (("first", first), ("second", second)):
                 metrics[f"{key}_{label}"] = seat.mean
+                metrics[f"{key}_{label}_error"] = seat.error
                 metrics[f"{game}/not_lost_vs_{name}_{label}"] = seat.not_lost
     small = [
         game

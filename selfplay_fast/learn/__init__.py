@@ -1,9 +1,14 @@
 """From episodes to better weights: advantages and losses (pure), packing, `update` (the only mutation)."""
 
-from selfplay_fast.learn.advantages import RoleBaseline, role_conditioned_advantages
+from selfplay_fast.learn.advantages import (
+    RoleBaseline,
+    role_conditioned_advantages,
+    summed_rewards,
+    turn_level_advantages,
+)
 from selfplay_fast.learn.credit import discounted_sums, gae, moving_advantages, segment_normalise
 from selfplay_fast.learn.losses import PolicyLoss, policy_loss, ppo_clip_loss, reinforce_loss
-from selfplay_fast.learn.packing import TokenBatch, pack
+from selfplay_fast.learn.packing import TokenBatch, pack, pack_chats
 from selfplay_fast.learn.preferences import (
     dpo_loss,
     hinge_loss,
@@ -29,6 +34,7 @@ __all__ = [
     "moving_advantages",
     "orpo_loss",
     "pack",
+    "pack_chats",
     "policy_loss",
     "ppo_clip_loss",
     "preference_loss",
@@ -38,5 +44,7 @@ __all__ = [
     "segment_normalise",
     "simpo_loss",
     "sppo_loss",
+    "summed_rewards",
+    "turn_level_advantages",
     "update",
 ]

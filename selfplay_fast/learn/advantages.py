@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
+from numpy.typing import NDArray
 
-from selfplay_fast.learn.credit import moving_advantages
+from selfplay_fast.learn.credit import discounted_sums, moving_advantages, segment_normalise
 from selfplay_fast.records import Episode, FloatArray
 
 Order = Literal["post", "pre", "batch"]
+Pool = Literal["role", "role_game", "game", "batch"]
 Slot = tuple[str, str]  # (game, role)
 Advantages = list[list[float]]  # one number per episode and turn
 
@@ -78,6 +80,92 @@ def role_conditioned_advantages(
 def undiscounted_returns(episodes: Sequence[Episode]) -> Advantages:
     """The bare return of the role as the advantage of each of its turns: the ablation without a baseline."""
     return [_spread(episode, episode.returns, 1.0) for episode in episodes]
+
+
+def turn_level_advantages(
+    episodes: Sequence[Episode],
+    rewards: Advantages,
+    *,
+    pool: Pool = "role",
+    estimator: Literal["paper", "released"] = "paper",
+) -> Advantages:
+    """Turn-level, agent-specific advantages (MARS, Yuan et al. 2025, arXiv 2510.15414): summed, then normalised.
+
+        R[k] = sum of rewards[j] over the role's own turns j >= k        A[k] = R[k] - mean of R over its pool
+
+    ``rewards`` and the result hold one number per episode and turn. ``pool``: all turns of a role, of a role in one
+    game, of a game, or all. "released" is what the released code computes instead: rewards less their mean per game and
+    role, then sums, less the mean of a role's distinct sums and 0, then whitened over all reply tokens; ``pool`` must
+    be "role" there.
+    """
+    if pool not in ("role", "role_game", "game", "batch"):
+        raise ValueError(f"pool: must be 'role', 'role_game', 'game' or 'batch', got {pool!r}")
+    if estimator not in ("paper", "released"):
+        raise ValueError(f"estimator: must be 'paper' or 'released', got {estimator!r}")
+    if estimator == "released" and pool != "role":
+        raise ValueError(f"pool: the released estimator has its own pools; leave it 'role', got {pool!r}")
+    turns = [
+        (e, k, episode.game, turn.ask.role, len(turn.reply.tokens), rewards[e][k])
+        for e, episode in enumerate(episodes)
+        for k, turn in enumerate(episode.turns)
+    ]
+    turns.sort(key=lambda turn: (turn[0], turn[3]))  # the own turns of a role side by side, in their order
+    if not turns:
+        return [[] for _ in episodes]
+    place, number, game, role, length, reward = zip(*turns, strict=True)
+    value = np.array(reward, np.float64)
+    trajectory = _numbered(zip(place, role, strict=True))
+    if estimator == "released":
+        value = segment_normalise(value, _numbered(zip(game, role, strict=True)), scale=None)
+        own = _released(discounted_sums(value, trajectory), _numbered(role), np.array(length, np.float64))
+    else:
+        keys = {
+            "role": role,
+            "role_game": zip(game, role, strict=True),
+            "game": game,
+            "batch": [0] * len(role),
+        }
+        own = segment_normalise(discounted_sums(value, trajectory), _numbered(keys[pool]), scale=None)
+    advantages = [[0.0] * len(episode.turns) for episode in episodes]
+    for e, k, advantage in zip(place, number, own.tolist(), strict=True):
+        advantages[e][k] = advantage
+    return advantages
+
+
+def _released(sums: NDArray[np.float64], roles: NDArray[np.int64], tokens: NDArray[np.float64]) -> Any:
+    """The last steps of the released code, without the rounding noise that there decides which sums are distinct."""
+    centred = sums.copy()
+    for role in np.unique(roles):
+        distinct = np.unique(np.append(sums[roles == role].round(6), 0.0))
+        centred[roles == role] -= distinct.mean()
+    return segment_normalise(
+        centred, weights=np.maximum(tokens, 1), scale="unbiased", eps=1e-8, eps_inside=True
+    )
+
+
+def summed_rewards(episodes: Sequence[Episode], rewards: Advantages) -> Advantages:
+    """All that a role gets in an episode at its last turn and nothing before: without turn-level credit.
+
+    Summed and normalised, every turn of a trajectory then has the same return.
+    """
+    later = []
+    for episode, row in zip(episodes, rewards, strict=True):
+        roles = [turn.ask.role for turn in episode.turns]
+        last = {role: k for k, role in enumerate(roles)}
+        later.append(
+            [
+                sum(value for value, other in zip(row, roles, strict=True) if other == role)
+                * (last[role] == k)
+                for k, role in enumerate(roles)
+            ]
+        )
+    return later
+
+
+def _numbered(keys: Iterable[Any]) -> NDArray[np.int64]:
+    """Each key as the number of its first appearance."""
+    numbers: dict[Any, int] = {}
+    return np.array([numbers.setdefault(key, len(numbers)) for key in keys], np.int64)
 
 
 def _spread(episode: Episode, by_role: Mapping[str, float], discount: float) -> list[float]:

@@ -6,6 +6,7 @@ A surrogate is called as ``loss(logprobs, old_logprobs, advantages) -> [tokens]`
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -65,10 +66,13 @@ def k2_kl(logprobs: Tensor, reference_logprobs: Tensor) -> Tensor:
     return 0.5 * (logprobs - reference_logprobs) ** 2
 
 
-def k3_kl(logprobs: Tensor, reference_logprobs: Tensor) -> Tensor:
-    """q / p - log(q / p) - 1: on samples of p its mean is KL(p || q), and it is never negative (Schulman 2020)."""
+def k3_kl(logprobs: Tensor, reference_logprobs: Tensor, limit: float = math.inf) -> Tensor:
+    """q / p - log(q / p) - 1: on samples of p its mean is KL(p || q), and it is never negative (Schulman 2020).
+
+    Beyond ``limit`` it is that, and without a gradient; MARS's is 10.
+    """
     gap = reference_logprobs - logprobs
-    return torch.exp(gap) - gap - 1
+    return (torch.exp(gap) - gap - 1).clamp(max=limit)
 
 
 def truncated_importance(old_logprobs: Tensor, sampler_logprobs: Tensor, limit: float) -> Tensor:

@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
-from selfplay_fast.records import Episode, FloatArray, IntArray
+from selfplay_fast.records import Episode, FloatArray, IntArray, Turn
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class TokenBatch:
-    """N samples. Per-token arrays cover the completion tokens of all samples, concatenated: [T].
+    """N samples. Per-token arrays cover the tokens of all samples from their first completion on, concatenated: [T].
 
-    ``sequences[n]`` is prompt and completion; ``first[n]`` where the completion begins; ``offsets`` [N + 1] cuts
-    the per-token arrays by sample. ``weights`` already hold the loss's normaliser.
+    ``sequences[n]`` is prompt and completion, in a chat with more of both after them; ``first[n]`` where the first
+    completion begins; ``offsets`` [N + 1] cuts the per-token arrays by sample. ``weights`` already hold the loss's
+    normaliser, and are 0 for prompts.
     """
 
     sequences: Sequence[IntArray]
@@ -50,6 +51,17 @@ class TokenBatch:
             sampler_logprobs=self.sampler_logprobs[tokens],
             temperature=self.temperature,
         )
+
+
+def minibatches(batch: TokenBatch, size: int) -> list[TokenBatch]:
+    """``size`` samples each, as they come, the last with the rest; weights are those of a batch of so many."""
+    parts = []
+    for begin in range(0, batch.num_samples, size):
+        samples = np.arange(begin, min(begin + size, batch.num_samples))
+        part = batch.take(samples)
+        share = np.float32(batch.num_samples / len(samples))
+        parts.append(replace(part, weights=part.weights * share))
+    return parts
 
 
 def dealt(batch: TokenBatch, share: tuple[int, int]) -> TokenBatch:
@@ -109,3 +121,67 @@ def pack(
         sampler_logprobs=np.concatenate([turn.reply.logprobs for turn, _ in kept]),
         temperature=temperatures.pop(),
     )
+
+
+def pack_chats(
+    episodes: Sequence[Episode],
+    advantages: Sequence[Sequence[float]],
+    *,
+    logprob_temperature: float = 1.0,
+) -> TokenBatch:
+    """Every conversation is one sample, trained on all that its role said, each turn with its own advantage.
+
+    MARS's objective (Yuan et al. 2025, arXiv 2510.15414): the mean over samples of their mean over trained tokens, so a
+    token weighs 1 / (N tokens of its sample). Log-probs are taken at ``logprob_temperature``, whatever was sampled at.
+    Where the next prompt of a role does not begin with all that it has read and said, a new sample begins. ValueError
+    where nothing was said by a language model.
+    """
+    if not logprob_temperature > 0:
+        raise ValueError(f"logprob_temperature: must be > 0, got {logprob_temperature}")
+    chats = [chat for episode, row in zip(episodes, advantages, strict=True) for chat in _chats(episode, row)]
+    if not chats:
+        raise ValueError("episodes: none has a turn said by a language model, there is nothing to train on")
+    sequences = [chat[-1][0].reply.context for chat in chats]
+    first = np.array([_said(chat[0][0]).start for chat in chats], np.int64)
+    offsets = np.concatenate([[0], np.cumsum([len(s) for s in sequences] - first)])
+    own, sampler, weights = (np.zeros(offsets[-1], np.float32) for _ in range(3))
+    for chat, begin, offset, end in zip(chats, first, offsets, offsets[1:], strict=False):
+        for turn, advantage in chat:
+            said = _said(turn)
+            place = slice(said.start - begin + offset, said.stop - begin + offset)
+            own[place] = advantage
+            sampler[place] = turn.reply.logprobs
+            weights[place] = turn.reply.train_mask
+        weights[offset:end] /= max(weights[offset:end].sum(), 1) * len(chats)
+    return TokenBatch(
+        sequences=sequences,
+        first=first,
+        offsets=offsets,
+        advantages=own,
+        weights=weights,
+        sampler_logprobs=sampler,
+        temperature=logprob_temperature,
+    )
+
+
+def _chats(episode: Episode, advantages: Sequence[float]) -> list[list[tuple[Turn, float]]]:
+    """The conversations of an episode, role by role, each as the turns that a language model said in it."""
+    chats: dict[str, list[list[tuple[Turn, float]]]] = {}
+    for turn, advantage in zip(episode.turns, advantages, strict=True):
+        if not len(turn.reply.tokens):
+            continue
+        mine = chats.setdefault(turn.ask.role, [])
+        if not mine or not _begins(turn.reply.context, mine[-1][-1][0].reply.context):
+            mine.append([])
+        mine[-1].append((turn, advantage))
+    return [chat for mine in chats.values() for chat in mine]
+
+
+def _begins(context: IntArray, earlier: IntArray) -> bool:
+    return len(context) > len(earlier) and bool((context[: len(earlier)] == earlier).all())
+
+
+def _said(turn: Turn) -> slice:
+    """Where the reply of a turn lies in its context."""
+    end = len(turn.reply.context)
+    return slice(end - len(turn.reply.tokens), end)

@@ -9,11 +9,11 @@ every one is given the whole batch and learns from its share.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from itertools import chain
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -24,7 +24,7 @@ from selfplay_fast._native import TokenTree
 from selfplay_fast.kernels.token_logprobs import token_logprobs
 from selfplay_fast.learn import distributed
 from selfplay_fast.learn.losses import Surrogate, k2_kl, truncated_importance
-from selfplay_fast.learn.packing import TokenBatch, dealt
+from selfplay_fast.learn.packing import TokenBatch, dealt, minibatches
 from selfplay_fast.policies.adapters import without_adapters
 from selfplay_fast.policies.language_model import LanguageModel
 from selfplay_fast.policies.prefix_forward import (
@@ -43,17 +43,23 @@ from selfplay_fast.policies.prefix_forward import (
 class Update:
     """How one batch becomes optimizer steps.
 
-    ``epochs`` passes over the batch, one optimizer step each. The log-probs of the first pass are the "old" ones
-    of the ratio, as in the released SPIRAL code, which recomputes them with the learner. ``magnet`` is the
-    weight of a k2 KL penalty towards ``reference`` (see `recipes.spiral`). ``max_grad_norm`` clips. ``max_importance``
-    weighs the loss of each token by `truncated_importance` with that limit; None: not at all. A loss beyond
-    ``max_loss`` has exploded.
+    ``epochs`` passes over the batch, one optimizer step for each ``minibatch`` samples in their order, or for all of
+    them. The log-probs before the first step are the "old" ones of the ratio: the learner's, as in the released SPIRAL
+    code, or those that the sampler has told (``old``), which saves a pass where there are minibatches. ``rates`` are
+    the learning rates of the steps, the last for all after it; none: the optimizer's own. ``magnet`` is the weight of a
+    KL penalty towards ``reference`` (see `recipes.spiral`), estimated by ``kl``. ``max_grad_norm`` clips.
+    ``max_importance`` weighs the loss of each token by `truncated_importance` with that limit; None: not at all. A loss
+    beyond ``max_loss`` has exploded.
     """
 
     loss: Surrogate
     epochs: int = 1
+    minibatch: int | None = None
+    old: Literal["learner", "sampler"] = "learner"
+    rates: Sequence[float] = ()
     max_grad_norm: float = 1.0
     magnet: float = 0.0
+    kl: Callable[[Tensor, Tensor], Tensor] = k2_kl
     max_importance: float | None = None
     max_loss: float = 1e6
     block_tokens: int = 512
@@ -62,6 +68,12 @@ class Update:
     def __post_init__(self) -> None:
         if self.epochs < 1:
             raise ValueError(f"epochs: must be at least 1, got {self.epochs}")
+        if self.old not in ("learner", "sampler"):
+            raise ValueError(f"old: must be 'learner' or 'sampler', got {self.old!r}")
+        if self.minibatch is not None and self.minibatch < 1:
+            raise ValueError(
+                f"minibatch: must be at least 1, got {self.minibatch}; None takes the whole batch"
+            )
         if not self.max_grad_norm > 0:
             raise ValueError(f"max_grad_norm: must be > 0, got {self.max_grad_norm}")
         if not self.magnet >= 0:
@@ -181,7 +193,7 @@ class _Pass:
             limit = self.settings.max_importance
             terms = truncated_importance(self.old[place], self.sampler[place], limit) * terms
         if self.reference is not None:
-            pull = k2_kl(logp, self.reference[place])
+            pull = self.settings.kl(logp, self.reference[place])
             self.magnet += pull.detach()[weights > 0].sum().item()
             terms = terms + self.settings.magnet * pull
         loss = (weights * terms).sum()
@@ -194,12 +206,12 @@ class _Pass:
         self.entropy += entropy[trained].sum().item()
         self.ratio += (logp - self.old[place])[trained].exp().sum().item()
 
-    def metrics(self) -> dict[str, float]:
-        """Of the passes of all ranks."""
+    def metrics(self, *, first: bool) -> dict[str, float]:
+        """Of the passes of all ranks; of later passes than the first only what they change."""
         own = np.array([self.loss, self.entropy, self.ratio, self.magnet, self.tokens])
         loss, entropy, ratio, magnet, tokens = np.sum(distributed.gather(own), axis=0).tolist()
         count = max(tokens, 1)
-        if not self.on_policy:
+        if not first:
             return {"loss": loss, "ratio": ratio / count}
         gaps = distributed.gather((self.old - self.sampler)[self.weights > 0].cpu())
         metrics = {
@@ -208,6 +220,8 @@ class _Pass:
             "trained_tokens": tokens,
             **_mismatch(torch.cat(gaps)),
         }
+        if not self.on_policy:
+            metrics["ratio"] = ratio / count
         return metrics if self.reference is None else metrics | {"magnet_kl": magnet / count}
 
 
@@ -256,31 +270,75 @@ def update(
     if policy.attention == "flex" and model.device.type == "cpu":
         raise ValueError("attention: 'flex' has no backward pass on a CPU; make the policy with 'dense'")
     policy.forget()  # its memory is needed, and the weights will change
-    with distributed.together():
-        own = dealt(batch, distributed.share())
-        groups = _groups(policy, own, settings)
-        pull = None
-        if reference is not None and settings.magnet > 0:
-            with without_adapters(model) if reference is policy else nullcontext():
-                pull = _batch_logprobs(reference, own, settings)
     model.eval()  # the log-probs of the sampler: no dropout
-    old: Tensor | None = None
+    whole = [batch] if settings.minibatch is None else minibatches(batch, settings.minibatch)
+    with distributed.together():
+        parts = [_part(policy, dealt(part, distributed.share()), settings, reference) for part in whole]
+        for part in parts:
+            if settings.old == "sampler":
+                part.old = torch.as_tensor(part.batch.sampler_logprobs, device=model.device)
+            elif len(parts) > 1:
+                part.old = _batch_logprobs(policy, part.batch, settings)
     metrics: dict[str, float] = {}
-    for _ in range(settings.epochs):
-        optimizer.zero_grad(set_to_none=True)
-        batch_pass = _Pass(model, own, settings, old, pull)
-        with distributed.together(), _enough_memory(settings.max_batch_tokens):
-            for group in groups:
-                _each_block(model, group, settings.max_batch_tokens, batch_pass.visit)
-        distributed.reduce_gradients(model)
-        passed = batch_pass.metrics()
-        with distributed.sharded(model):
-            norm = _step(optimizer, settings, passed["loss"])
-        policy.version += 1
-        old = batch_pass.old
-        metrics = passed | {"grad_norm": norm} | metrics
-    computed = sum(distributed.gather(sum(group.tree.computed_tokens for group in groups)))
+    steps = 0
+    for epoch in range(settings.epochs):
+        passed = []
+        for part in parts:
+            if settings.rates:
+                rate = settings.rates[min(steps, len(settings.rates) - 1)]
+                for group in optimizer.param_groups:
+                    group["lr"] = rate
+            passed.append(_learn(policy, optimizer, part, settings, first=epoch == 0))
+            steps += 1
+        metrics = _mean(passed) | metrics
+    computed = sum(distributed.gather(sum(g.tree.computed_tokens for part in parts for g in part.groups)))
     return metrics | {"computed_tokens": float(computed), "sharing": batch.num_tokens / computed}
+
+
+@dataclass(kw_only=True, slots=True, eq=False)
+class _Part:
+    """What this rank learns from in one optimizer step. ``old`` and ``pull`` [T]: log-probs before the first step, and
+    of the reference."""
+
+    batch: TokenBatch
+    groups: list[_Group]
+    old: Tensor | None
+    pull: Tensor | None
+
+
+def _part(policy: LanguageModel, own: TokenBatch, settings: Update, reference: LanguageModel | None) -> _Part:
+    pull = None
+    if reference is not None and settings.magnet > 0:
+        with without_adapters(policy.model) if reference is policy else nullcontext():
+            pull = _batch_logprobs(reference, own, settings)
+    return _Part(batch=own, groups=_groups(policy, own, settings), old=None, pull=pull)
+
+
+def _learn(
+    policy: LanguageModel, optimizer: torch.optim.Optimizer, part: _Part, settings: Update, *, first: bool
+) -> dict[str, float]:
+    """One optimizer step. Where the part has no old log-probs, this pass is on-policy and leaves them there."""
+    optimizer.zero_grad(set_to_none=True)
+    batch_pass = _Pass(policy.model, part.batch, settings, part.old, part.pull)
+    with distributed.together(), _enough_memory(settings.max_batch_tokens):
+        for group in part.groups:
+            _each_block(policy.model, group, settings.max_batch_tokens, batch_pass.visit)
+    distributed.reduce_gradients(policy.model)
+    passed = batch_pass.metrics(first=first)
+    with distributed.sharded(policy.model):
+        norm = _step(optimizer, settings, passed["loss"])
+    policy.version += 1
+    part.old = batch_pass.old
+    return passed | {"grad_norm": norm}
+
+
+def _mean(rows: Sequence[dict[str, float]]) -> dict[str, float]:
+    """The mean of every metric over optimizer steps, and the sum of the trained tokens."""
+    names = [name for name in rows[0] if all(name in row for row in rows)]
+    mean = {name: sum(row[name] for row in rows) / len(rows) for name in names}
+    if "trained_tokens" in mean:
+        mean["trained_tokens"] *= len(rows)
+    return mean
 
 
 @contextmanager

@@ -33,9 +33,31 @@ def warm_up(
 ) -> float:
     """Supervised steps on uniformly random legal play; returns the last loss (nats per reply token).
 
-    Each step trains on ``turns`` moves, drawn evenly over the games from random play that is made fresh every
-    step. The learning rate rises over ten steps, then falls linearly; the layers learn at ``layer_rate`` times that
-    of the embeddings and the head, so that they stay as sensitive to the state as they were (see `policies.nano`).
+    Each step trains on ``turns`` moves, drawn evenly over the games from random play that is made fresh every step.
+    """
+
+    def batch_of(step: int) -> TokenBatch:
+        observations, replies = _random_turns(games, turns // len(games), style, derive_seed(seed, step))
+        return demonstration_batch(policy, observations, replies)
+
+    return imitate(
+        policy, batch_of, steps=steps, learning_rate=learning_rate, layer_rate=layer_rate, progress=progress
+    )
+
+
+def imitate(
+    policy: LanguageModel,
+    batch_of: Callable[[int], TokenBatch],
+    *,
+    steps: int,
+    learning_rate: float,
+    layer_rate: float = 0.05,
+    progress: Callable[[str], None] = lambda text: None,
+) -> float:
+    """One supervised step on each ``batch_of(step)``; returns the last loss.
+
+    The learning rate rises over ten steps, then falls linearly; the layers learn at ``layer_rate`` times that of the
+    embeddings and the head, so that they stay as sensitive to the state as they were (see `policies.nano`).
     """
     model = policy.model
     with distributed.sharded(model):
@@ -53,8 +75,7 @@ def warm_up(
     for step in range(steps):
         for group in optimizer.param_groups:
             group["lr"] = learning_rate * group["rate"] * min(1, (step + 1) / _RISE) * (1 - step / steps)
-        observations, replies = _random_turns(games, turns // len(games), style, derive_seed(seed, step))
-        loss = update(policy, optimizer, demonstration_batch(policy, observations, replies), settings)["loss"]
+        loss = update(policy, optimizer, batch_of(step), settings)["loss"]
         progress(f"warm-up on random legal play: step {step + 1}/{steps}, loss {loss:.3f}")
     return loss
 

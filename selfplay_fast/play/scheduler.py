@@ -12,7 +12,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from selfplay_fast.games import ParseMode, Style, make
+from selfplay_fast.games import ParseMode, Style, describe, make
 from selfplay_fast.play.game_table import GameTable, InvalidRewards
 from selfplay_fast.policies.base import Answer, Policy, ReplyStream, Rounds, StreamingPolicy, rest
 from selfplay_fast.policies.streams import derive_seed
@@ -154,12 +154,14 @@ def game_tables(
     max_turns: int | None = None,
     style: Style = "spiral",
     parse_mode: ParseMode = "lenient",
+    rewards: str | None = None,
     share: tuple[int, int] = (0, 1),
+    **options: Any,
 ) -> list[GameTable]:
     """A table of each game. ``episodes``: one number per game, or one spread evenly (the first get the remainder).
 
-    ``share`` = (i, n): of all these games, numbered through, those whose number is i modulo n. The rest as in
-    `GameTable`.
+    ``rewards`` is the option of that name, for games that have it. ``share`` = (i, n): of all these games, numbered
+    through, those whose number is i modulo n. The rest as in `GameTable`.
     """
     if isinstance(games, str):
         raise TypeError(f"games: give a list of names, [{games!r}], got one string")
@@ -175,6 +177,9 @@ def game_tables(
     tables = []
     first = 0
     for g, (name, count) in enumerate(zip(games, counts, strict=True)):
+        own = dict(options)
+        if rewards is not None and "rewards" in describe(name).options:
+            own["rewards"] = rewards
         tables.append(
             GameTable(
                 name,
@@ -186,6 +191,7 @@ def game_tables(
                 max_turns=max_turns,
                 style=style,
                 parse_mode=parse_mode,
+                **own,
             )
         )
         first += count

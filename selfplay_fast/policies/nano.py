@@ -28,13 +28,18 @@ _INITIAL_SHARPNESS = 8.0
 
 
 def random_play_texts(
-    names: Sequence[str], episodes: int, seed: int, *, style: games.Style = "spiral"
+    names: Sequence[str],
+    episodes: int,
+    seed: int,
+    *,
+    style: games.Style = "spiral",
+    legal_list: bool | None = None,
 ) -> tuple[list[str], list[str]]:
     """Observations and canonical replies of uniformly random legal play, all games together."""
     observations: list[str] = []
     replies: list[str] = []
     for g, name in enumerate(names):
-        batch = games.make(name, episodes, seed=derive_seed(seed, g), style=style)
+        batch = games.make(name, episodes, seed=derive_seed(seed, g), style=style, legal_list=legal_list)
         ply = 0
         while not batch.terminated.all():
             rows = np.flatnonzero(~batch.terminated)
@@ -51,13 +56,22 @@ def random_play_texts(
     return observations, replies
 
 
-def build_tokenizer(texts: Sequence[str]) -> Any:
-    r"""A byte-level BPE tokenizer with a chat template; ``\boxed{`` is one token, any text can be encoded."""
-    from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, trainers
+def build_tokenizer(texts: Sequence[str], *, whole_words: bool = False) -> Any:
+    r"""A byte-level BPE tokenizer with a chat template; ``\boxed{`` is one token, any text can be encoded.
+
+    whole_words: whatever stands between spaces may become one token, as hanabi's ``R1{RY}{12}``; otherwise letters,
+    digits and signs stay apart.
+    """
+    from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
     from transformers import PreTrainedTokenizerFast
 
     tokenizer = Tokenizer(models.BPE())
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    if whole_words:
+        words = pre_tokenizers.Split(Regex(r"[ \n]"), "merged_with_next")
+        tokens = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+        tokenizer.pre_tokenizer = pre_tokenizers.Sequence([words, tokens])
+    else:
+        tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
         vocab_size=_VOCABULARY - 1,
@@ -101,10 +115,18 @@ def build_model(vocabulary: int, end_token: int, pad_token: int, seed: int) -> A
     return model
 
 
-def build_nano(names: Sequence[str], seed: int, *, style: games.Style = "spiral") -> tuple[Any, Any]:
+def build_nano(
+    names: Sequence[str],
+    seed: int,
+    *,
+    style: games.Style = "spiral",
+    legal_list: bool | None = None,
+    whole_words: bool = False,
+) -> tuple[Any, Any]:
     """Model and tokenizer for these games, untrained; the texts do not depend on the seed, the weights do."""
-    observations, replies = random_play_texts(names, episodes=64, seed=0, style=style)
+    observations, replies = random_play_texts(names, episodes=64, seed=0, style=style, legal_list=legal_list)
     chat = ["user\n", "assistant\n"] * len(observations)  # the template's own words, as often as they occur
-    tokenizer = build_tokenizer([*dict.fromkeys(observations), *dict.fromkeys(replies), *chat])
+    texts = [*dict.fromkeys(observations), *dict.fromkeys(replies), *chat]
+    tokenizer = build_tokenizer(texts, whole_words=whole_words)
     model = build_model(len(tokenizer), tokenizer.eos_token_id, tokenizer.pad_token_id, seed)
     return model, tokenizer

@@ -12,7 +12,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, Literal
+from functools import partial
+from typing import TYPE_CHECKING, Literal
 
 import torch
 
@@ -33,14 +34,13 @@ from selfplay_fast.learn.advantages import undiscounted_returns
 from selfplay_fast.learn.warmup import warm_up
 from selfplay_fast.play import GameTable, InvalidRewards, Rollouts, game_tables, mean_turns, play, self_play
 from selfplay_fast.policies import Policy
-from selfplay_fast.policies.adapters import add_adapters, check_installed, train_adapters
+from selfplay_fast.policies.adapters import check_installed
 from selfplay_fast.policies.language_model import LanguageModel
-from selfplay_fast.policies.nano import build_nano
-from selfplay_fast.policies.recompute import recompute_layers
 from selfplay_fast.policies.streams import derive_seed
 from selfplay_fast.records import Sampling
 from selfplay_fast.run import Run
 from selfplay_fast.solvers import is_enumerable
+from selfplay_fast.training import adam, load_model, load_reference, start
 
 if TYPE_CHECKING:
     from selfplay_fast.policies.token_servers import TokenServers
@@ -217,14 +217,6 @@ class Config(RecipeConfig):
         return 6e-6 if self._small else 3e-4 if self.magnet else 5e-5
 
     @property
-    def computed_in(self) -> str:
-        """`dtype`, or the default for this model and device."""
-        if self.dtype != "auto":
-            return self.dtype
-        on_gpu = self.device.startswith("cuda") or (self.device == "auto" and torch.cuda.is_available())
-        return "bfloat16" if on_gpu and self.model != "nano" else "float32"
-
-    @property
     def _small(self) -> bool:
         """Are the games so small that a policy moves in all states with every step, and circles if steps are large?"""
         return all(is_enumerable(game) for game in self.games)
@@ -285,12 +277,15 @@ def train(config: Config, run: Run) -> None:
         raise ValueError(
             "max_staleness, rollout_servers: several ranks play their own games; leave both at their default"
         )
-    policy, optimizer, state = _start(config, run, opponents)
-    start = run.checkpoints / "step-000000"
-    reference = None
-    if config.magnet:
-        as_computed = _placement(config) | {"dtype": config.computed_in}
-        reference = policy if config.lora_rank else checkpoint.load_policy(start, **as_computed)
+    policy, optimizer, state = start(
+        config,
+        run,
+        build=lambda: load_policy(config, run.status),
+        optimizer_of=partial(_optimizer, config),
+        evaluate=lambda policy: _evaluate(config, policy, opponents, full=True),
+        baseline=RoleBaseline(decay=config.baseline_decay),
+    )
+    reference = load_reference(config, run, policy) if config.magnet else None
     baseline = state.baseline
     servers = _servers(config, policy)
     own = distributed.share()
@@ -363,49 +358,9 @@ def train(config: Config, run: Run) -> None:
                 checkpoint.save_checkpoint(run.checkpoints, policy, optimizer, done)
 
 
-def _start(
-    config: Config, run: Run, opponents: Mapping[str, Policy]
-) -> tuple[LanguageModel, torch.optim.Optimizer, checkpoint.TrainState]:
-    """The newest checkpoint, or a fresh policy, evaluated and saved as step 0."""
-    saved = checkpoint.load_newest(run.checkpoints, run.note, **_placement(config))
-    if saved is not None:
-        policy, folder, state = saved
-        _prepare(config, policy)
-        with distributed.sharded(policy.model):
-            optimizer = _optimizer(config, policy)
-            checkpoint.restore_optimizer(optimizer, folder)
-        run.truncate(state.step)
-        return policy, optimizer, state
-    run.truncate(-1)
-    with run.phase("start"):
-        policy = load_policy(config, run.status)
-    with distributed.sharded(policy.model):
-        optimizer = _optimizer(config, policy)
-    state = checkpoint.TrainState(step=0, baseline=RoleBaseline(decay=config.baseline_decay))
-    run.status("evaluating the policy to start from")
-    with run.phase("evaluation"):
-        metrics = _evaluate(config, policy, opponents, full=True)
-    run.log(0, metrics)
-    with run.phase("checkpoint"):
-        checkpoint.save_checkpoint(run.checkpoints, policy, optimizer, state)
-    return policy, optimizer, state
-
-
 def load_policy(config: Config, status: Callable[[str], None] = lambda text: None) -> LanguageModel:
     """The model named by the configuration, warmed up on random legal play if so configured."""
-    if config.model == "nano":
-        status("building nano")
-        policy = LanguageModel(
-            *build_nano(config.games, config.seed, style=config.style),
-            **{name: value for name, value in _placement(config).items() if name != "dtype"},
-        )
-    else:
-        status(f"loading {config.model}")
-        policy = LanguageModel.load(config.model, **_placement(config))
-        _check_model(config, policy)
-        if config.lora_rank:
-            add_adapters(policy.model, config.lora_rank)
-    _prepare(config, policy)
+    policy = load_model(config, config.games, status)
     if config.warmup_steps:
         warm_up(
             policy,
@@ -419,43 +374,8 @@ def load_policy(config: Config, status: Callable[[str], None] = lambda text: Non
     return policy
 
 
-def _check_model(config: Config, policy: LanguageModel) -> None:
-    """ValueError where a model cannot play like this."""
-    if policy.tokenizer.chat_template is None and config.style == "spiral":
-        raise ValueError(
-            f"model: {config.model!r} has no chat template; put one into its folder (chat_template.jinja), "
-            "or use --style brief"
-        )
-    if config.max_tokens >= policy.context_limit:
-        raise ValueError(
-            f"max_tokens: {config.max_tokens} leave no room for a prompt in the model's context of "
-            f"{policy.context_limit} tokens; use fewer"
-        )
-
-
-def _prepare(config: Config, policy: LanguageModel) -> None:
-    """Make a loaded policy one that learns."""
-    if config.lora_rank:
-        train_adapters(policy.model)
-    if config.gradient_checkpointing:
-        recompute_layers(policy.model)
-    distributed.shard(policy.model, getattr(torch, config.computed_in))
-
-
-def _placement(config: Config) -> dict[str, Any]:
-    """How models are loaded. What is trained or sharded is float32; a frozen model is what passes are computed in."""
-    frozen = config.lora_rank > 0 and distributed.share()[1] == 1
-    return {
-        "device": distributed.local_device(config.device),
-        "dtype": config.computed_in if frozen else "float32",
-        "max_batch_tokens": config.max_batch_tokens,
-        "max_cache_tokens": config.max_cache_tokens,
-    }
-
-
 def _optimizer(config: Config, policy: LanguageModel) -> torch.optim.Optimizer:
-    trained = [parameter for parameter in policy.model.parameters() if parameter.requires_grad]
-    return torch.optim.AdamW(trained, lr=config.initial_learning_rate, betas=(0.9, 0.95), weight_decay=0.0)
+    return adam(policy, rate=config.initial_learning_rate)
 
 
 def _tables(config: Config, counts: Sequence[int], seed: int, share: tuple[int, int]) -> list[GameTable]:

@@ -1,8 +1,14 @@
-"""Oracle: golden numbers of role-conditioned advantages, derived independently in float64 (SPIRAL, Eq. 2)."""
+"""Oracle: golden numbers of role-conditioned and turn-level advantages, derived independently in float64."""
 
+import numpy as np
 import pytest
 
-from selfplay_fast.learn import RoleBaseline, role_conditioned_advantages
+from selfplay_fast.learn import (
+    RoleBaseline,
+    role_conditioned_advantages,
+    summed_rewards,
+    turn_level_advantages,
+)
 from selfplay_fast.records import Ask, Episode, Key, Reply, Turn
 
 REWARDS = [(1, -1), (-1, 1), (0.5, -1.5), (0, 0), (1, -1)]
@@ -69,3 +75,135 @@ def test_unknown_order_is_an_error():
     """Oracle: the documented ValueError."""
     with pytest.raises(ValueError, match="order"):
         role_conditioned_advantages([], RoleBaseline(), order="later")
+
+
+MARS_TURNS = [
+    ("ttt", 0, [0.05, 1.05]),
+    ("ttt", 1, [0.05, -0.95]),
+    ("ttt", 0, [0.05, -10.95]),
+    ("ttt", 1, [0.05]),
+    ("kuhn", 0, [0.05, -0.95]),
+    ("kuhn", 1, [1.05]),
+    ("kuhn", 0, [2.05]),
+    ("kuhn", 1, [-1.95]),
+]
+MARS_GOLDEN = {
+    "role": [
+        [3.885714, 3.835714],
+        [-0.36, -0.41],
+        [-8.114286, -8.164286],
+        [0.59],
+        [1.885714, 1.835714],
+        [1.59],
+        [4.835714],
+        [-1.41],
+    ],
+    "role_game": [
+        [6.025, 5.975],
+        [-0.3, -0.35],
+        [-5.975, -6.025],
+        [0.65],
+        [-0.966667, -1.016667],
+        [1.5],
+        [1.983333],
+        [-1.5],
+    ],
+}
+# of the released code in float32, whose reply lengths are not known
+MARS_RELEASED = [1.8181, 1.1344, -0.0772, -0.1683, -1.4634, -2.1471, 0.1052, -0.2785, -0.1873, 0.4242, 0.6331]
+MARS_RELEASED += [-0.3962]
+
+
+def seats(turns, tokens=3):
+    """One episode for every (game, seat, rewards), in which only that seat has turns; and the rewards."""
+    episodes = []
+    for index, (game, seat, rewards) in enumerate(turns):
+        said = [
+            Turn(
+                ask=Ask(role=f"player_{seat}", append="", key=Key(0, index, k)),
+                reply=Reply(text="", tokens=np.zeros(tokens + index + k, np.int32)),
+            )
+            for k in range(len(rewards))
+        ]
+        episodes.append(Episode(game=game, index=index, seed=0, group=index, turns=tuple(said), returns={}))
+    return episodes, [rewards for *_, rewards in turns]
+
+
+@pytest.mark.parametrize("pool", ["role", "role_game"])
+def test_turn_level_golden_numbers(pool):
+    """Oracle: the golden numbers of MARS's estimator in both pools."""
+    advantages = turn_level_advantages(*seats(MARS_TURNS), pool=pool)
+    for got, want in zip(advantages, MARS_GOLDEN[pool], strict=True):
+        assert got == pytest.approx(want, abs=1e-6)
+
+
+def test_the_released_estimator_is_the_published_one_up_to_its_noise():
+    """Oracle: golden numbers of the released code. Within a seat they are ours times a number and plus one: the number
+    follows from the lengths of replies, which are not known, the other also from rounding noise."""
+    flat = np.concatenate(turn_level_advantages(*seats(MARS_TURNS), estimator="released"))
+    seat = np.concatenate([[seat] * len(rewards) for _, seat, rewards in MARS_TURNS])
+    scales = []
+    for role in (0, 1):
+        scale, shift = np.polyfit(flat[seat == role], np.array(MARS_RELEASED)[seat == role], 1)
+        assert scale * flat[seat == role] + shift == pytest.approx(
+            np.array(MARS_RELEASED)[seat == role], abs=2e-4
+        )
+        scales.append(scale)
+    assert scales[0] == pytest.approx(scales[1], rel=1e-3)
+
+
+def test_the_released_estimator_token_by_token():
+    """Oracle: the five steps of the released code as plain loops over tokens, float64, distinct sums to six digits."""
+    episodes, rewards = seats(MARS_TURNS)
+    rows = [(e.game, e.turns[0].ask.role, [len(t.reply.tokens) for t in e.turns]) for e in episodes]
+    slots = {(game, role) for game, role, _ in rows}
+    mean = {
+        slot: np.mean([x for row, r in zip(rows, rewards, strict=True) if row[:2] == slot for x in r])
+        for slot in slots
+    }
+    tokens = []  # of each row: the reward of a turn on its last token
+    for (game, role, lengths), row in zip(rows, rewards, strict=True):
+        parts = [[0.0] * (n - 1) + [x - mean[game, role]] for n, x in zip(lengths, row, strict=True)]
+        tokens.append(np.concatenate(parts))
+    whole = np.concatenate(tokens)
+    tokens = [(row - whole.mean()) / np.sqrt(whole.var(ddof=1) + 1e-8) for row in tokens]
+    sums = [row[::-1].cumsum()[::-1] for row in tokens]
+    for role in ("player_0", "player_1"):
+        own = [i for i, row in enumerate(rows) if row[1] == role]
+        distinct = np.unique(np.append(np.concatenate([sums[i] for i in own]).round(6), 0.0))
+        for i in own:
+            sums[i] = sums[i] - distinct.mean()
+    whole = np.concatenate(sums)
+    final = [(row - whole.mean()) / np.sqrt(whole.var(ddof=1) + 1e-8) for row in sums]
+    want = [
+        row[np.cumsum([0, *lengths[:-1]])].tolist() for row, (*_, lengths) in zip(final, rows, strict=True)
+    ]
+    got = turn_level_advantages(episodes, rewards, estimator="released")
+    for ours, theirs in zip(got, want, strict=True):
+        assert ours == pytest.approx(theirs, abs=1e-6)
+
+
+def test_turns_of_two_roles_are_put_back_in_their_places():
+    """Oracle: by hand, roles 0, 1, 0: returns 3, 5, 2 less the means 2.5 and 5; in one pool less 10 / 3; and with the
+    sum at the last turn 3, 5, 3 less the mean of role 0."""
+    both = [episode((0, 0), ("player_0", "player_1", "player_0"))]
+    rewards = [[1.0, 5.0, 2.0]]
+    assert turn_level_advantages(both, rewards) == [[0.5, 0.0, -0.5]]
+    assert turn_level_advantages(both, rewards, pool="batch") == [pytest.approx([-1 / 3, 5 / 3, -4 / 3])]
+    summed = summed_rewards(both, rewards)
+    assert summed == [[0.0, 5.0, 3.0]]
+    assert turn_level_advantages(both, summed) == [[0.0, 0.0, 0.0]]
+
+
+@pytest.mark.parametrize(
+    ("options", "problem"),
+    [
+        ({"pool": "seat"}, "pool: must be"),
+        ({"estimator": "mine"}, "estimator: must be"),
+        ({"estimator": "released", "pool": "game"}, "pool: the released"),
+    ],
+)
+def test_wrong_turn_level_options(options, problem):
+    """Oracle: the documented ValueError, which names the argument."""
+    with pytest.raises(ValueError, match=problem):
+        turn_level_advantages(*seats(MARS_TURNS), **options)

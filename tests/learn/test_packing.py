@@ -1,9 +1,12 @@
 """Oracle: SPIRAL's objective written out, (1/N) sum over samples (1/L) sum over their trained tokens."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
-from selfplay_fast.learn import pack
+from selfplay_fast.learn import pack, pack_chats
+from selfplay_fast.learn.packing import minibatches
 from selfplay_fast.records import Ask, Episode, Key, Reply, Sampling, Turn
 
 
@@ -113,3 +116,59 @@ def test_what_cannot_be_packed_is_refused(episodes, advantages, normaliser, word
     """Oracle: ValueError for no samples, no normaliser, and advantages that do not fit the turns."""
     with pytest.raises(ValueError, match=word):
         pack(episodes, advantages, token_normaliser=normaliser)
+
+
+def chat(*turns: Turn, role: str = "player_0") -> list[Turn]:
+    """The turns with contexts that grow: each prompt is all before it and one token, 100 + its number."""
+    context: list[int] = []
+    grown = []
+    for k, said in enumerate(turns):
+        context += [100 + k, *said.reply.tokens.tolist()]
+        reply = replace(said.reply, context=np.array(context, np.int32))
+        grown.append(replace(said, ask=replace(said.ask, role=role), reply=reply))
+    return grown
+
+
+def test_a_conversation_is_one_sample() -> None:
+    """Oracle: MARS's objective laid out by hand: two seats whose turns alternate, one of them with a forced token; a
+    token weighs 1 / (2 samples x trained tokens of its sample), prompts in between nothing."""
+    first = chat(turn([1, 2], forced=1), turn([3]))
+    (second,) = chat(turn([4, 5]), role="player_1")
+    batch = pack_chats([episode(first[0], second, first[1])], [[0.5, 2.0, -1.0]], logprob_temperature=0.7)
+    assert [sequence.tolist() for sequence in batch.sequences] == [[100, 1, 2, 101, 3], [100, 4, 5]]
+    assert batch.first.tolist() == [1, 1]
+    assert batch.offsets.tolist() == [0, 4, 6]
+    assert batch.advantages.tolist() == [0.5, 0.5, 0.0, -1.0, 2.0, 2.0]
+    assert batch.weights.tolist() == [0.0, 0.25, 0.0, 0.25, 0.25, 0.25]
+    assert batch.sampler_logprobs.tolist() == [-0.5, -1.0, 0.0, -1.5, -2.0, -2.5]
+    assert batch.temperature == 0.7
+
+
+def test_a_context_that_does_not_grow_begins_a_sample() -> None:
+    """Oracle: by hand. The third prompt drops what was said before; turns without tokens are nobody's."""
+    grown = chat(turn([1]), turn([2]))
+    turns = [*grown, turn([]), turn([3], prompt=(100, 9))]
+    batch = pack_chats([episode(*turns)], [[1.0, 2.0, 9.0, 3.0]])
+    assert [sequence.tolist() for sequence in batch.sequences] == [[100, 1, 101, 2], [100, 9, 3]]
+    assert batch.weights.tolist() == [0.25, 0.0, 0.25, 0.5]
+
+
+def test_what_chats_are_not_packed_from() -> None:
+    """Oracle: the documented ValueErrors."""
+    with pytest.raises(ValueError, match="nothing to train on"):
+        pack_chats([episode(turn([]))], [[1.0]])
+    with pytest.raises(ValueError, match="logprob_temperature"):
+        pack_chats([episode(*chat(turn([1])))], [[1.0]], logprob_temperature=0.0)
+
+
+def test_minibatches_are_batches_of_their_own() -> None:
+    """Oracle: packing the same samples apart; weights are to rounding."""
+    episodes = [episode(turn([k] * (k + 1))) for k in range(5)]
+    parts = minibatches(pack_chats(episodes, [[float(k)] for k in range(5)]), 2)
+    alone = [pack_chats(episodes[k : k + 2], [[float(k)], [k + 1.0]][: 5 - k]) for k in (0, 2, 4)]
+    assert len(parts) == len(alone) == 3
+    for ours, theirs in zip(parts, alone, strict=True):
+        assert [s.tolist() for s in ours.sequences] == [s.tolist() for s in theirs.sequences]
+        assert ours.offsets.tolist() == theirs.offsets.tolist()
+        assert ours.advantages.tolist() == theirs.advantages.tolist()
+        assert ours.weights == pytest.approx(theirs.weights, rel=1e-6)

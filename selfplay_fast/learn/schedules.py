@@ -1,0 +1,16 @@
+"""Learning rates by optimizer step."""
+
+from __future__ import annotations
+
+import math
+
+
+def cosine_rate(step: int, steps: int, *, peak: float, least: float, warmup: int) -> float:
+    """The rate of ``step`` = 0 … steps - 1 (Loshchilov and Hutter 2017, arXiv 1608.03983).
+
+    Up to ``peak`` in equal parts over ``warmup`` steps, then half a cosine down to ``least``.
+    """
+    if step < warmup:
+        return peak * (step + 1) / warmup
+    done = (step - warmup) / max(1, steps - 1 - warmup)
+    return least + (peak - least) * (1 + math.cos(math.pi * min(1.0, done))) / 2

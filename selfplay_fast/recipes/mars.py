@@ -1,0 +1,415 @@
+"""MARS: one policy plays all seats of competitive and cooperative games, with credit for turns.  Yuan et al. 2025,
+arXiv 2510.15414 (released as MARSHAL).
+
+Every seat of a game is one conversation that only grows and one training sample. A turn is paid what the game pays from
+there on, less the mean of its role (`turn_level_advantages`); the loss is clipped twice and pulled towards the model of
+step 0. `estimator="released"` is what the released code computes. Forced tokens and prompts are not trained. The preset
+`nano` adds what a model of a million parameters needs: a warm-up on random play, brief texts, lenient reading, one
+temperature. docs/papers.md lists every difference.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, Literal
+
+import numpy as np
+import torch
+
+from selfplay_fast.config import RecipeConfig, nearest
+from selfplay_fast.evaluate import episode_metrics, evaluate_policy, fixed_opponents, search_opponents
+from selfplay_fast.games import Style
+from selfplay_fast.learn import (
+    RoleBaseline,
+    TokenBatch,
+    Update,
+    checkpoint,
+    distributed,
+    pack_chats,
+    ppo_clip_loss,
+    role_conditioned_advantages,
+    summed_rewards,
+    turn_level_advantages,
+    update,
+)
+from selfplay_fast.learn.advantages import Advantages, Pool
+from selfplay_fast.learn.losses import k3_kl
+from selfplay_fast.learn.rewards import rewarded_anew, turn_rewards
+from selfplay_fast.learn.schedules import cosine_rate
+from selfplay_fast.learn.warmup import imitate
+from selfplay_fast.play import Cast, InvalidRewards, play_games, self_play
+from selfplay_fast.policies import Policy, RandomPolicy
+from selfplay_fast.policies.adapters import check_installed
+from selfplay_fast.policies.demonstrating import Demonstrator
+from selfplay_fast.policies.language_model import LanguageModel
+from selfplay_fast.policies.streams import derive_seed
+from selfplay_fast.records import Episode, Sampling
+from selfplay_fast.run import Run
+from selfplay_fast.training import adam, load_model, load_reference, start
+
+MINI_HANABI = "hanabi(colors=2,ranks=2,hand=3,info_tokens=3)"
+SIMPLE_HANABI = "hanabi(colors=3,ranks=2,hand=5,info_tokens=8)"
+
+
+_LEAST = {
+    "steps warmup_steps learning_rate_warmup top_k eval_temperature lora_rank": 0,
+    "games_per_step max_tokens max_turns threads max_batch_tokens warmup_games checkpoint_every": 1,
+    "eval_every eval_episodes eval_episodes_between": 1,
+    "long_reply": 12,
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config(RecipeConfig):
+    """MARS's settings; the defaults are the `nano` preset."""
+
+    model: str = "nano"
+    """`nano` (built here), a local transformers folder, or a hub id"""
+    games: tuple[str, ...] = ("tic_tac_toe", "kuhn_poker", MINI_HANABI)
+    """games to play: all three for the generalist, one for a specialist"""
+    held_out: tuple[str, ...] = ("connect_four", "leduc_poker", SIMPLE_HANABI)
+    """games to play in the first and the last evaluation only"""
+    style: Style = "brief"
+    """how states are put into words: `brief` leaves the rules out (for nano), `mars` is MARS's chat"""
+    legal_list: bool | None = False
+    """show the legal actions; none: as the style does"""
+    parse_mode: Literal["lenient", "strict"] = "lenient"
+    """how replies are read: `strict` as MARS's parser does"""
+    chat: bool = True
+    """one growing conversation per seat; off: a fresh one each turn, each a sample"""
+    forced_prefix: str = ""
+    """what every reply begins with; not trained"""
+    seed: int = 0
+    """everything random follows from it"""
+    steps: int = 100
+    """self-play iterations"""
+    games_per_step: int = 96
+    """games per iteration, spread evenly"""
+    sequences_per_update: int | None = 32
+    """conversations per optimizer step; none: all of an iteration"""
+    learning_rate: float = 3e-4
+    """AdamW's peak, betas 0.9 and 0.95; falls along a cosine to a tenth"""
+    learning_rate_warmup: int = 10
+    """optimizer steps until the peak"""
+    weight_decay: float = 0.0
+    """of AdamW"""
+    advantage: Literal["turn_level", "trajectory", "role_conditioned"] = "turn_level"
+    """`trajectory`: the ablation without turn-level credit; `role_conditioned`: SPIRAL's, on the same rewards"""
+    pool: Pool = "role"
+    """whose mean a turn's return is compared with: of the `role` (agent-specific), the `role_game`, the `game`, the
+    `batch` (the ablation without roles)"""
+    estimator: Literal["paper", "released"] = "paper"
+    """sum, then subtract the mean; or what the released code does"""
+    format_reward: float = 0.05
+    """for every reply that is not refused"""
+    length_weight: float = 0.5
+    """times how far a reply is over `long_reply` tokens, in units of it"""
+    long_reply: int = 2048
+    """tokens of a reply without a loss"""
+    invalid_reward: float = -2.0
+    """for a reply that is refused, besides what the player had put in"""
+    temperature: float = 1.0
+    """sampling temperature of training"""
+    top_p: float = 1.0
+    """nucleus, in training and evaluation"""
+    top_k: int = 0
+    """most tokens to choose from in both, 0 for all"""
+    eval_temperature: float = 0.6
+    """sampling temperature of evaluation games"""
+    logprob_temperature: float = 1.0
+    """of the log-probs in the loss, whatever was sampled at"""
+    old_logprobs: Literal["learner", "sampler"] = "sampler"
+    """whose log-probs the ratio is taken to: `learner` computes them anew, as it must where the sampler's distribution
+    is another (temperature, top-p, top-k)"""
+    max_tokens: int = 12
+    """reply length limit"""
+    clip: float = 0.2
+    """PPO clip range"""
+    dual_clip: float = 1.4
+    """bound of the ratio where the advantage is negative"""
+    kl: float = 0.0
+    """weight of the divergence from the model of step 0 (k3, at most 10 a token)"""
+    max_grad_norm: float = 1.0
+    """gradient clipping"""
+    max_loss: float = 1e6
+    """a loss beyond it has exploded, and the run stops"""
+    max_turns: int = 50
+    """a longer game ends with 0 for all"""
+    warmup_steps: int = 80
+    """supervised steps on uniformly random legal play before self-play: nano's way to learn the reply format"""
+    warmup_games: int = 8
+    """games of each of these steps"""
+    warmup_learning_rate: float = 6e-3
+    """of embeddings and head in the warm-up; the layers' is three tenths of it"""
+    eval_every: int = 10
+    """steps between evaluations"""
+    eval_episodes: int = 256
+    """games per seat and opponent at the first and last evaluation; fewer make a short run"""
+    eval_episodes_between: int = 64
+    """the same at the evaluations in between"""
+    checkpoint_every: int = 10
+    """steps between checkpoints; the first and the two newest stay"""
+    device: str = "auto"
+    """where the model lives: `cpu`, `cuda`, or `auto` for a GPU where there is one"""
+    dtype: Literal["auto", "float32", "bfloat16"] = "auto"
+    """what passes are computed in; weights that are trained are float32 beside it. `auto`: bfloat16 on a GPU, but for
+    nano"""
+    lora_rank: int = 0
+    """train adapters of this rank at all linear layers but the head, and nothing else; 0: the whole model"""
+    gradient_checkpointing: bool = False
+    """compute layers again in the backward pass: a third more work, a small part of the memory"""
+    max_batch_tokens: int = 16384
+    """tokens of one forward pass over prompts and of one micro-batch"""
+    max_cache_tokens: int | None = None
+    """tokens whose keys and values replies in the making hold; None: 16 times as many as in a pass"""
+    threads: int = 1
+    """CPU threads of the model; more help only where cores are idle"""
+
+    def __post_init__(self) -> None:
+        for names, low in _LEAST.items():
+            for name in names.split():
+                if getattr(self, name) < low:
+                    raise ValueError(f"{name}: must be at least {low}, got {getattr(self, name)}")
+        if self.sequences_per_update is not None and self.sequences_per_update < 1:
+            raise ValueError(f"sequences_per_update: must be at least 1, got {self.sequences_per_update}")
+        for name in ("learning_rate", "warmup_learning_rate", "weight_decay", "kl", "length_weight"):
+            if not 0 <= getattr(self, name) < float("inf"):
+                raise ValueError(f"{name}: must be a number and not negative, got {getattr(self, name)}")
+        for name in ("temperature", "logprob_temperature", "top_p", "clip", "max_grad_norm", "max_loss"):
+            if not getattr(self, name) > 0:
+                raise ValueError(f"{name}: must be above 0, got {getattr(self, name)}")
+        if not self.dual_clip > 1:
+            raise ValueError(f"dual_clip: must be above 1, got {self.dual_clip}")
+        if self.top_p > 1:
+            raise ValueError(f"top_p: must be at most 1, got {self.top_p}")
+        for name in ("format_reward", "invalid_reward"):
+            if not abs(getattr(self, name)) < float("inf"):
+                raise ValueError(f"{name}: must be a number, got {getattr(self, name)}")
+        if self.estimator == "released" and (self.advantage, self.pool) != ("turn_level", "role"):
+            raise ValueError(
+                "estimator: the released one has its own pools; leave advantage and pool as they are"
+            )
+        sampled = (self.temperature, self.top_p, self.top_k)
+        if self.old_logprobs == "sampler" and sampled != (self.logprob_temperature, 1.0, 0):
+            raise ValueError("old_logprobs: the sampler's are of another distribution; set it to learner")
+        if self.model != "nano" and self.warmup_steps:
+            raise ValueError(
+                f"model: {self.model!r} is not nano{nearest(self.model, ['nano'])}, and only nano is warmed up; "
+                "for other models set warmup_steps to 0, as --preset paper does"
+            )
+        if self.lora_rank and self.model == "nano":
+            raise ValueError("lora_rank: nano is small, and trained whole; set it to 0, or name a model")
+        if not self.games:
+            raise ValueError("games: name at least one game")
+        if self.games_per_step < len(self.games):
+            raise ValueError(f"games_per_step: {self.games_per_step} cannot cover {len(self.games)} games")
+
+
+PRESETS = {
+    "nano": Config(),
+    "paper": Config(
+        model="Qwen/Qwen3-4B",
+        style="mars",
+        legal_list=None,
+        parse_mode="strict",
+        forced_prefix="<think>\n",
+        steps=200,
+        games_per_step=192,
+        sequences_per_update=8,
+        learning_rate=1e-6,
+        weight_decay=0.05,
+        temperature=0.6,
+        top_p=0.99,
+        top_k=100,
+        max_tokens=4096,
+        invalid_reward=-10.0,
+        kl=0.2,
+        old_logprobs="learner",
+        warmup_steps=0,
+        eval_every=5,
+        eval_episodes=1000,
+        eval_episodes_between=125,
+        checkpoint_every=5,
+    ),
+}
+
+
+def train(config: Config, run: Run) -> None:
+    """Self-play from the first step, or from the newest checkpoint of the run."""
+    torch.set_num_threads(config.threads)
+    if config.lora_rank:
+        check_installed()
+    distributed.check_enough(config.games_per_step, "games_per_step")
+    policy, optimizer, state = start(
+        config,
+        run,
+        build=partial(load_policy, config, run),
+        optimizer_of=partial(adam, rate=config.learning_rate, weight_decay=config.weight_decay),
+        evaluate=partial(_evaluate, config, full=True),
+        baseline=RoleBaseline(),
+        keep_thinking=config.chat,
+    )
+    reference = load_reference(config, run, policy, keep_thinking=config.chat) if config.kl else None
+    baseline = state.baseline
+    for step in run.steps(config.steps, start=state.step):
+        seed = derive_seed(config.seed, step)
+        with run.phase("rollout"):
+            episodes = _play(config, self_play(policy), config.games_per_step, seed)
+        with run.phase("advantages"):
+            advantages, baseline = _advantages(config, episodes, baseline)
+            batch = _shuffled(
+                pack_chats(episodes, advantages, logprob_temperature=config.logprob_temperature), seed
+            )
+        settings = Update(
+            loss=ppo_clip_loss(config.clip, dual_clip=config.dual_clip),
+            minibatch=config.sequences_per_update,
+            old=config.old_logprobs,
+            rates=_rates(config, step, batch.num_samples),
+            magnet=config.kl,
+            kl=partial(k3_kl, limit=10.0),
+            max_grad_norm=config.max_grad_norm,
+            max_loss=config.max_loss,
+            max_batch_tokens=config.max_batch_tokens,
+        )
+        with run.phase("update"):
+            metrics = update(policy, optimizer, batch, settings, reference=reference)
+        seconds = run.seconds("rollout", "advantages", "update")
+        metrics |= episode_metrics(episodes) | {
+            "samples_per_s": batch.num_samples / seconds,
+            "tokens_per_s": batch.num_tokens / seconds,
+        }
+        last = step == config.steps
+        if last or step % config.eval_every == 0:
+            with run.phase("evaluation"):
+                metrics |= _evaluate(config, policy, full=last)
+        run.log(step, metrics, episodes, advantages)
+        if last or step % config.checkpoint_every == 0:
+            with run.phase("checkpoint"):
+                done = checkpoint.TrainState(step=step, baseline=baseline)
+                checkpoint.save_checkpoint(run.checkpoints, policy, optimizer, done)
+
+
+def _advantages(
+    config: Config, episodes: list[Episode], baseline: RoleBaseline
+) -> tuple[Advantages, RoleBaseline]:
+    """One for every turn; the baseline is SPIRAL's and changes with it only."""
+    rewards = turn_rewards(
+        episodes,
+        format_reward=config.format_reward,
+        length_weight=config.length_weight,
+        long=config.long_reply,
+    )
+    if config.advantage == "role_conditioned":
+        return role_conditioned_advantages(rewarded_anew(episodes, rewards), baseline)
+    if config.advantage == "trajectory":
+        rewards = summed_rewards(episodes, rewards)
+    return turn_level_advantages(episodes, rewards, pool=config.pool, estimator=config.estimator), baseline
+
+
+def _shuffled(batch: TokenBatch, seed: int) -> TokenBatch:
+    """Games and seats mixed, so that every optimizer step sees all of them."""
+    return batch.take(np.random.default_rng(seed).permutation(batch.num_samples))
+
+
+def _rates(config: Config, step: int, samples: int) -> list[float]:
+    """The learning rates of the optimizer steps of one iteration."""
+    count = -(-samples // (config.sequences_per_update or samples))
+    peak = config.learning_rate
+    return [
+        cosine_rate(
+            (step - 1) * count + k,
+            config.steps * count,
+            peak=peak,
+            least=peak / 10,
+            warmup=config.learning_rate_warmup,
+        )
+        for k in range(count)
+    ]
+
+
+def load_policy(config: Config, run: Run) -> LanguageModel:
+    """The model named by the configuration, warmed up on conversations of random legal play if so configured."""
+    texts = dict.fromkeys([*config.games, *config.held_out])
+    policy = load_model(
+        config,
+        list(texts),
+        run.status,
+        nano={"legal_list": config.legal_list, "whole_words": True},
+        keep_thinking=config.chat,
+    )
+    if config.warmup_steps:
+        cast = self_play(Demonstrator(RandomPolicy(), policy))
+        seed = derive_seed(config.seed, 0)
+
+        def random_play(step: int) -> TokenBatch:
+            games = max(config.warmup_games, len(config.games))
+            episodes = _play(config, cast, games, derive_seed(seed, step))
+            return pack_chats(episodes, [[1.0] * len(episode.turns) for episode in episodes])
+
+        imitate(
+            policy,
+            random_play,
+            steps=config.warmup_steps,
+            learning_rate=config.warmup_learning_rate,
+            layer_rate=0.3,
+            progress=run.status,
+        )
+    return policy
+
+
+def _table(config: Config, temperature: float) -> dict[str, Any]:
+    """How games are put before the policy, in training and evaluation."""
+    return {
+        "style": config.style,
+        "parse_mode": config.parse_mode,
+        "sampling": Sampling(
+            temperature=temperature, top_p=config.top_p, top_k=config.top_k, max_tokens=config.max_tokens
+        ),
+        "chat": config.chat,
+        "forced_prefix": config.forced_prefix,
+        "legal_list": config.legal_list,
+    }
+
+
+def _play(config: Config, cast: Cast, games: int, seed: int) -> list[Episode]:
+    """``games`` games over all kinds and ranks, with MARS's rewards."""
+    return distributed.play_dealt(
+        lambda share: play_games(
+            cast,
+            games=config.games,
+            episodes=games,
+            seed=seed,
+            invalid=InvalidRewards(offender=config.invalid_reward, others=0.0, stake=True),
+            max_turns=config.max_turns,
+            rewards="mars",
+            share=share,
+            **_table(config, config.temperature),
+        )
+    )
+
+
+def opponents(game: str) -> Mapping[str, Policy]:
+    """MARS's: searches at board games, equilibria at poker, nobody else at hanabi."""
+    if game == "tic_tac_toe":
+        return {"random": RandomPolicy(), **search_opponents(100, 1000)}
+    return {} if game.startswith("hanabi") else fixed_opponents(game)
+
+
+def _evaluate(config: Config, policy: LanguageModel, *, full: bool) -> dict[str, float]:
+    """Scores against fixed opponents, in hanabi with itself; a full evaluation has all games, and more of them."""
+    seed = derive_seed(config.seed, -1)
+    metrics = evaluate_policy(
+        policy,
+        [*config.games, *config.held_out] if full else config.games,
+        episodes=config.eval_episodes if full else config.eval_episodes_between,
+        seed=seed,
+        exact_states=0,
+        fixed=opponents,
+        **_table(config, config.eval_temperature),
+    )
+    if not full:
+        return metrics
+    episodes = _play(config, self_play(policy), config.eval_episodes, derive_seed(seed, -1))
+    return episode_metrics(episodes) | metrics
