@@ -4,8 +4,8 @@
     g.step(action)
 
 Every row of the batch is one root; threads share the rows, and a row's result depends on its state, its seed and the
-options alone. `Search` keeps the trees from move to move and hands out leaves to whatever evaluates them. `refine` searches for
-texts, see `refine_search`.
+options alone. `Search` keeps the trees from move to move and hands out leaves to whatever evaluates them. `refine`
+searches for texts, see `refine_search`.
 
 Shapes: ``B`` roots (the rows of the batch, or those named), ``A`` actions, ``P`` players, ``K`` leaves.
 """
