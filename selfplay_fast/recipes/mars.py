@@ -2,9 +2,9 @@
 
 Every seat of a game is one conversation that only grows and one training sample. A turn is paid what the game pays from
 there on, less the mean of its role (`turn_level_advantages`); the loss is clipped twice and pulled towards the model of
-step 0. `estimator="released"` is what the released code (MARSHAL) computes. Forced tokens and prompts are not trained. The preset
-`nano` adds what a model of a million parameters needs: a warm-up on random play, brief texts, lenient reading, one
-temperature. docs/papers.md lists every difference.
+step 0. `estimator="released"` is what the released code (MARSHAL) computes. Forced tokens and prompts are not trained.
+The preset `nano` adds what a model of a million parameters needs: a warm-up on random play, brief texts, lenient
+reading, one temperature. docs/papers.md lists every difference.
 """
 
 from __future__ import annotations
