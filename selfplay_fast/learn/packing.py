@@ -52,6 +52,10 @@ class TokenBatch:
             temperature=self.temperature,
         )
 
+    def shuffled(self, seed: int) -> TokenBatch:
+        """The samples in an order that follows from the seed."""
+        return self.take(np.random.default_rng(seed).permutation(self.num_samples))
+
 
 def minibatches(batch: TokenBatch, size: int) -> list[TokenBatch]:
     """``size`` samples each, as they come, the last with the rest; weights are those of a batch of so many."""

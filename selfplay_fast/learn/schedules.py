@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 
 
 def cosine_rate(step: int, steps: int, *, peak: float, least: float, warmup: int) -> float:
@@ -14,3 +15,8 @@ def cosine_rate(step: int, steps: int, *, peak: float, least: float, warmup: int
         return peak * (step + 1) / warmup
     done = (step - warmup) / max(1, steps - 1 - warmup)
     return least + (peak - least) * (1 + math.cos(math.pi * min(1.0, done))) / 2
+
+
+def cosine_rates(which: Iterable[int], steps: int, *, peak: float, least: float, warmup: int) -> list[float]:
+    """The `cosine_rate` of several steps."""
+    return [cosine_rate(step, steps, peak=peak, least=least, warmup=warmup) for step in which]

@@ -1,11 +1,10 @@
-"""MARS: one policy plays all seats of competitive and cooperative games, with credit for turns.  Yuan et al. 2025,
-arXiv 2510.15414 (released as MARSHAL).
+"""MARS: one policy plays all seats of games, every turn with its own credit.  Yuan et al. 2025, arXiv 2510.15414.
 
 Every seat of a game is one conversation that only grows and one training sample. A turn is paid what the game pays from
 there on, less the mean of its role (`turn_level_advantages`); the loss is clipped twice and pulled towards the model of
-step 0. `estimator="released"` is what the released code computes. Forced tokens and prompts are not trained. The preset
-`nano` adds what a model of a million parameters needs: a warm-up on random play, brief texts, lenient reading, one
-temperature. docs/papers.md lists every difference.
+step 0. `estimator="released"` is what the released code (MARSHAL) computes. Forced tokens and prompts are not trained.
+The preset `nano` adds what a model of a million parameters needs: a warm-up on random play, brief texts, lenient
+reading, one temperature. docs/papers.md lists every difference.
 """
 
 from __future__ import annotations
@@ -15,7 +14,6 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any, Literal
 
-import numpy as np
 import torch
 
 from selfplay_fast.config import RecipeConfig, nearest
@@ -37,7 +35,7 @@ from selfplay_fast.learn import (
 from selfplay_fast.learn.advantages import Advantages, Pool
 from selfplay_fast.learn.losses import k3_kl
 from selfplay_fast.learn.rewards import rewarded_anew, turn_rewards
-from selfplay_fast.learn.schedules import cosine_rate
+from selfplay_fast.learn.schedules import cosine_rates
 from selfplay_fast.learn.warmup import imitate
 from selfplay_fast.play import Cast, InvalidRewards, play_games, self_play
 from selfplay_fast.policies import Policy, RandomPolicy
@@ -259,14 +257,20 @@ def train(config: Config, run: Run) -> None:
             episodes = _play(config, self_play(policy), config.games_per_step, seed)
         with run.phase("advantages"):
             advantages, baseline = _advantages(config, episodes, baseline)
-            batch = _shuffled(
-                pack_chats(episodes, advantages, logprob_temperature=config.logprob_temperature), seed
-            )
+            batch = pack_chats(episodes, advantages, logprob_temperature=config.logprob_temperature)
+            batch = batch.shuffled(seed)  # every optimizer step sees all games and seats
+        updates = -(-batch.num_samples // (config.sequences_per_update or batch.num_samples))
         settings = Update(
             loss=ppo_clip_loss(config.clip, dual_clip=config.dual_clip),
             minibatch=config.sequences_per_update,
             old=config.old_logprobs,
-            rates=_rates(config, step, batch.num_samples),
+            rates=cosine_rates(
+                range((step - 1) * updates, step * updates),
+                config.steps * updates,
+                peak=config.learning_rate,
+                least=config.learning_rate / 10,
+                warmup=config.learning_rate_warmup,
+            ),
             magnet=config.kl,
             kl=partial(k3_kl, limit=10.0),
             max_grad_norm=config.max_grad_norm,
@@ -306,27 +310,6 @@ def _advantages(
     if config.advantage == "trajectory":
         rewards = summed_rewards(episodes, rewards)
     return turn_level_advantages(episodes, rewards, pool=config.pool, estimator=config.estimator), baseline
-
-
-def _shuffled(batch: TokenBatch, seed: int) -> TokenBatch:
-    """Games and seats mixed, so that every optimizer step sees all of them."""
-    return batch.take(np.random.default_rng(seed).permutation(batch.num_samples))
-
-
-def _rates(config: Config, step: int, samples: int) -> list[float]:
-    """The learning rates of the optimizer steps of one iteration."""
-    count = -(-samples // (config.sequences_per_update or samples))
-    peak = config.learning_rate
-    return [
-        cosine_rate(
-            (step - 1) * count + k,
-            config.steps * count,
-            peak=peak,
-            least=peak / 10,
-            warmup=config.learning_rate_warmup,
-        )
-        for k in range(count)
-    ]
 
 
 def load_policy(config: Config, run: Run) -> LanguageModel:

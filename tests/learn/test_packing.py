@@ -172,3 +172,14 @@ def test_minibatches_are_batches_of_their_own() -> None:
         assert ours.offsets.tolist() == theirs.offsets.tolist()
         assert ours.advantages.tolist() == theirs.advantages.tolist()
         assert ours.weights == pytest.approx(theirs.weights, rel=1e-6)
+
+
+def test_shuffled_is_an_order_of_the_same_samples() -> None:
+    """Oracle: sequences keep their advantages, the order follows from the seed and is another than before."""
+    episodes = [episode(turn([k] * (k + 1))) for k in range(8)]
+    batch = pack_chats(episodes, [[float(k)] for k in range(8)])
+    mixed, again = batch.shuffled(3), batch.shuffled(3)
+    order = [int(sequence[-1]) for sequence in mixed.sequences]
+    assert sorted(order) == list(range(8)) != order
+    assert order == [int(sequence[-1]) for sequence in again.sequences]
+    assert mixed.advantages.tolist() == [float(k) for k in order for _ in range(k + 1)]
