@@ -1,4 +1,4 @@
-"""A table of refinement trees (SPaR): a round asks for whatever any tree waits for, with no barrier between them."""
+"""A table of refinement trees (SPaR): a round asks for whatever any tree waits for, whatever its depth."""
 
 from __future__ import annotations
 
