@@ -42,7 +42,9 @@ class Deaf:
 
     def generate(self, asks: Sequence[Ask]) -> list[Reply]:
         quiet = [
-            replace(ask, append=[{**message, "content": silenced(message["content"])} for message in ask.append])
+            replace(
+                ask, append=[{**message, "content": silenced(message["content"])} for message in ask.append]
+            )
             for ask in asks
         ]
         return self.policy.generate(quiet)

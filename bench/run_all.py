@@ -26,7 +26,7 @@ from rich.markup import escape
 from rich.table import Table
 
 HERE = Path(__file__).parent
-NO_RATIOS = ("run_all", "tables", "learning_curves")  # these measure nothing themselves
+NO_RATIOS = ("run_all", "tables", "learning_curves", "mars_without_hints")  # these compare nothing
 PACKAGES = (
     "torch",
     "triton",
