@@ -97,11 +97,11 @@ class LanguageModel:
         self.thinking = None if tags is None else ThinkTags(tags, tokenizer, len(head_weight(model)))
         ends = tokenizer.convert_ids_to_tokens(sorted(self.end_tokens))
         self.chat = ChatTemplate(tokenizer, self.thinking, keep_thinking, ends)
-        self._unread = [
+        self._unread = {
             i
             for i, t in tokenizer.added_tokens_decoder.items()
             if t.special and t.content not in (tags or ())
-        ]
+        }
         self._encoded: dict[str, IntArray] = {}
         self._decoded: dict[bytes, str] = {}
 
@@ -194,7 +194,7 @@ class LanguageModel:
         key = tokens.tobytes()
         if key in self._decoded:
             return self._decoded[key]
-        text: str = self.tokenizer.decode(tokens[~np.isin(tokens, self._unread)].tolist())
+        text: str = self.tokenizer.decode([t for t in tokens.tolist() if t not in self._unread])
         if len(tokens) <= _SHORT_REPLY:
             if len(self._decoded) > _CACHE_LIMIT:
                 self._decoded.clear()

@@ -53,7 +53,7 @@ class _Asked:
 
 
 class ModelStream:
-    """Asks join the rows that are being extended as soon as there is room; with nothing pending, nothing is kept here.
+    """Asks join the rows that are being extended as soon as there is room; between them the room of the rows is kept.
 
     All weights are those of the step. Asks with choices are answered by the next step.
     """
@@ -62,6 +62,8 @@ class ModelStream:
         self.policy = policy
         self.pending = 0
         self._decoder: Decoder | None = None
+        self._cache: RowCache | None = None
+        self._cache_weights: tuple[tuple[int, int], ...] = ()
         self._owner: dict[Row, _Asked] = {}
         self._ready: list[_Asked] = []  # need no token, or no more
         self._choosing: list[_Asked] = []
@@ -135,18 +137,25 @@ class ModelStream:
                 max_batch_tokens=policy.max_batch_tokens,
                 stop_check=policy.has_stop,
             )
-        cache = RowCache(
-            policy.model, policy.max_cache_tokens, static=policy.static_shapes, graphs=policy.cuda_graphs
-        )
         return TreeDecoder(
             policy.model,
             policy.stored(),
-            cache,
+            self._room(),
             end_tokens=policy.end_tokens,
             max_batch_tokens=policy.max_batch_tokens,
             max_cache_tokens=policy.max_cache_tokens,
             stop_check=policy.has_stop,
         )
+
+    def _room(self) -> RowCache:
+        """That of the rows before, unless the weights, which CUDA graphs point to, have changed."""
+        policy, weights = self.policy, self.policy.weights_seen()
+        if self._cache is None or weights != self._cache_weights:
+            self._cache = RowCache(
+                policy.model, policy.max_cache_tokens, static=policy.static_shapes, graphs=policy.cuda_graphs
+            )
+            self._cache_weights = weights
+        return self._cache
 
     @torch.no_grad()
     def step(self) -> list[Answer]:
