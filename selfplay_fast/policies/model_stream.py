@@ -14,7 +14,6 @@ from numpy.typing import NDArray
 from selfplay_fast.policies.base import Answer
 from selfplay_fast.policies.decode import Decoder, Row, TreeDecoder
 from selfplay_fast.policies.decode_rows import RowDecoder
-from selfplay_fast.policies.row_cache import RowCache
 from selfplay_fast.policies.streams import sample_streams, stream_ids, uniforms
 from selfplay_fast.policies.thinking import Thought, think_budget
 from selfplay_fast.records import (
@@ -53,7 +52,7 @@ class _Asked:
 
 
 class ModelStream:
-    """Asks join the rows that are being extended as soon as there is room; between them the room of the rows is kept.
+    """Asks join the rows that are being extended as soon as there is room; with nothing pending, nothing is kept here.
 
     All weights are those of the step. Asks with choices are answered by the next step.
     """
@@ -62,8 +61,6 @@ class ModelStream:
         self.policy = policy
         self.pending = 0
         self._decoder: Decoder | None = None
-        self._cache: RowCache | None = None
-        self._cache_weights: tuple[tuple[int, int], ...] = ()
         self._owner: dict[Row, _Asked] = {}
         self._ready: list[_Asked] = []  # need no token, or no more
         self._choosing: list[_Asked] = []
@@ -140,22 +137,12 @@ class ModelStream:
         return TreeDecoder(
             policy.model,
             policy.stored(),
-            self._room(),
+            policy.take_room(),
             end_tokens=policy.end_tokens,
             max_batch_tokens=policy.max_batch_tokens,
             max_cache_tokens=policy.max_cache_tokens,
             stop_check=policy.has_stop,
         )
-
-    def _room(self) -> RowCache:
-        """That of the rows before, unless the weights, which CUDA graphs point to, have changed."""
-        policy, weights = self.policy, self.policy.weights_seen()
-        if self._cache is None or weights != self._cache_weights:
-            self._cache = RowCache(
-                policy.model, policy.max_cache_tokens, static=policy.static_shapes, graphs=policy.cuda_graphs
-            )
-            self._cache_weights = weights
-        return self._cache
 
     @torch.no_grad()
     def step(self) -> list[Answer]:
@@ -173,6 +160,8 @@ class ModelStream:
         answers += self._choose()
         self.pending -= len(answers)
         if not self._owner and self._decoder is not None:
+            if isinstance(self._decoder, TreeDecoder):
+                self.policy.give_room(self._decoder.cache)
             self._decoder = None
             if not self.policy.keep_contexts:
                 self.policy.forget()
