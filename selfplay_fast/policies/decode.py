@@ -138,7 +138,7 @@ class Decoder(ABC):
 
     def __init__(self, model: Any, end_tokens: frozenset[int], stop_check: Callable[[Row], bool]) -> None:
         self.model = model
-        self.ends = np.array(sorted(end_tokens), np.int64)
+        self.ends = sorted(end_tokens)
         self.stop_check = stop_check
         self.computed = 0  # tokens of prompts that went through the model
         self.waiting: deque[Row] = deque()
@@ -185,7 +185,9 @@ class Decoder(ABC):
         drawn, logp = draw(logits, spoken.options, uniforms(spoken.streams, spoken.count))
         tokens, logprobs = drawn.cpu().numpy(), logp.cpu().numpy()
         self._say(tokens, logprobs)
-        stopped = np.isin(tokens, self.ends)
+        stopped = np.zeros(len(tokens), bool)
+        for end in self.ends:
+            stopped |= tokens == end
         for s in np.flatnonzero(spoken.has_stop).tolist():
             row = spoken.rows[s]
             if row.thought is not None and row.thought.silent and not row.sampling.stop_in_thinking:

@@ -25,6 +25,7 @@ from selfplay_fast.policies.prefix_forward import (
     prefix_trees,
 )
 from selfplay_fast.policies.prefix_store import PrefixStore
+from selfplay_fast.policies.row_cache import RowCache
 from selfplay_fast.policies.supported import attention_of, choose_attention
 from selfplay_fast.policies.thinking import Tags, ThinkTags, find_tags, hidden_part
 from selfplay_fast.records import Ask, FloatArray, IntArray, Message, Reply
@@ -89,6 +90,7 @@ class LanguageModel:
         self.cuda_graphs = on_gpu if cuda_graphs is None else cuda_graphs
         self.static_shapes = self.cuda_graphs  # of decoding steps
         self._store = PrefixStore()
+        self._room: RowCache | None = None  # of rows that were spoken before
         self._stored_weights: tuple[tuple[int, int], ...] = ()
         config = model.config.get_text_config()
         self.context_limit = int(getattr(config, "max_position_embeddings", None) or 1 << 30)
@@ -97,11 +99,11 @@ class LanguageModel:
         self.thinking = None if tags is None else ThinkTags(tags, tokenizer, len(head_weight(model)))
         ends = tokenizer.convert_ids_to_tokens(sorted(self.end_tokens))
         self.chat = ChatTemplate(tokenizer, self.thinking, keep_thinking, ends)
-        self._unread = [
+        self._unread = {
             i
             for i, t in tokenizer.added_tokens_decoder.items()
             if t.special and t.content not in (tags or ())
-        ]
+        }
         self._encoded: dict[str, IntArray] = {}
         self._decoded: dict[bytes, str] = {}
 
@@ -194,7 +196,7 @@ class LanguageModel:
         key = tokens.tobytes()
         if key in self._decoded:
             return self._decoded[key]
-        text: str = self.tokenizer.decode(tokens[~np.isin(tokens, self._unread)].tolist())
+        text: str = self.tokenizer.decode([t for t in tokens.tolist() if t not in self._unread])
         if len(tokens) <= _SHORT_REPLY:
             if len(self._decoded) > _CACHE_LIMIT:
                 self._decoded.clear()
@@ -220,7 +222,9 @@ class LanguageModel:
 
     def speaker(self) -> LanguageModel:
         """For another thread, to put words into tokens: the same model, but a tokenizer and caches of its own."""
-        return copy.deepcopy(self, {id(self.model): self.model, id(self._store): PrefixStore()})
+        return copy.deepcopy(
+            self, {id(self.model): self.model, id(self._store): PrefixStore(), id(self._room): None}
+        )
 
     def stored(self) -> PrefixStore:
         """What these weights have computed."""
@@ -231,6 +235,20 @@ class LanguageModel:
         self._store.max_tokens = self.max_cache_tokens
         return self._store
 
+    def take_room(self) -> RowCache:
+        """Room for rows that will be spoken: what was given back, if it is of the kind that is wanted now."""
+        room, self._room = self._room, None
+        kind = self.max_cache_tokens, self.static_shapes or self.cuda_graphs, self.cuda_graphs
+        if room is None or (room.max_tokens, room.static, room.graphs) != kind:
+            room = RowCache(
+                self.model, self.max_cache_tokens, static=self.static_shapes, graphs=self.cuda_graphs
+            )
+        return room
+
+    def give_room(self, room: RowCache) -> None:
+        """Nothing is spoken in it any more: keep it for the next, until `forget`."""
+        self._room = room
+
     def weights_seen(self) -> tuple[tuple[int, int], ...]:
         """Equal as long as the weights are, whoever changes them; torch does not count changes through ``.data``."""
         return tuple((p.data_ptr(), p._version) for p in self.model.parameters())
@@ -238,6 +256,7 @@ class LanguageModel:
     def forget(self) -> None:
         """Drop the keys and values of all contexts; what `weights_seen` does not see must call it."""
         self._store.clear()
+        self._room = None
 
     def has_stop(self, row: Row) -> bool:
         """Do the last tokens of a row hold one of its stop strings?"""

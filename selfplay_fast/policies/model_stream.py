@@ -14,7 +14,6 @@ from numpy.typing import NDArray
 from selfplay_fast.policies.base import Answer
 from selfplay_fast.policies.decode import Decoder, Row, TreeDecoder
 from selfplay_fast.policies.decode_rows import RowDecoder
-from selfplay_fast.policies.row_cache import RowCache
 from selfplay_fast.policies.streams import sample_streams, stream_ids, uniforms
 from selfplay_fast.policies.thinking import Thought, think_budget
 from selfplay_fast.records import (
@@ -135,13 +134,10 @@ class ModelStream:
                 max_batch_tokens=policy.max_batch_tokens,
                 stop_check=policy.has_stop,
             )
-        cache = RowCache(
-            policy.model, policy.max_cache_tokens, static=policy.static_shapes, graphs=policy.cuda_graphs
-        )
         return TreeDecoder(
             policy.model,
             policy.stored(),
-            cache,
+            policy.take_room(),
             end_tokens=policy.end_tokens,
             max_batch_tokens=policy.max_batch_tokens,
             max_cache_tokens=policy.max_cache_tokens,
@@ -164,6 +160,8 @@ class ModelStream:
         answers += self._choose()
         self.pending -= len(answers)
         if not self._owner and self._decoder is not None:
+            if isinstance(self._decoder, TreeDecoder):
+                self.policy.give_room(self._decoder.cache)
             self._decoder = None
             if not self.policy.keep_contexts:
                 self.policy.forget()

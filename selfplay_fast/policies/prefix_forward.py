@@ -38,8 +38,9 @@ _SPLIT_GAIN = 256  # tokens a split must save to be worth two more forward passe
 def common_prefix(a: IntArray, b: IntArray) -> int:
     """Number of leading tokens that two arrays share."""
     length = min(len(a), len(b))
-    different = np.flatnonzero(a[:length] != b[:length])
-    return int(different[0]) if len(different) else length
+    different = a[:length] != b[:length]
+    first = int(different.argmax()) if length else 0
+    return first if length and different[first] else length
 
 
 def prefix_groups(sequences: Sequence[IntArray]) -> list[NDArray[np.int64]]:

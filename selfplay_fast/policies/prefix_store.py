@@ -81,8 +81,17 @@ class PrefixStore:
         index = np.zeros((len(found), longest), np.int64)
         for row, slots in enumerate(found):
             index[row, longest - len(slots) :] = slots
-        place = torch.from_numpy(index).to(self._pool[0][0].device) if self._pool else None
-        return [(keys[place].transpose(1, 2), values[place].transpose(1, 2)) for keys, values in self._pool]
+        if not self._pool:
+            return []
+        place = torch.from_numpy(index.ravel()).to(self._pool[0][0].device)
+        shape = (*index.shape, *self._pool[0][0].shape[1:])
+        return [
+            (
+                keys.index_select(0, place).view(shape).transpose(1, 2),
+                values.index_select(0, place).view(*shape[:3], -1).transpose(1, 2),
+            )
+            for keys, values in self._pool
+        ]
 
     def put(self, contexts: Sequence[IntArray], cache: Cache, rows: Slots, columns: Sequence[Slots]) -> None:
         """Keep contexts: token j of contexts[i] is at [rows[i], :, columns[i][j]] of keys and values of ``cache``.

@@ -87,12 +87,15 @@ class RowCache:
         index = np.zeros((len(columns), longest), np.int64)  # what lies behind a row's end is never looked at
         for row, own in enumerate(columns):
             index[row, : len(own)] = own
-        device = cache[0][0].device
-        column = torch.from_numpy(index).to(device)
-        every = torch.arange(len(columns), device=device)[:, None]
+        rows, heads, width, _ = cache[0][0].shape
+        start = (
+            np.arange(rows * heads).reshape(rows, heads, 1) * width
+        )  # of each row's heads, all in one line
+        place = torch.from_numpy((start + index[:, None]).ravel()).to(cache[0][0].device)
         for layer, pair in zip(self._cache.layers, cache, strict=True):
             for buffer, part in zip((layer.keys, layer.values), pair, strict=True):
-                buffer[first : first + len(columns), :, :longest] = part[every, :, column].transpose(1, 2)
+                own = part.flatten(0, 2).index_select(0, place).view(rows, heads, longest, -1)
+                buffer[first : first + rows, :, :longest] = own
         self.lengths = np.concatenate([self.lengths, lengths])
 
     def arrange(self, parents: NDArray[np.int64]) -> NDArray[np.int64]:
@@ -141,13 +144,15 @@ class RowCache:
         """Have room. Buffers that grow get a quarter more than they need, or what ``max_tokens`` leaves."""
         if self._cache is None:
             self._cache = Cache(layers=[_Rows(*(part[:0, :, :0] for part in pair)) for pair in like])
-        old = self._cache.layers[0].keys
-        if rows <= old.shape[0] and width <= old.shape[2]:
+        old_rows, _, old_width, _ = self._cache.layers[0].keys.shape
+        if rows <= old_rows and width <= old_width:
             return
-        if width > old.shape[2]:
-            spare = self.max_tokens // max(rows, old.shape[0]) - width
+        if max(rows, old_rows) * max(width, old_width) > self.max_tokens:  # only what is in use stays
+            old_rows, old_width = len(self.lengths), int(self.lengths.max(initial=0))
+        if width > old_width:
+            spare = self.max_tokens // max(rows, old_rows) - width
             width += max(0, min(spare, max(_ROOM, width // 4)))
-        rows, width = max(rows, old.shape[0]), max(width, old.shape[2])
+        rows, width = max(rows, old_rows), max(width, old_width)
         for layer in self._cache.layers:  # one after another: old and new are there together
             layer.keys, layer.values = (_grown(part, rows, width) for part in (layer.keys, layer.values))
         self._steps.clear()
@@ -202,8 +207,11 @@ class _Step:
 
 
 def _grown(part: Tensor, rows: int, width: int) -> Tensor:
-    larger = part.new_zeros(rows, part.shape[1], width, part.shape[3])  # what a mask hides must be finite
+    part = part[:rows, :, :width]
+    larger = part.new_empty(rows, part.shape[1], width, part.shape[3])
     larger[: part.shape[0], :, : part.shape[2]] = part
+    larger[: part.shape[0], :, part.shape[2] :] = 0  # what a mask hides must be finite
+    larger[part.shape[0] :] = 0
     return larger
 
 
