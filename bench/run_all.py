@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -61,20 +62,24 @@ def run(name: str, minutes: float) -> tuple[str, list[dict[str, Any]]]:
     results = RESULTS / f"{name}.jsonl"
     before = len(lines_of(results))
     environment = os.environ | {"OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", "1")}
-    try:
-        done = subprocess.run(
-            [sys.executable, str(HERE / f"{name}.py")],
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            errors="replace",
-            timeout=60 * minutes,
-            env=environment,
-        )
-        last = (done.stdout.strip().splitlines() or ["no output"])[-1]
-        ended = "ok" if done.returncode == 0 else f"failed ({done.returncode}): {last[:200]}"
-    except subprocess.TimeoutExpired:
-        ended = f"stopped after {minutes:g} minutes"
+    with subprocess.Popen(
+        [sys.executable, str(HERE / f"{name}.py")],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        errors="replace",
+        env=environment,
+        start_new_session=True,
+    ) as bench:
+        try:
+            said, _ = bench.communicate(timeout=60 * minutes)
+            last = (said.strip().splitlines() or ["no output"])[-1]
+            ended = "ok" if bench.returncode == 0 else f"failed ({bench.returncode}): {last[:200]}"
+        except BaseException as error:
+            os.killpg(bench.pid, signal.SIGKILL)  # with the servers and workers that it has started
+            if not isinstance(error, subprocess.TimeoutExpired):
+                raise
+            ended = f"stopped after {minutes:g} minutes"
     return ended, [json.loads(line) for line in lines_of(results)[before:]]
 
 
