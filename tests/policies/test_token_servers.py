@@ -3,6 +3,8 @@
 Oracles: the same weights asked directly, bit for bit; scripts of servers that fail; the documented refusals.
 """
 
+import dataclasses
+import io
 import json
 import socket
 import threading
@@ -22,11 +24,11 @@ import uvicorn
 from safetensors.torch import save_file
 
 from selfplay_fast.play import game_tables, play
-from selfplay_fast.policies.endpoint import Limits
+from selfplay_fast.policies.endpoint import Endpoint, Limits, Request
 from selfplay_fast.policies.language_model import LanguageModel
 from selfplay_fast.policies.model_server import ModelServer
 from selfplay_fast.policies.nano import build_model, build_nano
-from selfplay_fast.policies.token_servers import TokenServers
+from selfplay_fast.policies.token_servers import API_KEY_ENV, TokenServers
 from selfplay_fast.records import Ask, Key, Sampling
 
 FAST = Limits(concurrency=8, timeout=5.0, deadline=20.0, attempts=4, backoff=0.01)
@@ -239,6 +241,55 @@ def test_a_server_started_again_gets_the_weights_again(serve, learner):
             parameter.mul_(0.5)
     server.instance = "another"
     same(servers.generate([ask()]), learner.generate([ask()]))
+
+
+def test_newer_weights_may_come_while_these_are_sent(serve, learner):
+    """Oracle: the learner. The file is gone by the time that the connection stands."""
+    _, url = serve()
+    servers = TokenServers(learner, [url], limits=FAST)
+    endpoint = servers._servers[0].endpoint
+    attempt = endpoint.attempt
+
+    async def late(client, request, read):
+        servers._weights.file.unlink(missing_ok=True)
+        return await attempt(client, request, read)
+
+    endpoint.attempt = late
+    servers.hand_over()
+    same(servers.generate([ask()]), learner.generate([ask()]))
+
+
+def test_a_file_that_cannot_be_read_is_a_failed_attempt(serve):
+    """Oracle: the error's own words."""
+
+    class Lost(io.BytesIO):
+        def read(self, size=-1):
+            raise OSError("stale file handle")
+
+    _, url = serve()
+    endpoint = Endpoint(url, api_key_env=API_KEY_ENV, limits=FAST)
+    (failure,) = endpoint.post_all([Request("weights?version=1", Lost())], lambda answer: answer)
+    assert "stale file handle" in failure.reason
+
+
+def test_as_many_bytes_come_as_were_asked_for(scripted_server, learner):
+    """Oracle: the script, whose answer of 32 replies has 16 MiB; one of 1 reply may not have so many."""
+    (choice,) = answer(text="x" * (1 << 19))["choices"]
+
+    async def script(body, attempt, headers):
+        many = {
+            "choices": [choice | {"index": i} for i in range(32)][: body["n"]],
+            "padding": "x" * (9 << 20),
+        }
+        yield server.http(json.dumps(many).encode())
+
+    server = scripted_server(script)
+    learner.context_limit = 8192
+    servers = TokenServers(learner, [server.url], limits=dataclasses.replace(FAST, attempts=1))
+    long = Sampling(max_tokens=8000)
+    replies = servers.generate([ask(n=32, sampling=long), ask(1)])
+    assert [reply.finish_reason for reply in replies] == ["stop"] * 32 + ["forfeit"]
+    assert list(servers.forfeits) == ["the answer is longer than 8 MiB"]
 
 
 def answer(**changes):
