@@ -8,6 +8,7 @@ import io
 import json
 import socket
 import threading
+import time
 import urllib.error
 import urllib.request
 
@@ -21,6 +22,7 @@ pytest.importorskip("uvicorn", reason="comes with the extra 'test'")
 pytest.importorskip("starlette", reason="comes with the extra 'test'")
 
 import uvicorn
+from safetensors.torch import save as safetensors_of
 from safetensors.torch import save_file
 
 from selfplay_fast.play import game_tables, play
@@ -178,7 +180,7 @@ def test_weights_that_do_not_fit_change_nothing(serve, learner, tmp_path):
         ("version=9&folder=/etc", b"", "--weights-folder"),
     ):
         status, said = post(f"{url}/weights?{query}", data=data)
-        assert (status, words in said["error"]) == (400, True), said
+        assert (status, words in said["error"]) == (413 if words == "at most" else 400, True), said
     assert post(f"{url[:-3]}/health", None)[1]["policy_version"] == 0
     (after,) = TokenServers(learner, [url], limits=FAST).generate([ask()])
     assert after.text == before.text
@@ -213,7 +215,56 @@ def test_what_a_server_refuses(serve, learner):
         status, said = post(f"{url}/completions", good | change, **bearer)
         assert (status, words in said["error"]) == (400, True), (change, said)
     status, said = post(f"{url}/completions", data=b"x" * (9 << 20), **bearer)
-    assert (status, "at most" in said["error"]) == (400, True)
+    assert (status, "at most" in said["error"]) == (413, True)
+
+
+def test_a_bad_request_is_its_own_fault(serve, learner):
+    """Oracle: the documented limits, before anybody's step; a model that fails is a 500 to all."""
+    server, url = serve()
+    good = {"prompt": [1, 2], "max_tokens": 2}
+    for change, words in (
+        ({"top_k": 2**70}, "top_k"),
+        ({"temperature": float("nan"), "choices": ["a"]}, "temperature"),
+        ({"temperature": 1e-320, "choices": ["a"]}, "temperature"),
+        ({"top_p": float("nan")}, "top_p"),
+        ({"min_p": float("nan")}, "min_p"),
+    ):
+        status, said = post(f"{url}/completions", good | change)
+        assert (status, words in said["error"]) == (400, True), (change, said)
+
+    def fail():
+        raise ValueError("the model's own")
+
+    server._model._stream.step = fail
+    status, said = post(f"{url}/completions", good)
+    assert (status, "the model's own" in said["error"]) == (500, True)
+    assert post(f"{url}/completions", good)[0] == 200
+
+
+def test_who_leaves_is_not_spoken_to(serve, learner):
+    """Oracle: the server's own count of asks and of weights that wait, long before the replies would be over."""
+    server, url = serve()
+    server._policy.end_tokens = frozenset()
+    step = server._model._stream.step
+    server._model._stream.step = lambda: time.sleep(0.005) or step()  # some 10 s for a whole context
+    health, begun = f"{url[:-3]}/health", time.monotonic()
+    body = json.dumps({"prompt": [5, 6, 7], "max_tokens": 10**6, "n": 8}).encode()
+    weights = safetensors_of({name: p.detach().clone() for name, p in learner.model.named_parameters()})
+    left = [(f"{url}/completions", body)] * 2 + [(f"{url}/weights?version=7", weights)] * 2
+
+    def leave(where, data, after=0.2):
+        with pytest.raises(TimeoutError):
+            urllib.request.urlopen(urllib.request.Request(where, data), timeout=after)
+
+    stays = threading.Thread(target=leave, args=(*left[0], 1.5))  # weights wait for its replies
+    stays.start()
+    for where, data in left:
+        leave(where, data)
+    stays.join()
+    while post(health)[1]["waiting"] or server._model._stream.pending or server._model._change:
+        assert time.monotonic() - begun < 5
+        time.sleep(0.01)
+    assert post(f"{url}/completions", {"prompt": [1], "max_tokens": 1})[1]["policy_version"] == 0
 
 
 def test_a_dead_server_is_left_out(serve, learner):
