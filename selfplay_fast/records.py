@@ -21,13 +21,16 @@ FloatArray = NDArray[np.float32]
 Message = Mapping[str, str]  # {"role": "user", "content": "..."}
 FinishReason = Literal["stop", "length", "forfeit"]
 
+_COLDEST = 1e-4  # below it logits divided by the temperature may overflow
+
 NO_TOKENS: IntArray = np.zeros(0, np.int32)
 NO_LOGPROBS: FloatArray = np.zeros(0, np.float32)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Sampling:
-    """How a reply is drawn. ``temperature=0`` is greedy; ``top_k=0`` and ``top_p=1`` switch truncation off.
+    """How a reply is drawn. ``temperature=0`` is greedy, others are at least 1e-4; ``top_k=0`` and ``top_p=1`` switch
+    truncation off.
 
     ``max_tokens`` bounds the whole reply, reasoning included. Of a thinking model at most ``max_think_tokens`` are
     reasoning: then the closing tag is forced, so that ``max_tokens - max_think_tokens`` are left for tags and answer.
@@ -44,14 +47,14 @@ class Sampling:
     stop_in_thinking: bool = False
 
     def __post_init__(self) -> None:
-        if self.temperature < 0:
-            raise ValueError(f"sampling: temperature must be >= 0, got {self.temperature}")
+        if self.temperature and not _COLDEST <= self.temperature < float("inf"):
+            raise ValueError(f"sampling: temperature must be 0 or >= {_COLDEST}, got {self.temperature}")
         if not 0 < self.top_p <= 1:
             raise ValueError(f"sampling: top_p must be in (0, 1], got {self.top_p}")
         if not 0 <= self.min_p < 1:
             raise ValueError(f"sampling: min_p must be in [0, 1), got {self.min_p}")
-        if self.top_k < 0:
-            raise ValueError(f"sampling: top_k must be >= 0 (0 = off), got {self.top_k}")
+        if not 0 <= self.top_k < 2**31:
+            raise ValueError(f"sampling: top_k must be in [0, 2**31) (0 = off), got {self.top_k}")
         if self.max_tokens < 1:
             raise ValueError(f"sampling: max_tokens must be >= 1, got {self.max_tokens}")
         if self.max_think_tokens is not None and not 0 <= self.max_think_tokens < self.max_tokens:

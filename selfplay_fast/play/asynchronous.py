@@ -93,6 +93,7 @@ class Rollouts:
         self._thread: threading.Thread | None = None
         self._wanted, self._wake, self._closing = False, threading.Event(), False
         self._handed: SimpleQueue[list[Episode] | BaseException] = SimpleQueue()
+        self._failure: BaseException | None = None  # what has ended the thread
         if beside:
             self._thread = threading.Thread(target=self._work, name="selfplay-fast rollouts", daemon=True)
 
@@ -109,7 +110,10 @@ class Rollouts:
             self._thread.join()
 
     def collect(self) -> list[Episode]:
-        """The episodes of the next update, in the fixed order; each is handed out once."""
+        """The episodes of the next update, in the fixed order; each is handed out once.
+
+        An error that has ended the games of a thread is raised at this and every later call.
+        """
         if self._thread is None:
             while (places := self._choice()) is None:
                 if not self._turn():
@@ -117,6 +121,10 @@ class Rollouts:
             while self._seats.pending:  # so that every reply is of one version
                 self._step()
             return self._take(places)
+        if self._failure is not None:
+            raise self._failure
+        if not self._thread.is_alive():
+            raise ValueError("collect: with beside=True games are played inside `with Rollouts(…)` only")
         self._wanted = True
         self._wake.set()
         handed = self._handed.get()
@@ -166,6 +174,7 @@ class Rollouts:
                     self._wake.wait(1.0)
                     self._wake.clear()
         except BaseException as error:
+            self._failure = error
             self._handed.put(error)
 
     def _turn(self) -> bool:

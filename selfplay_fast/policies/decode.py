@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -150,6 +150,13 @@ class Decoder(ABC):
     def submit(self, rows: Sequence[Row]) -> None:
         """Have rows join, in this order, when there is room."""
         self.waiting += rows
+
+    def cancel(self, rows: Collection[Row]) -> None:
+        """Let go of these rows, wherever they are."""
+        self.waiting = deque(row for row in self.waiting if row not in rows)
+        going = np.array([row not in rows for row in self._spoken.rows], bool)
+        if not going.all():
+            self._spoken = self._spoken.leave(going)[1]
 
     def step(self) -> list[Row]:
         """One token more for every row that there is room for; those that are over."""

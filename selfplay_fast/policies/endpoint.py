@@ -15,8 +15,7 @@ from collections.abc import AsyncIterator, Callable, Coroutine, Mapping, Sequenc
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
-from pathlib import Path
-from typing import Any, Generic, TypeVar
+from typing import Any, BinaryIO, Generic, TypeVar
 
 try:
     import httpx2
@@ -30,7 +29,7 @@ except ImportError as error:
 
 T = TypeVar("T")
 
-_MAX_BODY = 8 << 20  # bytes of one answer
+MAX_ANSWER = 8 << 20  # bytes, unless more was asked for
 _BYTES = "application/octet-stream"
 _MAX_WAIT = 30.0  # seconds between attempts, unless the server asks for more
 _ODD = (
@@ -73,10 +72,12 @@ class Limits:
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """``body`` goes to ``path`` below the endpoint's address: JSON, a file as it is, or nothing (GET)."""
+    """``body`` goes to ``path`` below the endpoint's address: JSON, an open file as it is, or nothing (GET)."""
 
     path: str
-    body: Mapping[str, Any] | Path | None
+    body: Mapping[str, Any] | BinaryIO | None
+    longest: int = MAX_ANSWER
+    """bytes of its answer, at most"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -187,19 +188,19 @@ class Endpoint:
 
     async def _exchange(self, client: httpx2.AsyncClient, request: Request) -> Any:
         body_sent: dict[str, Any] = {}
-        if isinstance(request.body, Path):
-            body_sent = {"content": _parts(request.body), "headers": {"Content-Type": _BYTES}}
-        elif request.body is not None:  # ASCII, whatever the texts hold
+        if isinstance(request.body, Mapping):  # ASCII, whatever the texts hold
             body_sent = {"content": json.dumps(request.body).encode()}
+        elif request.body is not None:
+            body_sent = {"content": _parts(request.body), "headers": {"Content-Type": _BYTES}}
         method = "POST" if body_sent else "GET"
         try:
             async with client.stream(method, f"{self.url}/{request.path}", **body_sent) as response:
                 body = bytearray()
                 async for part in response.aiter_bytes():
                     body += part
-                    if len(body) > _MAX_BODY:
-                        raise Broken(f"the answer is longer than {_MAX_BODY >> 20} MiB")
-        except httpx2.RequestError as error:
+                    if len(body) > request.longest:
+                        raise Broken(f"the answer is longer than {request.longest >> 20} MiB")
+        except (httpx2.RequestError, OSError) as error:
             raise Broken(self._line(f"{type(error).__name__} {error}")) from None
         status = response.status_code
         if status >= 300:
@@ -265,11 +266,10 @@ class Health:
         return result
 
 
-async def _parts(path: Path) -> AsyncIterator[bytes]:
+async def _parts(file: BinaryIO) -> AsyncIterator[bytes]:
     """A file, a piece at a time."""
-    with path.open("rb") as file:
-        while part := file.read(1 << 20):
-            yield part
+    while part := file.read(1 << 20):
+        yield part
 
 
 def _seconds(retry_after: str | None) -> float:

@@ -11,14 +11,16 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import hmac
+import logging
 import math
 import re
 import secrets
 import socket
 import tempfile
 from collections.abc import AsyncIterator, Sequence
+from concurrent.futures import Future
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeVar, cast
 
 import numpy as np
 import torch
@@ -27,14 +29,14 @@ from safetensors.torch import load_file
 
 from selfplay_fast.arguments import shown
 from selfplay_fast.policies.language_model import LanguageModel
-from selfplay_fast.policies.model_thread import ModelThread
+from selfplay_fast.policies.model_thread import ModelFailed, ModelThread
 from selfplay_fast.records import Ask, Key, Reply, Sampling
 
 try:
     import uvicorn
     from pydantic import BaseModel, ConfigDict, Field, ValidationError
     from starlette.applications import Starlette
-    from starlette.requests import Request
+    from starlette.requests import ClientDisconnect, Request
     from starlette.responses import JSONResponse, Response
     from starlette.routing import Route
 except ImportError as error:
@@ -44,8 +46,11 @@ except ImportError as error:
         name=error.name,
     ) from error
 
+T = TypeVar("T")
+
 _MAX_BODY = 8 << 20  # bytes of a request for a reply
 _LAST_WORDS = 10  # seconds
+_LOG = logging.getLogger(__name__)
 _INT64 = 2**63
 _Word = Annotated[str, Field(max_length=1 << 16)]
 _Any64 = Annotated[int, Field(ge=-_INT64, lt=2 * _INT64)]
@@ -119,7 +124,7 @@ class ModelServer:
                 Route("/v1/completions", self._completions, methods=["POST"]),
                 Route("/v1/weights", self._weights, methods=["POST"]),
             ],
-            exception_handlers={ValueError: _refused},
+            exception_handlers={ValueError: _refused, ModelFailed: _failed, ClientDisconnect: _nobody},
         )
 
     def close(self) -> None:
@@ -147,7 +152,7 @@ class ModelServer:
             return JSONResponse({"error": "too many requests wait"}, 503, {"Retry-After": "1"})
         self._waiting += 1
         try:
-            replies = await asyncio.wrap_future(self._model.ask(ask))
+            replies = await _while_there(request, self._model.ask(ask))
         finally:
             self._waiting -= 1
         return JSONResponse(self._answer(replies))
@@ -194,7 +199,7 @@ class ModelServer:
                     file.write(part)
                 file.flush()
                 tensors = await asyncio.to_thread(self._read, [Path(file.name)])
-        await asyncio.wrap_future(self._model.replace(tensors, int(version)))
+        await _while_there(request, self._model.replace(tensors, int(version)))
         return JSONResponse({"policy_version": int(version), "instance": self.instance})
 
     def _files(self, folder: str) -> list[Path]:
@@ -236,8 +241,42 @@ class ModelServer:
         return JSONResponse({"error": "authorization: the server's password is needed"}, 401)
 
 
+class _TooLong(ValueError):
+    """What comes in has more bytes than it may have."""
+
+
 async def _refused(request: Request, error: Exception) -> Response:
-    return JSONResponse({"error": " ".join(str(error).split())[:600]}, 400)
+    return JSONResponse(
+        {"error": " ".join(str(error).split())[:600]}, 413 if isinstance(error, _TooLong) else 400
+    )
+
+
+async def _failed(request: Request, error: Exception) -> Response:
+    _LOG.error("%s", error, exc_info=error)
+    return JSONResponse({"error": " ".join(str(error).split())[:600]}, 500)
+
+
+async def _nobody(request: Request, error: Exception) -> Response:
+    return Response(status_code=499)  # nobody reads it: the client has left
+
+
+async def _while_there(request: Request, future: Future[T]) -> T:
+    """Its result. It is cancelled, and ClientDisconnect raised, when the client leaves, whose body has been read."""
+    result: asyncio.Future[Any] = asyncio.wrap_future(future)
+    leaving: asyncio.Future[Any] = asyncio.ensure_future(_left(request))
+    try:
+        await asyncio.wait({result, leaving}, return_when=asyncio.FIRST_COMPLETED)
+        if not result.done():
+            raise ClientDisconnect
+        return cast(T, result.result())
+    finally:
+        leaving.cancel()
+        result.cancel()
+
+
+async def _left(request: Request) -> None:
+    while (await request.receive())["type"] != "http.disconnect":
+        pass
 
 
 async def _body(request: Request) -> bytes:
@@ -245,12 +284,12 @@ async def _body(request: Request) -> bytes:
 
 
 async def _parts(request: Request, limit: int) -> AsyncIterator[bytes]:
-    """The body as it comes; ValueError when it is longer than it may be."""
+    """The body as it comes; _TooLong when it is longer than it may be."""
     size = 0
     async for part in request.stream():
         size += len(part)
         if size > limit:
-            raise ValueError(f"body: must be at most {limit} bytes")
+            raise _TooLong(f"body: must be at most {limit} bytes")
         yield part
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -92,6 +92,20 @@ class ModelStream:
         if speaking:
             self._running().submit(speaking)
 
+    def cancel(self, asks: Collection[Ask]) -> None:
+        """Forget these of the pending asks: nobody wants their replies any more."""
+        gone = {row: asked for row, asked in self._owner.items() if asked.ask in asks}
+        kept = [
+            [asked for asked in several if asked.ask not in asks] for several in (self._ready, self._choosing)
+        ]
+        self.pending -= len(set(gone.values())) + len(self._ready) + len(self._choosing) - sum(map(len, kept))
+        self._ready, self._choosing = kept
+        for row in gone:
+            del self._owner[row]
+        if self._decoder is not None:
+            self._decoder.cancel(gone.keys())
+        self._end()
+
     def _rows(self, asked: _Asked, stream: np.uint64) -> list[Row]:
         ask, start = asked.ask, asked.prompt
         if len(asked.forced):
@@ -159,13 +173,17 @@ class ModelStream:
         answers = [(asked.ask, [self._reply(asked, row) for row in asked.rows]) for asked in ready]
         answers += self._choose()
         self.pending -= len(answers)
+        self._end()
+        return answers
+
+    def _end(self) -> None:
+        """Keep nothing here where nothing is spoken."""
         if not self._owner and self._decoder is not None:
             if isinstance(self._decoder, TreeDecoder):
                 self.policy.give_room(self._decoder.cache)
             self._decoder = None
             if not self.policy.keep_contexts:
                 self.policy.forget()
-        return answers
 
     def _reply(self, asked: _Asked, row: Row) -> Reply:
         if row.room < 1:

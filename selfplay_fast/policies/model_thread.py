@@ -11,15 +11,19 @@ from typing import Any
 
 import torch
 
-from selfplay_fast.policies.base import ReplyStream
 from selfplay_fast.policies.language_model import LanguageModel
+from selfplay_fast.policies.model_stream import ModelStream
 from selfplay_fast.records import Ask, Reply
+
+
+class ModelFailed(Exception):
+    """The model did not do what it was asked for, and that is not the fault of whoever asked."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Question:
     ask: Ask
-    replies: Future[list[Reply]] = field(default_factory=Future)
+    done: Future[list[Reply]] = field(default_factory=Future)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -33,15 +37,18 @@ class ModelThread:
     """Asks join the stream of ``policy`` whenever they come. Nobody else may use the policy meanwhile.
 
     New weights are put in when all replies under way are finished; asks that come after them wait. So a reply is all of
-    one version.
+    one version. Of weights that wait, the newest are put in and the others fail. A future that is cancelled takes with
+    it whatever it waits for. Errors: ValueError for an ask that cannot be answered; `ModelFailed` for all whose replies
+    are under way when the model fails.
     """
 
     def __init__(self, policy: LanguageModel) -> None:
         self.policy = policy
         self._jobs: queue.SimpleQueue[_Question | _Change | None] = queue.SimpleQueue()
-        self._stream: ReplyStream = policy.stream()
+        self._stream: ModelStream = policy.stream()
         self._asked: dict[Ask, _Question] = {}
         self._change: _Change | None = None
+        self._held: list[_Question] = []  # until the change is made
         self._closed = False
         self._thread = threading.Thread(target=self._run, name="selfplay-fast model", daemon=True)
         self._thread.start()
@@ -49,14 +56,19 @@ class ModelThread:
     def ask(self, ask: Ask) -> Future[list[Reply]]:
         """Its ``n`` replies, in future."""
         question = _Question(ask)
-        self._jobs.put(question)
-        return question.replies
+        self._put(question)
+        return question.done
 
     def replace(self, weights: Mapping[str, torch.Tensor], version: int) -> Future[None]:
         """Put these weights in, which must fit the model's parameters by name and shape."""
         change = _Change(weights, version)
-        self._jobs.put(change)
+        self._put(change)
         return change.done
+
+    def _put(self, job: _Question | _Change) -> None:
+        """Hand it to the thread, once more when it is cancelled."""
+        self._jobs.put(job)
+        job.done.add_done_callback(lambda done: self._jobs.put(job) if done.cancelled() else None)
 
     def close(self) -> None:
         """Stop; what has not been answered is cancelled."""
@@ -72,29 +84,55 @@ class ModelThread:
                 self._step()
             elif self._change is not None:
                 self._put_in(self._change)
-                self._change = None
-        for question in self._asked.values():
-            question.replies.cancel()
+                self._go_on()
+        for job in (*self._asked.values(), *self._held, self._change):
+            if job is not None:
+                job.done.cancel()
 
     def _take(self) -> None:
-        """Whatever has come, up to new weights; waits where there is nothing else to do."""
-        while self._change is None and not self._closed:
+        """Whatever has come; waits where there is nothing else to do."""
+        while not self._closed:
             try:
-                job = self._jobs.get(block=not self._asked)
+                job = self._jobs.get(block=not self._asked and self._change is None)
             except queue.Empty:
                 return
             if job is None:
                 self._closed = True
+            elif job.done.cancelled():
+                self._drop(job)
             elif isinstance(job, _Change):
+                if self._change is not None:
+                    _give(
+                        self._change.done,
+                        ModelFailed("weights: newer ones have come before these were put in"),
+                    )
                 self._change = job
+            elif self._change is not None:
+                self._held.append(job)
             else:
                 self._submit(job)
+
+    def _drop(self, job: _Question | _Change) -> None:
+        """Nobody waits for it any more."""
+        if job is self._change:
+            self._go_on()
+        elif isinstance(job, _Question):
+            self._held = [held for held in self._held if held is not job]
+            if self._asked.pop(job.ask, None) is not None:
+                self._stream.cancel([job.ask])
+
+    def _go_on(self) -> None:
+        """Nothing is to be changed any more."""
+        self._change = None
+        held, self._held = self._held, []
+        for question in held:
+            self._submit(question)
 
     def _submit(self, question: _Question) -> None:
         try:
             self._stream.submit([question.ask])
         except Exception as error:  # it concerns who asked
-            question.replies.set_exception(error)
+            _give(question.done, error)
         else:
             self._asked[question.ask] = question
 
@@ -106,10 +144,10 @@ class ModelThread:
             self._stream = self.policy.stream()
             self.policy.forget()
             for question in asked.values():
-                question.replies.set_exception(error)
+                _give(question.done, _failed(error))
             return
         for ask, replies in answers:
-            _give(self._asked.pop(ask).replies, replies)
+            _give(self._asked.pop(ask).done, replies)
 
     def _put_in(self, change: _Change) -> None:
         try:
@@ -119,12 +157,22 @@ class ModelThread:
             self.policy.version = change.version
             self.policy.forget()
         except Exception as error:
-            change.done.set_exception(error)
+            _give(change.done, _failed(error))
         else:
             _give(change.done, None)
 
 
+def _failed(error: Exception) -> ModelFailed:
+    failure = ModelFailed(f"the model failed: {type(error).__name__}: {error}")
+    failure.__cause__ = error
+    return failure
+
+
 def _give(future: Future[Any], result: Any) -> None:
-    """Unless nobody waits any more."""
-    if future.set_running_or_notify_cancel():
+    """A result or an error, unless nobody waits any more."""
+    if not future.set_running_or_notify_cancel():
+        return
+    if isinstance(result, Exception):
+        future.set_exception(result)
+    else:
         future.set_result(result)

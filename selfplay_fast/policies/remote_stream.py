@@ -9,6 +9,7 @@ import asyncio
 import threading
 from collections import deque
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from contextlib import suppress
 from functools import cache
 from typing import Any, Generic, Protocol, TypeVar
 
@@ -66,15 +67,25 @@ class RemoteStream(Generic[Sent, Open, Result]):
         background().call_soon_threadsafe(self._begin)
 
     def step(self) -> list[Answer]:
-        """What has come since the last step; at once, whether or not that is anything."""
+        """What has come since the last step; at once, whether or not that is anything.
+
+        An error in place of an answer is raised once the answers before it have been handed out.
+        """
         self._arrived.clear()
-        answers = []
+        answers: list[Answer] = []
         while self._heard:
             ask, sent, result = self._heard.popleft()
+            try:
+                if isinstance(result, Exception):
+                    raise result
+                answers.append((ask, self._finish(ask, sent, result)))
+            except Exception as error:
+                if answers:
+                    self._heard.appendleft((ask, sent, error))
+                    break
+                self.pending -= 1
+                raise
             self.pending -= 1
-            if isinstance(result, Exception):
-                raise result
-            answers.append((ask, self._finish(ask, sent, result)))
         if answers and not self.pending:
             self._ended()
         return answers
@@ -102,11 +113,12 @@ class RemoteStream(Generic[Sent, Open, Result]):
         except Exception as error:  # it is raised where the answer is awaited
             result = error
         self._open -= 1
-        if not self._open and not self._new and self._connection is not None:
-            connection, self._connection = self._connection, None
-            await connection.aclose()
         self._heard.append((ask, sent, result))
         self._arrived.set()
+        if not self._open and not self._new and self._connection is not None:
+            connection, self._connection = self._connection, None
+            with suppress(Exception):  # all that went over it has come
+                await connection.aclose()
 
 
 @cache

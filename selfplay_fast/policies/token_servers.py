@@ -22,7 +22,16 @@ import numpy as np
 from safetensors.torch import save_file
 
 from selfplay_fast.policies.base import ReplyStream, answer_all
-from selfplay_fast.policies.endpoint import Answer, Broken, Endpoint, Failure, Limits, Request, retried
+from selfplay_fast.policies.endpoint import (
+    MAX_ANSWER,
+    Answer,
+    Broken,
+    Endpoint,
+    Failure,
+    Limits,
+    Request,
+    retried,
+)
 from selfplay_fast.policies.language_model import LanguageModel
 from selfplay_fast.policies.model_stream import Said, worded
 from selfplay_fast.policies.remote_stream import RemoteStream, run_there
@@ -31,6 +40,7 @@ from selfplay_fast.records import NO_LOGPROBS, NO_TOKENS, Ask, FinishReason, Flo
 
 API_KEY_ENV = "SELFPLAY_FAST_SERVER_KEY"
 _LONGEST_REST = 30.0  # seconds that a server which fails is left alone
+_TOKEN_BYTES = 128  # of an answer, for each token: its id, text, log-prob and what servers add
 _LOG = logging.getLogger(__name__)
 _FORFEIT = Said(NO_TOKENS, NO_LOGPROBS, np.zeros(0, bool), "forfeit")
 
@@ -67,6 +77,11 @@ class _Sent(NamedTuple):
     forced: IntArray
     room: int
     body: dict[str, Any]
+
+    @property
+    def longest(self) -> int:
+        """Bytes of the answer, at most."""
+        return MAX_ANSWER + self.body["n"] * self.room * _TOKEN_BYTES
 
 
 class _Heard(NamedTuple):
@@ -174,9 +189,12 @@ class TokenServers:
             assert weights is not None
             if server.version == weights.version:
                 return
-            request = Request(f"weights?version={weights.version}", weights.file)
             try:
-                instance = await server.endpoint.attempt(connections[server], request, _instance)
+                with weights.file.open(
+                    "rb"
+                ) as file:  # open before anybody else runs: newer weights unlink it
+                    request = Request(f"weights?version={weights.version}", file)
+                    instance = await server.endpoint.attempt(connections[server], request, _instance)
             except Broken:
                 server.failed()
                 raise
@@ -244,7 +262,7 @@ class TokenServers:
             async with server.slots:
                 if self._weights is not None and server.version != self._weights.version:
                     await self._tell(connections, server)
-                request = Request("completions", sent.body)
+                request = Request("completions", sent.body, sent.longest)
                 heard = await server.endpoint.attempt(connections[server], request, partial(_heard, sent))
         except Broken:
             server.failed()

@@ -190,6 +190,28 @@ def test_collecting_twice_without_learning_is_named(beside):
             games.collect()
 
 
+def test_an_error_beside_is_raised_at_every_call():
+    """Oracle: the policy's error, as often as games are collected; a thread that does not run is named."""
+
+    class Down:
+        def generate(self, asks):
+            raise ConnectionError("down")
+
+        score = generate
+
+    games = rollouts(Down(), beside=True)
+    with pytest.raises(ValueError, match="inside `with"):
+        games.collect()
+    with games:
+        for _ in range(3):
+            with pytest.raises(ConnectionError, match="down"):
+                games.collect()
+    with rollouts(Slow(0), beside=True) as games:
+        games.collect()
+    with pytest.raises(ValueError, match="inside `with"):
+        games.collect()
+
+
 @pytest.mark.parametrize("wrong", [{"episodes": 0}, {"max_staleness": -1}, {"live": 0}])
 def test_wrong_numbers_are_named(wrong):
     """Oracle: the argument's name."""

@@ -3,9 +3,12 @@
 Oracles: the same weights asked directly, bit for bit; scripts of servers that fail; the documented refusals.
 """
 
+import dataclasses
+import io
 import json
 import socket
 import threading
+import time
 import urllib.error
 import urllib.request
 
@@ -19,14 +22,15 @@ pytest.importorskip("uvicorn", reason="comes with the extra 'test'")
 pytest.importorskip("starlette", reason="comes with the extra 'test'")
 
 import uvicorn
+from safetensors.torch import save as safetensors_of
 from safetensors.torch import save_file
 
 from selfplay_fast.play import game_tables, play
-from selfplay_fast.policies.endpoint import Limits
+from selfplay_fast.policies.endpoint import Endpoint, Limits, Request
 from selfplay_fast.policies.language_model import LanguageModel
 from selfplay_fast.policies.model_server import ModelServer
 from selfplay_fast.policies.nano import build_model, build_nano
-from selfplay_fast.policies.token_servers import TokenServers
+from selfplay_fast.policies.token_servers import API_KEY_ENV, TokenServers
 from selfplay_fast.records import Ask, Key, Sampling
 
 FAST = Limits(concurrency=8, timeout=5.0, deadline=20.0, attempts=4, backoff=0.01)
@@ -176,7 +180,7 @@ def test_weights_that_do_not_fit_change_nothing(serve, learner, tmp_path):
         ("version=9&folder=/etc", b"", "--weights-folder"),
     ):
         status, said = post(f"{url}/weights?{query}", data=data)
-        assert (status, words in said["error"]) == (400, True), said
+        assert (status, words in said["error"]) == (413 if words == "at most" else 400, True), said
     assert post(f"{url[:-3]}/health", None)[1]["policy_version"] == 0
     (after,) = TokenServers(learner, [url], limits=FAST).generate([ask()])
     assert after.text == before.text
@@ -211,7 +215,56 @@ def test_what_a_server_refuses(serve, learner):
         status, said = post(f"{url}/completions", good | change, **bearer)
         assert (status, words in said["error"]) == (400, True), (change, said)
     status, said = post(f"{url}/completions", data=b"x" * (9 << 20), **bearer)
-    assert (status, "at most" in said["error"]) == (400, True)
+    assert (status, "at most" in said["error"]) == (413, True)
+
+
+def test_a_bad_request_is_its_own_fault(serve, learner):
+    """Oracle: the documented limits, before anybody's step; a model that fails is a 500 to all."""
+    server, url = serve()
+    good = {"prompt": [1, 2], "max_tokens": 2}
+    for change, words in (
+        ({"top_k": 2**70}, "top_k"),
+        ({"temperature": float("nan"), "choices": ["a"]}, "temperature"),
+        ({"temperature": 1e-320, "choices": ["a"]}, "temperature"),
+        ({"top_p": float("nan")}, "top_p"),
+        ({"min_p": float("nan")}, "min_p"),
+    ):
+        status, said = post(f"{url}/completions", good | change)
+        assert (status, words in said["error"]) == (400, True), (change, said)
+
+    def fail():
+        raise ValueError("the model's own")
+
+    server._model._stream.step = fail
+    status, said = post(f"{url}/completions", good)
+    assert (status, "the model's own" in said["error"]) == (500, True)
+    assert post(f"{url}/completions", good)[0] == 200
+
+
+def test_who_leaves_is_not_spoken_to(serve, learner):
+    """Oracle: the server's own count of asks and of weights that wait, long before the replies would be over."""
+    server, url = serve()
+    server._policy.end_tokens = frozenset()
+    step = server._model._stream.step
+    server._model._stream.step = lambda: time.sleep(0.005) or step()  # some 10 s for a whole context
+    health, begun = f"{url[:-3]}/health", time.monotonic()
+    body = json.dumps({"prompt": [5, 6, 7], "max_tokens": 10**6, "n": 8}).encode()
+    weights = safetensors_of({name: p.detach().clone() for name, p in learner.model.named_parameters()})
+    left = [(f"{url}/completions", body)] * 2 + [(f"{url}/weights?version=7", weights)] * 2
+
+    def leave(where, data, after=0.2):
+        with pytest.raises(TimeoutError):
+            urllib.request.urlopen(urllib.request.Request(where, data), timeout=after)
+
+    stays = threading.Thread(target=leave, args=(*left[0], 1.5))  # weights wait for its replies
+    stays.start()
+    for where, data in left:
+        leave(where, data)
+    stays.join()
+    while post(health)[1]["waiting"] or server._model._stream.pending or server._model._change:
+        assert time.monotonic() - begun < 5
+        time.sleep(0.01)
+    assert post(f"{url}/completions", {"prompt": [1], "max_tokens": 1})[1]["policy_version"] == 0
 
 
 def test_a_dead_server_is_left_out(serve, learner):
@@ -239,6 +292,55 @@ def test_a_server_started_again_gets_the_weights_again(serve, learner):
             parameter.mul_(0.5)
     server.instance = "another"
     same(servers.generate([ask()]), learner.generate([ask()]))
+
+
+def test_newer_weights_may_come_while_these_are_sent(serve, learner):
+    """Oracle: the learner. The file is gone by the time that the connection stands."""
+    _, url = serve()
+    servers = TokenServers(learner, [url], limits=FAST)
+    endpoint = servers._servers[0].endpoint
+    attempt = endpoint.attempt
+
+    async def late(client, request, read):
+        servers._weights.file.unlink(missing_ok=True)
+        return await attempt(client, request, read)
+
+    endpoint.attempt = late
+    servers.hand_over()
+    same(servers.generate([ask()]), learner.generate([ask()]))
+
+
+def test_a_file_that_cannot_be_read_is_a_failed_attempt(serve):
+    """Oracle: the error's own words."""
+
+    class Lost(io.BytesIO):
+        def read(self, size=-1):
+            raise OSError("stale file handle")
+
+    _, url = serve()
+    endpoint = Endpoint(url, api_key_env=API_KEY_ENV, limits=FAST)
+    (failure,) = endpoint.post_all([Request("weights?version=1", Lost())], lambda answer: answer)
+    assert "stale file handle" in failure.reason
+
+
+def test_as_many_bytes_come_as_were_asked_for(scripted_server, learner):
+    """Oracle: the script, whose answer of 32 replies has 16 MiB; one of 1 reply may not have so many."""
+    (choice,) = answer(text="x" * (1 << 19))["choices"]
+
+    async def script(body, attempt, headers):
+        many = {
+            "choices": [choice | {"index": i} for i in range(32)][: body["n"]],
+            "padding": "x" * (9 << 20),
+        }
+        yield server.http(json.dumps(many).encode())
+
+    server = scripted_server(script)
+    learner.context_limit = 8192
+    servers = TokenServers(learner, [server.url], limits=dataclasses.replace(FAST, attempts=1))
+    long = Sampling(max_tokens=8000)
+    replies = servers.generate([ask(n=32, sampling=long), ask(1)])
+    assert [reply.finish_reason for reply in replies] == ["stop"] * 32 + ["forfeit"]
+    assert list(servers.forfeits) == ["the answer is longer than 8 MiB"]
 
 
 def answer(**changes):
