@@ -39,6 +39,7 @@ class _Rows(CacheLayerMixin):
         super().__init__()
         self.keys, self.values = keys, values
         self.is_initialized = True
+        self.rows: Tensor  # [B] int64, 0 to B - 1
         self.columns: Tensor  # [B] int64
         self.length = 0
 
@@ -47,8 +48,7 @@ class _Rows(CacheLayerMixin):
     def update(
         self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any
     ) -> tuple[Tensor, Tensor]:
-        rows = len(self.columns)
-        at = torch.arange(rows, device=self.columns.device), slice(None), self.columns
+        at, rows = (self.rows, slice(None), self.columns), len(self.rows)
         self.keys[at], self.values[at] = key_states[:, :, 0], value_states[:, :, 0]
         return self.keys[:rows, :, : self.length], self.values[:rows, :, : self.length]
 
@@ -104,7 +104,9 @@ class RowCache:
         count = len(parents)
         stays = np.append(True, parents[1:] != parents[:-1])[:count] & (parents < count)
         place = parents.copy()
-        place[~stays] = np.setdiff1d(np.arange(count), parents[stays], assume_unique=True)
+        free = np.ones(count, bool)
+        free[parents[stays]] = False
+        place[~stays] = np.flatnonzero(free)
         lengths = np.empty(count, np.int64)
         lengths[place] = self.lengths[parents]
         moved = np.flatnonzero(~stays)
@@ -163,6 +165,7 @@ class _Step:
         self.model, self.cache = model, cache
         self.rows, self.length = shape
         self.inputs = torch.zeros(2, self.rows, dtype=torch.int64, device=model.device)
+        self.every_row, self.every_column = (torch.arange(n, device=model.device) for n in shape)
         self.graph: Any = None
         self.captures = graph
         self.logits: Tensor
@@ -179,8 +182,8 @@ class _Step:
     def _forward(self) -> Tensor:
         tokens, columns = self.inputs
         for layer in self.cache.layers:
-            layer.columns, layer.length = columns, self.length
-        mask = torch.arange(self.length, device=columns.device) <= columns[:, None]
+            layer.rows, layer.columns, layer.length = self.every_row, columns, self.length
+        mask = self.every_column <= columns[:, None]
         output = self.model(
             input_ids=tokens[:, None],
             attention_mask=mask[:, None, None],
