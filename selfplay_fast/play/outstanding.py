@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 
 from selfplay_fast.records import Ask, Key, Reply
@@ -23,12 +24,15 @@ class Outstanding:
     ) -> list[tuple[Ask, list[Reply]]]:
         """Match replies with ``asks``, or with all there are; the asks as the table made them.
 
-        ValueError, before anything changes, for a reply too many or too few, or an ask that is not waiting.
+        ValueError, before anything changes, for a reply too many or too few, or an ask that is not waiting or named
+        twice.
         """
         keys = list(self._asks) if asks is None else [ask.key for ask in asks]
-        for key in keys:
+        for key, times in Counter(keys).items():
             if key not in self._asks:
                 raise ValueError(f"asks: {key} is not waiting for a reply; give each ask's replies once")
+            if times > 1:
+                raise ValueError(f"asks: {key} is named {times} times; give each ask's replies once")
         own = [self._asks[key] for key in keys]
         wanted = sum(ask.n for ask in own)
         if len(replies) != wanted:

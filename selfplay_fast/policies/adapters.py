@@ -7,6 +7,7 @@ knowing them. The weights of the model, head and embeddings among them, stay as 
 from __future__ import annotations
 
 import importlib.util
+import json
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -16,12 +17,31 @@ from typing import Any
 ADAPTER_CONFIG = "adapter_config.json"  # what peft calls it; a folder with it holds adapters and no model
 
 
+_MISSING = "the package peft is not installed: pip install -c constraints.txt -e '.[lora]'"
+
+
+def _is_installed() -> bool:
+    return importlib.util.find_spec("peft") is not None
+
+
 def check_installed() -> None:
     """ValueError where peft is missing."""
-    if importlib.util.find_spec("peft") is None:
+    if not _is_installed():
+        raise ValueError(f"lora_rank: {_MISSING}, or set lora_rank to 0")
+
+
+def check_folder(folder: Path) -> None:
+    """ValueError where a folder holds adapters and peft, or the folder of the model below them, is missing."""
+    config = folder / ADAPTER_CONFIG
+    if not config.is_file():
+        return
+    if not _is_installed():
+        raise ValueError(f"it holds adapters, and {_MISSING}")
+    said = json.loads(config.read_text(encoding="utf-8"))
+    base = said.get("base_model_name_or_path") if isinstance(said, dict) else None
+    if isinstance(base, str) and base.startswith((".", "/", "~")) and not Path(base).is_dir():
         raise ValueError(
-            "lora_rank: the package peft is not installed: pip install -c constraints.txt -e '.[lora]', "
-            "or set lora_rank to 0"
+            f"it holds adapters of the model {base!r}, and there is no such folder; name another in {ADAPTER_CONFIG}"
         )
 
 
@@ -56,6 +76,11 @@ def in_place(model: Any) -> Any:
     inner = model.get_base_model()
     inner._hf_peft_config_loaded = True  # transformers then saves the adapters only
     return inner
+
+
+def adapters_on(model: Any) -> tuple[bool, ...]:
+    """Is each layer's adapter part of the model now, or switched off (`without_adapters`)?"""
+    return tuple(not layer.disable_adapters for layer in _layers(model))
 
 
 @contextmanager

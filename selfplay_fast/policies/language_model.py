@@ -13,7 +13,7 @@ from jinja2 import TemplateError
 from safetensors import SafetensorError
 
 from selfplay_fast.kernels.token_logprobs import token_logprobs
-from selfplay_fast.policies.adapters import in_place
+from selfplay_fast.policies.adapters import adapters_on, check_folder, in_place
 from selfplay_fast.policies.base import answer_all
 from selfplay_fast.policies.chat import ChatTemplate
 from selfplay_fast.policies.decode import Row
@@ -91,7 +91,7 @@ class LanguageModel:
         self.static_shapes = self.cuda_graphs  # of decoding steps
         self._store = PrefixStore()
         self._room: RowCache | None = None  # of rows that were spoken before
-        self._stored_weights: tuple[tuple[int, int], ...] = ()
+        self._stored_weights: tuple[object, ...] = ()
         config = model.config.get_text_config()
         self.context_limit = int(getattr(config, "max_position_embeddings", None) or 1 << 30)
         self.end_tokens = _end_tokens(model, tokenizer)
@@ -121,6 +121,7 @@ class LanguageModel:
         if str(name).startswith((".", "/", "~")) and not Path(name).is_dir():
             raise ValueError(f"model {str(name)!r} cannot be loaded: there is no such folder")
         try:
+            check_folder(Path(name))
             model = AutoModelForCausalLM.from_pretrained(name, dtype=dtype, attn_implementation=attention)
             tokenizer = AutoTokenizer.from_pretrained(name)
         except (OSError, ValueError, KeyError, SafetensorError) as error:
@@ -249,9 +250,10 @@ class LanguageModel:
         """Nothing is spoken in it any more: keep it for the next, until `forget`."""
         self._room = room
 
-    def weights_seen(self) -> tuple[tuple[int, int], ...]:
-        """Equal as long as the weights are, whoever changes them; torch does not count changes through ``.data``."""
-        return tuple((p.data_ptr(), p._version) for p in self.model.parameters())
+    def weights_seen(self) -> tuple[object, ...]:
+        """Equal as long as the weights are, whoever changes them or switches adapters off; torch does not count changes
+        through ``.data``."""
+        return (adapters_on(self.model), *((p.data_ptr(), p._version) for p in self.model.parameters()))
 
     def forget(self) -> None:
         """Drop the keys and values of all contexts; what `weights_seen` does not see must call it."""

@@ -81,10 +81,10 @@ class ModelStream:
         self.pending += len(taken)
         speaking = []
         for asked in taken:
-            if asked.ask.choices is not None:
-                self._choosing.append(asked)
-            elif asked.rows[0].room < 1:
+            if asked.rows[0].room < 1:
                 self._ready.append(asked)
+            elif asked.ask.choices is not None:
+                self._choosing.append(asked)
             else:
                 asked.missing = len(asked.rows)
                 self._owner.update(dict.fromkeys(asked.rows, asked))
@@ -110,7 +110,7 @@ class ModelStream:
         ask, start = asked.ask, asked.prompt
         if len(asked.forced):
             start = np.concatenate([start, asked.forced])
-        room = min(ask.sampling.max_tokens, self.policy.context_limit - len(start))
+        room = self._room(asked)
         streams = sample_streams(np.full(ask.n, stream), np.arange(ask.n))
         window = _stop_window(ask.sampling)
         return [
@@ -124,6 +124,14 @@ class ModelStream:
             )
             for own in streams
         ]
+
+    def _room(self, asked: _Asked) -> int:
+        """How many tokens may be said: none where the prompt, with the longest choice, is more than the context."""
+        ask, rest = asked.ask, self.policy.context_limit - len(asked.prompt)
+        if ask.choices is None:
+            return min(ask.sampling.max_tokens, rest - len(asked.forced))
+        longest = max(len(self.policy.choice_tokens(choice)) for choice in ask.choices)
+        return longest if longest <= rest else 0
 
     def _thought(self, asked: _Asked, room: int) -> Thought | None:
         """What must be known of the reasoning in a reply, if anything."""

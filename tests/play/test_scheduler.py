@@ -158,5 +158,7 @@ def test_replies_must_belong_to_asks():
     stranger = Ask(role="a", append="?", key=Key(0, 2, 0))
     with pytest.raises(ValueError, match="not waiting"):
         outstanding.take([Reply(text="")] * 2, [asks[0], stranger])
+    with pytest.raises(ValueError, match="named 2 times"):
+        outstanding.take([Reply(text="")] * 2, [asks[0], asks[0]])
     assert [ask for ask, _ in outstanding.take([Reply(text="")], [asks[1]])] == [asks[1]]
     assert [ask for ask, _ in outstanding.take([Reply(text="")])] == [asks[0]]

@@ -53,6 +53,24 @@ def test_only_adapters_learn_and_the_base_comes_back(toy_policy, toy_texts: list
     assert torch.equal(scores(toy_policy, toy_texts), after)
 
 
+def test_adapters_switched_off_leave_no_contexts(toy_policy, toy_texts: list[str]) -> None:
+    """Oracle: replies of the model before adapters were there, and log-probs after everything was forgotten."""
+
+    def said() -> np.ndarray:
+        ask = Ask(role="a", append=toy_texts[0], key=Key(0, 0, 0), sampling=Sampling(max_tokens=6))
+        return toy_policy.generate([ask])[0].logprobs
+
+    before = said()
+    add_adapters(toy_policy.model, 4)
+    learned(toy_policy, toy_texts)
+    after = said()
+    with without_adapters(toy_policy.model):
+        assert said() == pytest.approx(before, abs=1e-5)
+    kept = said()
+    assert kept == pytest.approx(after, abs=1e-5)
+    assert np.abs(after - before).max() > 1e-3
+
+
 def test_adapters_alone_are_saved_and_merge(toy_policy, toy_texts: list[str], tmp_path: Path) -> None:
     """Oracle: the model in memory: its adapters loaded onto the base, and merged into it, score and say the same."""
     toy_policy.save(tmp_path / "base")

@@ -1,9 +1,13 @@
 """Oracles: transformers' own `generate` and one plain forward pass per sequence."""
 
+import json
+import re
+
 import numpy as np
 import pytest
 import torch
 
+from selfplay_fast.policies import adapters
 from selfplay_fast.policies.language_model import LanguageModel
 from selfplay_fast.records import Ask, Key, Sampling
 
@@ -126,6 +130,32 @@ def test_length_and_forfeit(toy_policy, toy_texts):
     assert cut.finish_reason in ("length", "stop")
     toy_policy.context_limit = 10
     assert toy_policy.generate([ask(toy_texts[0])])[0].finish_reason == "forfeit"
+
+
+def test_choices_beyond_the_context_are_a_forfeit(toy_policy, toy_texts):
+    """Oracle: the contract; the longest choice must fit behind the prompt, to the token, otherwise nothing changes."""
+    wanted = ask(toy_texts[0], choices=("O", "a longer reply"))
+    longest = max(len(toy_policy.choice_tokens(choice)) for choice in wanted.choices)
+    needed = len(toy_policy.prompts([wanted])[0]) + longest
+    free = toy_policy.generate([wanted])[0]
+    toy_policy.context_limit = needed
+    assert toy_policy.generate([wanted])[0].text == free.text in wanted.choices
+    toy_policy.context_limit = needed - 1
+    forfeit = toy_policy.generate([wanted])[0]
+    assert (forfeit.text, forfeit.finish_reason, len(forfeit.tokens)) == ("", "forfeit", 0)
+
+
+def test_a_folder_of_adapters_says_what_is_missing(tmp_path, monkeypatch):
+    """Oracle: the contract; one line that names the package where it is missing, and otherwise the model."""
+    base = str(tmp_path / "gone")
+    (tmp_path / adapters.ADAPTER_CONFIG).write_text(json.dumps({"base_model_name_or_path": base}))
+    for found, reason in ((False, r"peft is not installed: pip install .*\[lora\]"), (True, re.escape(base))):
+        monkeypatch.setattr(adapters, "_is_installed", lambda found=found: found)
+        with pytest.raises(
+            ValueError, match=f"^model .* cannot be loaded: it holds adapters.*{reason}"
+        ) as caught:
+            LanguageModel.load(tmp_path)
+        assert "\n" not in str(caught.value)
 
 
 def test_control_tokens_in_a_message_are_text(toy_policy):
