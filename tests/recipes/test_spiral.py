@@ -245,8 +245,9 @@ def test_a_server_that_died_is_no_play(tmp_path: Path, monkeypatch: pytest.Monke
         return [cut(e) if i % 2 == 0 else e for i, e in enumerate(episodes)]
 
     monkeypatch.setattr(spiral.Rollouts, "collect", collect_some)
+    monkeypatch.setattr(spiral, "_evaluate", lambda *_, **__: {})
     run = tmp_path / "run"
-    assert main([*RUN.split(), str(run), "--steps", "1"]) == 0
+    assert main([*RUN.split(), str(run), "--steps", "1", "--warmup-steps", "2"]) == 0
     row = read_rows(run)[1]
     (whole,) = played
     assert 0 <= row["forfeits"] - len(whole) <= 1
