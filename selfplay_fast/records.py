@@ -6,7 +6,7 @@ is exactly a sampled token.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
@@ -128,6 +128,9 @@ class Reply:
     ``text`` is all that was said. Its first ``hidden`` characters are the reasoning with its tags and belong to the
     speaker: others read ``public``. ``unclosed``: the reasoning did not end, so nothing is public. ``history``: the
     messages so far, this reply included, for the next ask; none where ``append`` was not messages.
+
+    ``finish_reason="forfeit"``: there is none. ``no_room``: because the context is full, which is the speaker's own
+    doing; otherwise whoever should have answered did not, and nothing is to be learned from it.
     """
 
     text: str
@@ -140,6 +143,12 @@ class Reply:
     hidden: int = 0
     unclosed: bool = False
     history: Sequence[Message] = ()
+    no_room: bool = False
+
+    @property
+    def lost(self) -> bool:
+        """Did nobody answer?"""
+        return self.finish_reason == "forfeit" and not self.no_room
 
     @property
     def public(self) -> str:
@@ -150,7 +159,7 @@ class Reply:
     def failure(self) -> str | None:
         """Why there is nothing to read, in a few words; None where there is."""
         if self.finish_reason == "forfeit":
-            return "no reply"
+            return "no room for a reply" if self.no_room else "no reply"
         return "the reasoning does not end" if self.unclosed else None
 
     @property
@@ -187,8 +196,18 @@ class Episode:
     @property
     def legal_rate(self) -> float:
         """Share of this episode's turns whose reply was accepted."""
-        accepted = sum(turn.refusal is None for turn in self.turns)
-        return accepted / len(self.turns) if self.turns else 1.0
+        return legal_rate(self.turns)
+
+    @property
+    def forfeit(self) -> Turn | None:
+        """The turn in which somebody did not answer, which says nothing of play; None where all did."""
+        return next((turn for turn in self.turns if turn.reply.lost), None)
+
+
+def legal_rate(turns: Iterable[Turn]) -> float:
+    """Share of the replies that were accepted, of those that came; 1 where none did."""
+    accepted = [turn.refusal is None for turn in turns if not turn.reply.lost]
+    return sum(accepted) / len(accepted) if accepted else 1.0
 
 
 def rewarded(turns: Sequence[Turn], returns: Mapping[str, float]) -> tuple[Turn, ...]:

@@ -154,9 +154,10 @@ class _Match:
         return np.array([[episode.returns[f"player_{p}"] for p in range(2)] for episode in ordered])
 
     def legal(self, seat: int) -> list[bool]:
-        """Whether each reply from a seat was accepted."""
+        """Whether each reply that came from a seat was accepted."""
         turns = (turn for episode in self.episodes for turn in episode.turns)
-        return [turn.refusal is None for turn in turns if turn.ask.role == f"player_{seat}"]
+        own = (turn for turn in turns if turn.ask.role == f"player_{seat}" and not turn.reply.lost)
+        return [turn.refusal is None for turn in own]
 
 
 def _standings(game: str, names: tuple[str, ...], matches: Sequence[_Match]) -> Standings:

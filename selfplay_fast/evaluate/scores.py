@@ -14,7 +14,7 @@ from selfplay_fast.learn import distributed
 from selfplay_fast.play import InvalidRewards, play_games, self_play
 from selfplay_fast.policies import Policy, RandomPolicy, SearchPlayer, TabularPlayer
 from selfplay_fast.policies.streams import derive_seed
-from selfplay_fast.records import Episode, Sampling
+from selfplay_fast.records import Episode, Sampling, legal_rate
 
 MAX_TURNS = 100  # of a game that is searched for one: a playout takes as long
 COOPERATIVE = ("hanabi",)
@@ -34,12 +34,12 @@ class Score:
 
 def _score(episodes: list[Episode], role: str) -> Score:
     returns = np.array([episode.returns[role] for episode in episodes])
-    own = [turn.refusal is None for episode in episodes for turn in episode.turns if turn.ask.role == role]
+    own = [turn for episode in episodes for turn in episode.turns if turn.ask.role == role]
     return Score(
         mean=float(returns.mean()),
         error=float(returns.std(ddof=1) / np.sqrt(len(returns))) if len(returns) > 1 else float("nan"),
         not_lost=float((returns >= 0).mean()),
-        legal_rate=float(np.mean(own)) if own else 1.0,
+        legal_rate=legal_rate(own),
         episodes=len(episodes),
     )
 

@@ -13,7 +13,7 @@ from selfplay_fast.evaluate.scores import fixed_opponents, is_cooperative, score
 from selfplay_fast.games import ParseMode, Style
 from selfplay_fast.policies import Policy
 from selfplay_fast.policies.streams import derive_seed
-from selfplay_fast.records import Episode, Sampling
+from selfplay_fast.records import Episode, Sampling, legal_rate
 
 EXACT_STATES = 1000  # information states of a game that every evaluation can afford to score one by one
 MAX_NODES = 1_000_000
@@ -25,7 +25,7 @@ def episode_metrics(episodes: Sequence[Episode]) -> dict[str, float]:
     for game in dict.fromkeys(episode.game for episode in episodes):
         played = [episode for episode in episodes if episode.game == game]
         turns = [turn for episode in played for turn in episode.turns]
-        metrics[f"{game}/legal_rate"] = float(np.mean([turn.refusal is None for turn in turns]))
+        metrics[f"{game}/legal_rate"] = legal_rate(turns)
         metrics[f"{game}/turns"] = len(turns) / len(played)
         for role in played[0].returns:
             metrics[f"{game}/return/{role}"] = float(np.mean([episode.returns[role] for episode in played]))

@@ -5,6 +5,7 @@ from selfplay_fast.learn.advantages import (
     role_conditioned_advantages,
     summed_rewards,
     turn_level_advantages,
+    without_forfeits,
 )
 from selfplay_fast.learn.credit import discounted_sums, gae, moving_advantages, segment_normalise
 from selfplay_fast.learn.losses import PolicyLoss, policy_loss, ppo_clip_loss, reinforce_loss
@@ -47,4 +48,5 @@ __all__ = [
     "summed_rewards",
     "turn_level_advantages",
     "update",
+    "without_forfeits",
 ]

@@ -77,6 +77,17 @@ def role_conditioned_advantages(
     return advantages, after
 
 
+def without_forfeits(episodes: Sequence[Episode]) -> list[Episode]:
+    """The episodes in which all replies came: where a server did not answer, nothing is learned of anybody's play.
+
+    ValueError where none is left.
+    """
+    whole = [episode for episode in episodes if episode.forfeit is None]
+    if episodes and not whole:
+        raise ValueError(f"episodes: all {len(episodes)} were forfeited; do the servers answer?")
+    return whole
+
+
 def undiscounted_returns(episodes: Sequence[Episode]) -> Advantages:
     """The bare return of the role as the advantage of each of its turns: the ablation without a baseline."""
     return [_spread(episode, episode.returns, 1.0) for episode in episodes]

@@ -1,9 +1,10 @@
 """A language model that answers other processes: token ids in, token ids and log-probabilities out, over HTTP.
 
 The wire format is that of OpenAI's /v1/completions with vLLM's additions (``prompt`` as token ids,
-``return_token_ids``), and three of ours: ``key`` is the ask's sampling stream, so that a reply is the one the same
-weights give in the process of whoever asks; ``policy_version`` and ``instance`` say whose reply it is. uvicorn carries
-the bytes, Starlette the paths, pydantic checks what comes in. Nothing is pickled, everything has a size limit.
+``return_token_ids``), and four of ours: ``key`` is the ask's sampling stream, so that a reply is the one the same
+weights give in the process of whoever asks; ``forced_prefix`` is the end of the prompt that is the reply's already;
+``policy_version`` and ``instance`` say whose reply it is. uvicorn carries the bytes, Starlette the paths, pydantic
+checks what comes in. Nothing is pickled, everything has a size limit.
 """
 
 from __future__ import annotations
@@ -63,6 +64,7 @@ class CompletionRequest(BaseModel):
     model_config = ConfigDict(extra="ignore", strict=True)
 
     prompt: list[_Id]
+    forced_prefix: _Word = ""
     key: Annotated[list[_Any64], Field(min_length=3, max_length=3)] | None = None
     seed: _Any64 = 0  # where there is no key
     n: int = Field(1, ge=1, le=1024)
@@ -77,12 +79,13 @@ class CompletionRequest(BaseModel):
     stop_token_ids: list[_Id] | None = None
     choices: Annotated[list[_Word], Field(min_length=1, max_length=1 << 16)] | None = None
 
-    def ask(self) -> Ask:
-        """What the policy is asked."""
+    def ask(self, forced: int) -> Ask:
+        """What the policy is asked, where so many tokens at the end of the prompt are ``forced_prefix``."""
         options = {field.name: getattr(self, field.name) for field in dataclasses.fields(Sampling)}
         return Ask(
             role="client",
-            append=np.array(self.prompt, np.int32),
+            append=np.array(self.prompt[: len(self.prompt) - forced], np.int32),
+            forced_prefix=self.forced_prefix,
             key=Key(*self.key) if self.key else Key(self.seed, 0, 0),
             choices=None if self.choices is None else tuple(self.choices),
             n=self.n,
@@ -111,6 +114,7 @@ class ModelServer:
         self.name = name
         self.instance = secrets.token_hex(8)  # another one after a restart, whose weights nobody vouches for
         self._policy = policy
+        self._speaker = policy.speaker()
         self._token = token
         self._folder = None if weights_folder is None else weights_folder.resolve()
         self._max_waiting = max_waiting
@@ -143,7 +147,8 @@ class ModelServer:
         try:
             wanted = CompletionRequest.model_validate_json(await _body(request))
             self._check(wanted)
-            ask = wanted.ask()
+            forced = self._forced(wanted)
+            ask = wanted.ask(forced)
         except ValidationError as error:
             first = error.errors(include_url=False, include_input=False, include_context=False)[0]
             where = ".".join(str(part) for part in first["loc"])
@@ -155,7 +160,7 @@ class ModelServer:
             replies = await _while_there(request, self._model.ask(ask))
         finally:
             self._waiting -= 1
-        return JSONResponse(self._answer(replies))
+        return JSONResponse(self._answer(replies, forced))
 
     def _check(self, wanted: CompletionRequest) -> None:
         ends = self._policy.end_tokens
@@ -164,7 +169,15 @@ class ModelServer:
         if wanted.prompt and max(wanted.prompt) >= self._vocabulary:
             raise ValueError(f"prompt: token ids must be below {self._vocabulary}, got {max(wanted.prompt)}")
 
-    def _answer(self, replies: Sequence[Reply]) -> dict[str, Any]:
+    def _forced(self, wanted: CompletionRequest) -> int:
+        """How many tokens at the end of the prompt are the forced prefix."""
+        tokens = self._speaker.encode([wanted.forced_prefix])[0].tolist()
+        if wanted.prompt[len(wanted.prompt) - len(tokens) :] != tokens or (tokens and wanted.choices):
+            raise ValueError("forced_prefix: the prompt must end with its tokens; choices have none")
+        return len(tokens)
+
+    def _answer(self, replies: Sequence[Reply], forced: int) -> dict[str, Any]:
+        """What was said after so many forced tokens."""
         return {
             "object": "text_completion",
             "model": self.name,
@@ -175,9 +188,9 @@ class ModelServer:
                     "index": k,
                     "text": reply.text,
                     "finish_reason": reply.finish_reason,
-                    "token_ids": reply.tokens.tolist(),
-                    "train_mask": reply.train_mask.tolist(),
-                    "logprobs": {"token_logprobs": reply.logprobs.tolist()},
+                    "token_ids": reply.tokens[forced:].tolist(),
+                    "train_mask": reply.train_mask[forced:].tolist(),
+                    "logprobs": {"token_logprobs": reply.logprobs[forced:].tolist()},
                 }
                 for k, reply in enumerate(replies)
             ],

@@ -240,7 +240,7 @@ def worded(
 ) -> Reply:
     """The reply to a prompt, which began with ``forced`` and went on with what weights of this version said."""
     if said.finish_reason == "forfeit":
-        return Reply(text="", context=prompt, finish_reason="forfeit", policy_version=version)
+        return Reply(text="", context=prompt, finish_reason="forfeit", policy_version=version, no_room=True)
     tokens = np.concatenate([forced, said.tokens])
     text = policy.text(tokens)
     hidden, unclosed = policy.hidden(text, prompt)

@@ -42,7 +42,7 @@ API_KEY_ENV = "SELFPLAY_FAST_SERVER_KEY"
 _LONGEST_REST = 30.0  # seconds that a server which fails is left alone
 _TOKEN_BYTES = 128  # of an answer, for each token: its id, text, log-prob and what servers add
 _LOG = logging.getLogger(__name__)
-_FORFEIT = Said(NO_TOKENS, NO_LOGPROBS, np.zeros(0, bool), "forfeit")
+_NO_ROOM = Said(NO_TOKENS, NO_LOGPROBS, np.zeros(0, bool), "forfeit")
 
 
 @dataclass(slots=True, eq=False)
@@ -233,6 +233,7 @@ class TokenServers:
                 "model": self.model,
                 "prompt": start.tolist(),
                 "n": ask.n,
+                "forced_prefix": ask.forced_prefix,  # which the prompt ends with: reasoning may begin in it
                 **asdict(ask.sampling),
                 "max_tokens": room,
                 "stop_token_ids": sorted(words.end_tokens),
@@ -243,14 +244,14 @@ class TokenServers:
                 "skip_special_tokens": False,
             }
             if ask.choices is not None:
-                body |= {"choices": list(ask.choices), "prompt": prompt.tolist()}
+                body |= {"choices": list(ask.choices), "prompt": prompt.tolist(), "forced_prefix": ""}
                 extra = NO_TOKENS
             sent.append(_Sent(prompt, extra, room, body))
         return sent
 
     async def _speak(self, connections: _Connections, sent: _Sent) -> Answer[_Heard] | Failure:
         if sent.room < 1:
-            return Answer(_Heard([_FORFEIT] * sent.body["n"], None, None))
+            return Answer(_Heard([_NO_ROOM] * sent.body["n"], None, None))
         wanted = self._weights  # replies of older ones are not taken
         return await retried(self.limits, partial(self._attempt, connections, sent, wanted))
 
@@ -284,9 +285,14 @@ class TokenServers:
             if result.reason not in self.forfeits:
                 _LOG.warning("a reply is forfeited, and perhaps more, because: %s", result.reason)
             self.forfeits[result.reason] += ask.n
-            heard = _Heard([_FORFEIT] * ask.n, None, None)
-        else:
-            heard = result.value
+            lost = Reply(
+                text="",
+                context=sent.prompt,
+                finish_reason="forfeit",
+                policy_version=self.learner.version,
+            )
+            return [lost] * ask.n
+        heard = result.value
         version = self.learner.version if heard.version is None else heard.version
         return [worded(self._speaker, ask, sent.prompt, sent.forced, said, version) for said in heard.said]
 
@@ -340,7 +346,7 @@ def _heard(sent: _Sent, answer: Any) -> _Heard:
 def _said(sent: _Sent, choice: Any) -> Said:
     reason: FinishReason = choice["finish_reason"]
     if reason == "forfeit":
-        return _FORFEIT
+        return _NO_ROOM
     if reason not in ("stop", "length"):
         raise ValueError(f"finish_reason is {reason!r}")
     tokens = np.array(choice["token_ids"], np.int32)

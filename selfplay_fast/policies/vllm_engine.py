@@ -123,7 +123,7 @@ class VLLMEngine:
             [
                 self._reply(ask, prompts[a], forced[a], rooms[a], next(outputs).outputs[0])
                 if rooms[a] > 0
-                else self._forfeit(prompts[a])
+                else self._forfeit(prompts[a], no_room=True)
                 for _ in range(ask.n)
             ]
             for a, ask in enumerate(asks)
@@ -162,7 +162,7 @@ class VLLMEngine:
 
     def _reply(self, ask: Ask, prompt: IntArray, forced: IntArray, room: int, output: Any) -> Reply:
         if output.finish_reason not in ("stop", "length"):
-            return self._forfeit(prompt)
+            return self._forfeit(prompt, no_room=False)
         ids = [int(token) for token in output.token_ids]
         greedy = ask.sampling.temperature == 0
         logprobs = [
@@ -195,5 +195,7 @@ class VLLMEngine:
             return []
         return forced_places(tags, said, tags.inside(ask.forced_prefix, tags.opened_by(prompt)), budget)
 
-    def _forfeit(self, prompt: IntArray) -> Reply:
-        return Reply(text="", context=prompt, finish_reason="forfeit", policy_version=self.version)
+    def _forfeit(self, prompt: IntArray, *, no_room: bool) -> Reply:
+        return Reply(
+            text="", context=prompt, finish_reason="forfeit", policy_version=self.version, no_room=no_room
+        )

@@ -31,6 +31,7 @@ from selfplay_fast.learn import (
     summed_rewards,
     turn_level_advantages,
     update,
+    without_forfeits,
 )
 from selfplay_fast.learn.advantages import Advantages, Pool
 from selfplay_fast.learn.losses import k3_kl
@@ -254,7 +255,8 @@ def train(config: Config, run: Run) -> None:
     for step in run.steps(config.steps, start=state.step):
         seed = derive_seed(config.seed, step)
         with run.phase("rollout"):
-            episodes = _play(config, self_play(policy), config.games_per_step, seed)
+            played = _play(config, self_play(policy), config.games_per_step, seed)
+            episodes = without_forfeits(played)
         with run.phase("advantages"):
             advantages, baseline = _advantages(config, episodes, baseline)
             batch = pack_chats(episodes, advantages, logprob_temperature=config.logprob_temperature)
@@ -281,6 +283,7 @@ def train(config: Config, run: Run) -> None:
             metrics = update(policy, optimizer, batch, settings, reference=reference)
         seconds = run.seconds("rollout", "advantages", "update")
         metrics |= episode_metrics(episodes) | {
+            "forfeits": len(played) - len(episodes),
             "samples_per_s": batch.num_samples / seconds,
             "tokens_per_s": batch.num_tokens / seconds,
         }

@@ -29,6 +29,7 @@ from selfplay_fast.learn import (
     ppo_clip_loss,
     role_conditioned_advantages,
     update,
+    without_forfeits,
 )
 from selfplay_fast.learn.advantages import undiscounted_returns
 from selfplay_fast.learn.warmup import warm_up
@@ -128,6 +129,10 @@ class Config(RecipeConfig):
     rollout_servers: tuple[str, ...] = ()
     """addresses of `selfplay-fast serve` that play the training games with the weights of the last update:
     `http://127.0.0.1:8000/v1`"""
+    rollout_concurrency: int = 32
+    """requests under way at each of them"""
+    rollout_timeout: float = 120.0
+    """seconds that one of them has for a reply, or to take weights; then others are tried, up to five times as long"""
     device: str = "auto"
     """where the model lives: `cpu`, `cuda`, or `auto` for a GPU where there is one"""
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"
@@ -147,7 +152,7 @@ class Config(RecipeConfig):
 
     def __post_init__(self) -> None:
         positive = "samples_per_step max_tokens loss_length inner_epochs max_turns eval_every eval_episodes"
-        positive += " eval_episodes_between checkpoint_every threads max_batch_tokens"
+        positive += " eval_episodes_between checkpoint_every threads max_batch_tokens rollout_concurrency"
         at_least = dict.fromkeys(positive.split(), 1) | dict.fromkeys(
             ("warmup_steps", "lora_rank", "max_staleness"), 0
         )
@@ -164,7 +169,7 @@ class Config(RecipeConfig):
             value = getattr(self, name)
             if value is not None and not 0 <= value < float("inf"):
                 raise ValueError(f"{name}: must be a number and not negative, got {value}")
-        for name in ("clip", "max_grad_norm", "eval_top_p", "max_importance", "max_loss"):
+        for name in ("clip", "max_grad_norm", "eval_top_p", "max_importance", "max_loss", "rollout_timeout"):
             if getattr(self, name) is not None and not getattr(self, name) > 0:
                 raise ValueError(f"{name}: must be above 0, got {getattr(self, name)}")
         for name in ("baseline_decay", "discount", "eval_top_p"):
@@ -241,6 +246,7 @@ _PAPER = Config(
     style="spiral",
     parse_mode="strict",
     max_tokens=8192,
+    rollout_timeout=1800.0,
     loss_length=8192,
     inner_epochs=2,
     warmup_steps=0,
@@ -305,7 +311,8 @@ def train(config: Config, run: Run) -> None:
     for step in run.steps(config.total_steps, start=state.step):
         left = 1 - (step - 1) / config.total_steps
         with run.phase("rollout"):
-            episodes = distributed.play_dealt(lambda share: rollouts.collect())
+            played = distributed.play_dealt(lambda share: rollouts.collect())
+            episodes = without_forfeits(played)
         with run.phase("advantages"):
             if config.advantage == "role_conditioned":
                 advantages, baseline = role_conditioned_advantages(
@@ -343,6 +350,7 @@ def train(config: Config, run: Run) -> None:
             episode_metrics(episodes)
             | rollouts.metrics()
             | {
+                "forfeits": len(played) - len(episodes),
                 "samples_per_s": batch.num_samples / seconds,
                 "tokens_per_s": batch.num_tokens / seconds,
             }
@@ -406,9 +414,15 @@ def _servers(config: Config, policy: LanguageModel) -> TokenServers | None:
     """Those that play the training games, with the weights of the policy."""
     if not config.rollout_servers:
         return None
+    from selfplay_fast.policies.endpoint import Limits
     from selfplay_fast.policies.token_servers import TokenServers
 
-    servers = TokenServers(policy, config.rollout_servers)
+    limits = Limits(
+        concurrency=config.rollout_concurrency,
+        timeout=config.rollout_timeout,
+        deadline=5 * config.rollout_timeout,
+    )
+    servers = TokenServers(policy, config.rollout_servers, limits=limits)
     servers.hand_over()
     return servers
 

@@ -1,5 +1,7 @@
 """Oracle: golden numbers of role-conditioned and turn-level advantages, derived independently in float64."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -8,6 +10,7 @@ from selfplay_fast.learn import (
     role_conditioned_advantages,
     summed_rewards,
     turn_level_advantages,
+    without_forfeits,
 )
 from selfplay_fast.records import Ask, Episode, Key, Reply, Turn
 
@@ -39,6 +42,27 @@ def episode(returns, roles=("player_0", "player_1"), game="g", index=0):
         turns=tuple(turns),
         returns=dict(zip(("player_0", "player_1"), returns, strict=True)),
     )
+
+
+def test_a_forfeited_game_is_not_learned_from():
+    """Oracle: the docstring. Whoever did not answer is no player's doing; a context that is full is."""
+
+    def ended(reply):
+        game = episode((1, -1))
+        return replace(
+            game, turns=(game.turns[0], replace(game.turns[1], reply=reply, refusal=reply.failure))
+        )
+
+    played = episode((1, -1))
+    lost, full = (ended(Reply(text="", finish_reason="forfeit", no_room=full)) for full in (False, True))
+    assert (played.forfeit, full.forfeit) == (None, None)
+    assert lost.forfeit is lost.turns[1]
+    assert [game.turns[1].refusal for game in (lost, full)] == ["no reply", "no room for a reply"]
+    assert [game.legal_rate for game in (played, lost, full)] == [1, 1, 0.5]
+    assert without_forfeits([lost, played, full]) == [played, full]
+    assert without_forfeits([]) == []
+    with pytest.raises(ValueError, match="all 2 were forfeited"):
+        without_forfeits([lost, lost])
 
 
 @pytest.mark.parametrize("order", ["pre", "post", "batch"])

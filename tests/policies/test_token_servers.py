@@ -41,11 +41,11 @@ def nano():
     return build_nano(["kuhn_poker"], seed=0)
 
 
-def policy_of(nano, seed):
+def policy_of(nano, seed, **options):
     """The same tokenizer, other weights."""
     tokenizer = nano[1]
     model = build_model(len(tokenizer), tokenizer.eos_token_id, tokenizer.pad_token_id, seed)
-    return LanguageModel(model, tokenizer)
+    return LanguageModel(model, tokenizer, **options)
 
 
 @pytest.fixture
@@ -53,8 +53,8 @@ def serve(nano):
     """Starts servers of weights by a seed; (server, address)."""
     running = []
 
-    def start(seed=1, **options):
-        server = ModelServer(policy_of(nano, seed), **options)
+    def start(seed=1, policy=None, **options):
+        server = ModelServer(policy or policy_of(nano, seed), **options)
         web = uvicorn.Server(uvicorn.Config(server.app, log_level="warning", lifespan="off"))
         listening = socket.create_server(("127.0.0.1", 0))
         thread = threading.Thread(target=web.run, kwargs={"sockets": [listening]})
@@ -140,6 +140,28 @@ def test_replies_are_those_of_the_same_weights_here(serve, learner):
     more = ask(1, context=first.context, history=first.history)
     same(servers.generate([more]), learner.generate([more]))
     assert not servers.forfeits
+
+
+@pytest.mark.parametrize("prefix", ["<think>so", "<think>so</think>", "well"])
+def test_reasoning_may_begin_in_a_forced_prefix(serve, nano, prefix):
+    """Oracle: a thinking model asked directly, bit for bit: where its reasoning is closed by force, and where stop
+    strings count."""
+    here, there = (policy_of(nano, 1, think_tags=("<think>", "</think>")) for _ in range(2))
+    here.end_tokens = there.end_tokens = frozenset()
+    _, url = serve(policy=there)
+    servers = TokenServers(here, [url], limits=FAST)
+    for sampling in (
+        Sampling(max_tokens=40, max_think_tokens=5),
+        Sampling(max_tokens=40, max_think_tokens=25, stop=("e", "a")),
+    ):
+        wanted = ask(forced_prefix=prefix, sampling=sampling)
+        ours = here.generate([wanted])
+        same(servers.generate([wanted]), ours)
+    begins_inside = prefix.startswith("<think>") and not prefix.endswith("</think>")
+    forced = len(here.encode([prefix])[0])
+    assert begins_inside == any(not reply.train_mask[forced:].all() for reply in ours)
+    status, said = post(f"{url}/completions", {"prompt": [1], "forced_prefix": "well"})
+    assert (status, "forced_prefix" in said["error"]) == (400, True)
 
 
 def test_many_asks_share_the_engine(serve, learner):

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -17,6 +18,7 @@ from selfplay_fast.cli import main
 from selfplay_fast.config import config_to_dict
 from selfplay_fast.learn.checkpoint import list_checkpoints, load_checkpoint
 from selfplay_fast.recipes import spiral
+from selfplay_fast.records import Episode, Reply, legal_rate
 
 # All that a step depends on changes from step to step: legal replies, evaluation games, the falling rate, moments.
 RUN = (
@@ -227,6 +229,37 @@ def test_a_damaged_checkpoint_is_passed_over(
     assert [path for path in sorted(run.rglob("*")) if path.name != "error.txt"] == before
 
 
+def test_a_server_that_died_is_no_play(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Oracle: a run in which every other game's last reply never came: they are counted, and in nothing else: neither
+    in the samples nor among the illegal replies nor in the transcripts."""
+    collect, played = spiral.Rollouts.collect, []
+
+    def cut(episode: Episode) -> Episode:
+        *before, last = episode.turns
+        lost = Reply(text="", finish_reason="forfeit")
+        return replace(episode, turns=(*before, replace(last, reply=lost, refusal=lost.failure)))
+
+    def collect_some(self: spiral.Rollouts) -> list[Episode]:
+        episodes = collect(self)
+        played.append(episodes[1::2])
+        return [cut(e) if i % 2 == 0 else e for i, e in enumerate(episodes)]
+
+    monkeypatch.setattr(spiral.Rollouts, "collect", collect_some)
+    monkeypatch.setattr(spiral, "_evaluate", lambda *_, **__: {})
+    run = tmp_path / "run"
+    assert main([*RUN.split(), str(run), "--steps", "1", "--warmup-steps", "2"]) == 0
+    row = read_rows(run)[1]
+    (whole,) = played
+    assert 0 <= row["forfeits"] - len(whole) <= 1
+    games = {episode.game for episode in whole}
+    assert {game: row[f"{game}/legal_rate"] for game in games} == pytest.approx(
+        {game: legal_rate(t for e in whole if e.game == game for t in e.turns) for game in games}
+    )
+    said = [line for path in (run / "episodes").iterdir() for line in path.read_text().splitlines()]
+    assert said
+    assert not any('"no reply"' in line for line in said)
+
+
 def test_importance_changes_what_is_learned(uninterrupted: Path, tmp_path: Path) -> None:
     """Oracle: a limit far below every ratio scales the loss of the first step by exactly that; the default is the run
     without it."""
@@ -374,6 +407,8 @@ class _OneWeight:
         ("--max-grad-norm 0", "max_grad_norm"),
         ("--max-importance 0", "max_importance"),
         ("--max-loss -1", "max_loss"),
+        ("--rollout-timeout 0", "rollout_timeout"),
+        ("--rollout-concurrency 0", "rollout_concurrency"),
         ("--baseline-decay 1.5", "baseline_decay"),
         ("--discount 2", "discount"),
         ("--learning-rate inf", "learning_rate"),
