@@ -92,7 +92,7 @@ def batched(worded: Worded, drafts: Sequence[Draft], order: str, length: int) ->
     return [
         ([(n.parent, n.branch, n.response, n.value, n.critique) for n in tree.nodes[1:]], tree.final)
         for tree in trees
-    ], table.rounds
+    ], max(tree.rounds for tree in trees)
 
 
 def sequential(

@@ -7,7 +7,7 @@ import numpy
 import numpy.typing
 import typing
 import typing_extensions
-__all__: list[str] = ['Cfr', 'CudaBatch', 'GameBatch', 'GameInfo', 'GameTooLargeError', 'GameTree', 'InformationState', 'MonteCarloCfr', 'Observers', 'OptionInfo', 'Positions', 'RefineCost', 'RefineForest', 'RefineNode', 'RefineOptions', 'RefineOrder', 'RefineTree', 'RefineVote', 'RefineWant', 'Rule', 'Search', 'SearchOptions', 'TokenTree', 'completed_values', 'considered_visits', 'cuda_devices', 'describe_game', 'discounted_sums', 'game_names', 'moving_advantages', 'search_rows', 'segment_normalise', 'solver_form', 'tree_mask']
+__all__: list[str] = ['Cfr', 'CudaBatch', 'GameBatch', 'GameInfo', 'GameTooLargeError', 'GameTree', 'InformationState', 'MonteCarloCfr', 'Observers', 'OptionInfo', 'Positions', 'RefineCost', 'RefineNode', 'RefineOptions', 'RefineOrder', 'RefineTree', 'RefineVote', 'RefineWant', 'Rule', 'Search', 'SearchOptions', 'TokenTree', 'completed_values', 'considered_visits', 'cuda_devices', 'describe_game', 'discounted_sums', 'game_names', 'moving_advantages', 'search_rows', 'segment_normalise', 'solver_form', 'tree_mask']
 class OptionInfo:
     """
     One option of a game, as configured
@@ -301,9 +301,6 @@ class RefineWant:
         """
         of the node, or what is judged
         """
-    @property
-    def tree(self) -> int:
-        ...
 class RefineNode:
     """
     A response in a tree; parents come before their children
@@ -358,10 +355,26 @@ class RefineCost:
         ...
 class RefineTree:
     """
-    One tree of a forest
+    A tree that searches by refinement
     """
+    def __init__(self, options: RefineOptions, judged: bool) -> None:
+        """
+        judged: is the critique of the first response known? Raises ValueError on a wrong option.
+        """
+    def answer(self, answers: typing.Annotated[numpy.typing.ArrayLike, numpy.int64]) -> bool:
+        """
+        The answers to all that is `wanted`, in order; is the search over now?
+        
+        answers int64[sum of counts]: of a refinement the number of its text (equal texts have equal numbers, the first response
+        has 0), of a verdict 1 for yes and 0 for no; -1 for what cannot be read. Raises ValueError for another length or range,
+        and nothing changes.
+        """
     def vote(self, text: typing.SupportsInt | typing.SupportsIndex) -> RefineVote:
         ...
+    def wanted(self) -> list[RefineWant]:
+        """
+        What it waits for now, empty when it is over.
+        """
     @property
     def accepted(self) -> bool:
         ...
@@ -375,34 +388,6 @@ class RefineTree:
         """
     @property
     def nodes(self) -> list[RefineNode]:
-        ...
-class RefineForest:
-    """
-    Trees that search by refinement, all at once
-    """
-    def __init__(self, options: RefineOptions, judged: typing.Annotated[numpy.typing.ArrayLike, numpy.bool]) -> None:
-        """
-        judged bool[T]: is the critique of a tree's first response known? Raises ValueError on a wrong option.
-        """
-    def __len__(self) -> int:
-        ...
-    def answer(self, answers: typing.Annotated[numpy.typing.ArrayLike, numpy.int64]) -> list[int]:
-        """
-        The answers to the last `select`; gives the trees that are over with them.
-        
-        answers int64[sum of counts]: of a refinement the number of its text in its tree (equal texts have equal numbers, the
-        first response has 0), of a verdict 1 for yes and 0 for no; -1 for what cannot be read. Raises ValueError for another
-        length or range, and nothing changes.
-        """
-    def close(self, number: typing.SupportsInt | typing.SupportsIndex) -> None:
-        """
-        Give a tree up: it asks for nothing more.
-        """
-    def select(self) -> list[RefineWant]:
-        """
-        What all trees wait for; the same again until it is answered.
-        """
-    def tree(self, number: typing.SupportsInt | typing.SupportsIndex) -> RefineTree:
         ...
 class TokenTree:
     """

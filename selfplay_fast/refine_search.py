@@ -1,11 +1,11 @@
 """Search by refinement (SPaR, Cheng et al. 2024, arXiv 2412.11605): responses are rewritten until one passes.
 
-    found = search.refine(drafts, reply)  # reply(wants) -> texts: one call per round, for all trees
+    found = search.refine(drafts, reply)  # reply(wants) -> texts: one call for whatever all trees wait for
 
 A node is a response, its value the share of yes among its judges' verdicts. Children are refinements of their parent,
 made from a critique of it; the first level of a draft without a response are responses to the prompt. A best child
 above ``accept`` ends the search, else the ``keep`` best are refined in turn. The state machine is C++
-(`csrc/search/refine.h`); here are the texts. `play.RefineTable` asks policies for them.
+(`csrc/search/refine.h`); here are the texts. Every tree goes on by itself; `play.RefineTable` asks policies.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
 import numpy as np
@@ -79,6 +79,7 @@ class RefineOptions:
             or not 0 <= self.accept <= 1
         ):
             raise ValueError(f"accept must be a number from 0 to 1, got {arguments.shown(self.accept)}")
+        _native.RefineTree(self.native(), True)  # refuses what is too large
 
     def native(self) -> _native.RefineOptions:
         """The same for C++."""
@@ -172,112 +173,96 @@ def read_refinement(reply: str) -> str | None:
     return inside.strip() or None if end else None
 
 
-@dataclass(slots=True)
-class _Texts:
-    """The texts of one tree by number, and what was said about them."""
+class RefineTree:
+    """The tree of one draft: `answer` what is `wanted`, until it is over.
 
-    texts: list[str]
-    judged: dict[int, Reply] = field(default_factory=dict)  # the reply with the critique kept
-    written: dict[tuple[int, int], str] = field(default_factory=dict)  # whole replies by (node, branch)
-    numbers: dict[str, int] = field(default_factory=dict)
-
-    def __post_init__(self) -> None:
-        self.numbers.update((text, number) for number, text in enumerate(self.texts))
-
-    def number_of(self, text: str) -> int:
-        number = self.numbers.setdefault(text, len(self.texts))
-        if number == len(self.texts):
-            self.texts.append(text)
-        return number
-
-
-class RefineTrees:
-    """The trees of ``drafts``, which advance together: `select` what is wanted, `answer` it, until nothing is.
-
-    read_verdict: critique -> 1, 0 or -1; read_refinement: reply -> response or None.
+    number: which of several trees it is, as `Wanted` tells it. read_verdict: critique -> 1, 0 or -1; read_refinement:
+    reply -> response or None.
     """
 
     def __init__(
         self,
-        drafts: Sequence[Draft],
+        draft: Draft,
         options: RefineOptions | None = None,
         *,
+        number: int = 0,
         read_verdict: Callable[[str], int] = read_verdict,
         read_refinement: Callable[[str], str | None] = read_refinement,
     ) -> None:
-        self.drafts = list(drafts)
+        self.draft = draft
         self.options = options or RefineOptions()
+        self.number = number
         self._read_verdict = read_verdict
         self._read_refinement = read_refinement
-        known = [draft.response is None or draft.critique is not None for draft in self.drafts]
-        self._native = _native.RefineForest(self.options.native(), np.array(known, bool))
-        self._texts = [_Texts([draft.response or ""]) for draft in self.drafts]
-        self._pending: list[tuple[_native.RefineWant, Wanted]] = []
+        self._native = _native.RefineTree(
+            self.options.native(), draft.response is None or draft.critique is not None
+        )
+        self._texts = [draft.response or ""]
+        self._numbers = {self._texts[0]: 0}
+        self._judged: dict[int, Reply] = {}  # by number of the text: the reply with the critique kept
+        self._written: dict[tuple[int, int], str] = {}  # whole replies by (node, branch)
 
-    def select(self) -> list[Wanted]:
-        """What all trees wait for, empty at the end; the same again until it is answered."""
-        if not self._pending:
-            self._pending = [(want, self._wanted(want)) for want in self._native.select()]
-        return [wanted for _, wanted in self._pending]
+    def wanted(self) -> list[Wanted]:
+        """What it waits for, empty when it is over; the same until all of it is answered."""
+        return [self._wanted(want) for want in self._native.wanted()]
 
     def _wanted(self, want: _native.RefineWant) -> Wanted:
-        draft, texts = self.drafts[want.tree], self._texts[want.tree]
-        response = texts.texts[want.text]
+        draft, response = self.draft, self._texts[want.text]
         if want.is_judgement:
             draw = _draw_of_text(response, want.attempt)
-            return Wanted(want.tree, "judge", draft.prompt, response, "", None, want.count, draw)
+            return Wanted(self.number, "judge", draft.prompt, response, "", None, want.count, draw)
         draw = self.options.refine_attempts * want.number + want.attempt
         if want.node == 0 and draft.response is None:
-            return Wanted(want.tree, "respond", draft.prompt, "", "", None, want.count, draw)
+            return Wanted(self.number, "respond", draft.prompt, "", "", None, want.count, draw)
         own = want.node == 0 and draft.critique is not None
-        judged = None if own else texts.judged[want.text]
+        judged = None if own else self._judged[want.text]
         critique = judged.text if judged is not None else draft.critique or ""
-        return Wanted(want.tree, "refine", draft.prompt, response, critique, judged, want.count, draw)
+        return Wanted(self.number, "refine", draft.prompt, response, critique, judged, want.count, draw)
 
-    def answer(self, replies: Sequence[Sequence[Reply]]) -> list[int]:
-        """The replies to each of the last `select`; gives the trees that are over now.
+    def answer(self, replies: Sequence[Sequence[Reply]]) -> bool:
+        """The replies to each of `wanted`; is it over now?
 
         Raises ValueError, and nothing changes, where they are not as many as wanted.
         """
-        if [len(said) for said in replies] != [wanted.samples for _, wanted in self._pending]:
-            raise ValueError(
-                f"replies: {sum(w.samples for _, w in self._pending)} in {len(self._pending)} lists are wanted"
-            )
+        wants = self._native.wanted()
+        if [len(said) for said in replies] != [want.count for want in wants]:
+            raise ValueError(f"replies: {sum(w.count for w in wants)} in {len(wants)} lists are wanted")
         numbers: list[int] = []
-        for (want, wanted), said in zip(self._pending, replies, strict=True):
-            numbers += self._read(want, wanted, [reply.text for reply in said])
+        for want, said in zip(wants, replies, strict=True):
+            numbers += self._read(want, [reply.text for reply in said])
         over = self._native.answer(np.array(numbers, np.int64))
-        for (want, _), said in zip(self._pending, replies, strict=True):
+        for want, said in zip(wants, replies, strict=True):
             if want.is_judgement:
-                vote = self._native.tree(want.tree).vote(want.text)
+                vote = self._native.vote(want.text)
                 if vote.decided:
-                    self._texts[want.tree].judged[want.text] = said[vote.kept]
-        self._pending = []
+                    self._judged[want.text] = said[vote.kept]
         return over
 
-    def _read(self, want: _native.RefineWant, wanted: Wanted, replies: list[str]) -> list[int]:
+    def _read(self, want: _native.RefineWant, replies: list[str]) -> list[int]:
         """For each reply the number of the text written or the verdict, -1 where it cannot be read."""
         if want.is_judgement:
             return [self._read_verdict(text) for text in replies]
-        texts = self._texts[want.tree]
+        responds = want.node == 0 and self.draft.response is None
         numbers = []
         for branch, reply in enumerate(replies, want.branch):
-            response = (reply.strip() or None) if wanted.kind == "respond" else self._read_refinement(reply)
-            numbers.append(UNREAD if response is None else texts.number_of(response))
-            texts.written[want.node, branch] = reply
+            response = (reply.strip() or None) if responds else self._read_refinement(reply)
+            numbers.append(UNREAD if response is None else self._number_of(response))
+            self._written[want.node, branch] = reply
         return numbers
 
-    def close(self, tree: int) -> None:
-        """Give a tree up, before its replies are handed over: it wants nothing more and is never over."""
-        self._native.close(tree)
+    def _number_of(self, text: str) -> int:
+        number = self._numbers.setdefault(text, len(self._texts))
+        if number == len(self._texts):
+            self._texts.append(text)
+        return number
 
-    def result(self, tree: int) -> Refined:
-        """A tree that is over."""
-        native, draft = self._native.tree(tree), self.drafts[tree]
-        empty = native.final_node < 0 or (native.final_node == 0 and draft.response is None)
+    def result(self) -> Refined:
+        """The tree that is over."""
+        native = self._native
+        empty = native.final_node < 0 or (native.final_node == 0 and self.draft.response is None)
         return Refined(
-            draft=draft,
-            nodes=tuple(self._node(tree, place, node) for place, node in enumerate(native.nodes)),
+            draft=self.draft,
+            nodes=tuple(self._node(place, node) for place, node in enumerate(native.nodes)),
             final=None if empty else native.final_node,
             accepted=native.accepted,
             rounds=native.cost.rounds,
@@ -285,23 +270,22 @@ class RefineTrees:
             samples=native.cost.samples,
         )
 
-    def _node(self, tree: int, place: int, node: _native.RefineNode) -> RefinedNode:
-        draft, texts = self.drafts[tree], self._texts[tree]
-        vote = self._native.tree(tree).vote(node.text)
+    def _node(self, place: int, node: _native.RefineNode) -> RefinedNode:
+        vote = self._native.vote(node.text)
         counted = vote.decided and (
-            place > 0 or draft.critique is None
+            place > 0 or self.draft.critique is None
         )  # of a draft's critique nobody knows the votes
-        critique = texts.judged[node.text].text if counted else draft.critique
+        critique = self._judged[node.text].text if counted else self.draft.critique
         value = vote.yes / (vote.yes + vote.no) if counted else 0.0
         return RefinedNode(
             parent=None if place == 0 else node.parent,
             branch=node.branch,
             depth=node.depth,
-            response=texts.texts[node.text],
+            response=self._texts[node.text],
             value=value,
             votes=(vote.yes, vote.no) if counted else None,
             critique=critique,
-            refinement=None if place == 0 else texts.written[node.parent, node.branch],
+            refinement=None if place == 0 else self._written[node.parent, node.branch],
         )
 
 
@@ -310,14 +294,25 @@ def refine(
     reply: Callable[[Sequence[Wanted]], Sequence[Sequence[str]]],
     options: RefineOptions | None = None,
 ) -> list[Refined]:
-    """Search from every draft; each round is one call of ``reply``, for whatever any tree waits for.
+    """Search from every draft; each call of ``reply`` is for whatever all trees wait for.
 
     reply: gives for each `Wanted` a list of ``samples`` texts. Raises ValueError where it gives fewer or more.
     """
-    trees = RefineTrees(drafts, options)
-    while wants := trees.select():
-        trees.answer([[Reply(text=text) for text in said] for said in reply(wants)])
-    return [trees.result(tree) for tree in range(len(trees.drafts))]
+    trees = [RefineTree(draft, options, number=number) for number, draft in enumerate(drafts)]
+    growing = trees
+    while growing:
+        wants = [tree.wanted() for tree in growing]
+        asked = [wanted for own in wants for wanted in own]
+        said = reply(asked)
+        if [len(texts) for texts in said] != [wanted.samples for wanted in asked]:
+            raise ValueError(f"replies: {sum(w.samples for w in asked)} in {len(asked)} lists are wanted")
+        lists = iter([[Reply(text=text) for text in texts] for texts in said])
+        growing = [
+            tree
+            for tree, own in zip(growing, wants, strict=True)
+            if not tree.answer([next(lists) for _ in own])
+        ]
+    return [tree.result() for tree in trees]
 
 
 def _draw_of_text(text: str, attempt: int) -> int:

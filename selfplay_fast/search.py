@@ -22,7 +22,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from selfplay_fast import _native, arguments
 from selfplay_fast.games import Batch
-from selfplay_fast.refine_search import Draft, Refined, RefineOptions, RefineTrees, refine
+from selfplay_fast.refine_search import Draft, Refined, RefineOptions, RefineTree, refine
 
 __all__ = [
     "Cached",
@@ -31,7 +31,7 @@ __all__ = [
     "Found",
     "Options",
     "RefineOptions",
-    "RefineTrees",
+    "RefineTree",
     "Refined",
     "Search",
     "check_options",

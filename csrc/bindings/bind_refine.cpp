@@ -3,9 +3,8 @@
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 
+#include <cstddef>
 #include <cstdint>
-#include <span>
-#include <vector>
 
 #include "search/refine.h"
 
@@ -14,18 +13,11 @@ namespace py = pybind11;
 namespace {
 
 using Integers = py::array_t<std::int64_t, py::array::c_style>;  // smaller integers are widened, floats are refused
-using Flags = py::array_t<bool, py::array::c_style>;
-
-template <class T>
-std::span<const T> as_span(const py::array_t<T, py::array::c_style>& array) {
-    return {array.data(), static_cast<std::size_t>(array.size())};
-}
 
 }  // namespace
 
 void bind_refine(py::module_& m) {
     using spf::RefineCost;
-    using spf::RefineForest;
     using spf::RefineNode;
     using spf::RefineOptions;
     using spf::RefineOrder;
@@ -47,7 +39,6 @@ void bind_refine(py::module_& m) {
         .def_readwrite("refine_attempts", &RefineOptions::refine_attempts)
         .def_readwrite("accept", &RefineOptions::accept);
     py::class_<RefineWant>(m, "RefineWant", "What a tree waits for: refinements of a node, or verdicts on a text")
-        .def_readonly("tree", &RefineWant::tree)
         .def_readonly("node", &RefineWant::node, "-1 where verdicts are wanted")
         .def_readonly("text", &RefineWant::text, "of the node, or what is judged")
         .def_readonly("branch", &RefineWant::branch, "the first of the branches that are wanted")
@@ -70,28 +61,23 @@ void bind_refine(py::module_& m) {
         .def_readonly("rounds", &RefineCost::rounds)
         .def_readonly("requests", &RefineCost::requests)
         .def_readonly("samples", &RefineCost::samples);
-    py::class_<RefineTree>(m, "RefineTree", "One tree of a forest")
+    py::class_<RefineTree>(m, "RefineTree", "A tree that searches by refinement")
+        .def(py::init<const RefineOptions&, bool>(), py::arg("options"), py::arg("judged"),
+             "judged: is the critique of the first response known? Raises ValueError on a wrong option.")
+        .def("wanted", &RefineTree::wanted, "What it waits for now, empty when it is over.")
+        .def(
+            "answer",
+            [](RefineTree& self, const Integers& answers) {
+                return self.answer({answers.data(), static_cast<std::size_t>(answers.size())});
+            },
+            py::arg("answers"), R"(The answers to all that is `wanted`, in order; is the search over now?
+
+answers int64[sum of counts]: of a refinement the number of its text (equal texts have equal numbers, the first response
+has 0), of a verdict 1 for yes and 0 for no; -1 for what cannot be read. Raises ValueError for another length or range,
+and nothing changes.)")
         .def_property_readonly("accepted", &RefineTree::accepted)
         .def_property_readonly("final_node", &RefineTree::final_node, "-1 where there is none")
         .def_property_readonly("nodes", &RefineTree::nodes, py::return_value_policy::reference_internal)
         .def_property_readonly("cost", &RefineTree::cost, py::return_value_policy::reference_internal)
         .def("vote", [](const RefineTree& tree, std::size_t text) { return tree.votes().at(text); }, py::arg("text"));
-    py::class_<RefineForest>(m, "RefineForest", "Trees that search by refinement, all at once")
-        .def(py::init([](const RefineOptions& options, const Flags& judged) {
-                 return std::make_unique<RefineForest>(options, as_span(judged));
-             }),
-             py::arg("options"), py::arg("judged"),
-             "judged bool[T]: is the critique of a tree's first response known? Raises ValueError on a wrong option.")
-        .def("__len__", &RefineForest::size)
-        .def("tree", &RefineForest::tree, py::arg("number"), py::return_value_policy::reference_internal)
-        .def("select", &RefineForest::select, py::return_value_policy::copy,
-             "What all trees wait for; the same again until it is answered.")
-        .def(
-            "answer", [](RefineForest& self, const Integers& answers) { return self.answer(as_span(answers)); },
-            py::arg("answers"), R"(The answers to the last `select`; gives the trees that are over with them.
-
-answers int64[sum of counts]: of a refinement the number of its text in its tree (equal texts have equal numbers, the
-first response has 0), of a verdict 1 for yes and 0 for no; -1 for what cannot be read. Raises ValueError for another
-length or range, and nothing changes.)")
-        .def("close", &RefineForest::close, py::arg("number"), "Give a tree up: it asks for nothing more.");
 }

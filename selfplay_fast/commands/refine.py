@@ -83,7 +83,7 @@ def refine(arguments: list[str]) -> None:
 def _settings(options: RefineCommandOptions) -> dict[str, Any]:
     """What a table takes besides its drafts; wrong values name their option."""
     from ..play.refine_table import SAMPLINGS
-    from ..refine_search import RefineOptions, RefineTrees
+    from ..refine_search import RefineOptions
 
     if options.max_tokens is not None and options.max_tokens < 1:
         raise UsageError(f"--max-tokens: must be at least 1, got {options.max_tokens}")
@@ -96,7 +96,6 @@ def _settings(options: RefineCommandOptions) -> dict[str, Any]:
     names = ("order", "branch", "keep", "depth", "judgements")
     try:
         search = RefineOptions(**{name: getattr(options, name) for name in names})
-        RefineTrees([], search)
     except ValueError as error:
         raise UsageError(f"--{error}") from None
     return {"options": search, "samplings": samplings}
@@ -121,7 +120,7 @@ def _search(
     by_number = {line.number: (line, key) for line, key in left}
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     failures: list[str] = []
-    accepted = 0
+    accepted = rounds = 0
     out.parent.mkdir(parents=True, exist_ok=True)
     with (
         out.open("a", encoding="utf-8") as file,
@@ -134,9 +133,10 @@ def _search(
                 failures.append(f"line {episode.index}: {episode.kept['failure']}")
                 continue
             accepted += episode.kept["refined"].accepted
+            rounds = max(rounds, episode.kept["refined"].rounds)
             file.write(_row(*by_number[episode.index], episode.kept["refined"]))
             file.flush()
-    print(f"{accepted} of {len(left)} passed, in {table.rounds} rounds", file=sys.stderr)
+    print(f"{accepted} of {len(left)} passed, after at most {rounds} rounds each", file=sys.stderr)
     if failures:
         raise ValueError(
             f"{len(failures)} of {len(left)} trees were given up ({failures[0]}); {len(left) - len(failures)} are in "

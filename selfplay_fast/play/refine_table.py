@@ -1,8 +1,9 @@
-"""A table of refinement trees (SPaR): a round asks for whatever any tree waits for, whatever its depth."""
+"""A table of refinement trees (SPaR): each goes on by itself, as soon as all that it asked for is answered."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 
 from selfplay_fast.play.outstanding import Outstanding
 from selfplay_fast.play.refine_prompts import RefinePrompts
@@ -12,7 +13,7 @@ from selfplay_fast.refine_search import (
     Draft,
     Refined,
     RefineOptions,
-    RefineTrees,
+    RefineTree,
     Wanted,
     context_of,
     read_refinement,
@@ -25,6 +26,16 @@ SAMPLINGS: Mapping[str, Sampling] = {  # SPaR's
     "judge": Sampling(temperature=0.7, max_tokens=2048),
     "refine": Sampling(temperature=0.7, max_tokens=3072),
 }
+
+
+@dataclass(slots=True)
+class _Growing:
+    """A tree, what it asks for now in order, and what has been said to that."""
+
+    tree: RefineTree
+    asked: list[tuple[Wanted, Ask]] = field(default_factory=list)
+    said: dict[Key, list[Reply]] = field(default_factory=dict)
+    turns: list[Turn] = field(default_factory=list)
 
 
 class RefineTable:
@@ -57,6 +68,8 @@ class RefineTable:
             raise ValueError(f"samplings: only {', '.join(SAMPLINGS)} are drawn, got {sorted(unknown)[0]!r}")
         if indices is not None and len(indices) != len(drafts):
             raise ValueError(f"indices: must be one per draft, {len(drafts)}, got {len(indices)}")
+        if indices is not None and len(set(indices)) != len(indices):
+            raise ValueError("indices: must be distinct, for they name the random draws")
         self.seed = seed
         self.prompts = prompts or RefinePrompts()
         self.samplings = {**SAMPLINGS, **(samplings or {})}
@@ -64,20 +77,23 @@ class RefineTable:
         self.extend = extend
         self.indices = list(range(len(drafts))) if indices is None else list(indices)
         self.keep_turns = keep_turns
-        self.rounds = 0
-        self._trees = RefineTrees(drafts, options)
-        self._turns: list[list[Turn]] = [[] for _ in drafts]
-        self._asked: list[tuple[Wanted, Ask]] = []
+        self._growing = {
+            index: _Growing(RefineTree(draft, options, number=index))
+            for index, draft in zip(self.indices, drafts, strict=True)
+        }
+        self._ready = list(self.indices)  # trees that have not asked since they went on
         self._outstanding = Outstanding()
-        self._said: dict[Key, list[Reply]] = {}
         self._finished: list[Episode] = []
 
     def asks(self) -> Sequence[Ask]:
-        """What all trees wait for, once each; a round begins when the one before is answered."""
-        if self._asked:
-            return []
-        self._asked = [(wanted, self._ask(wanted)) for wanted in self._trees.select()]
-        return self._outstanding.add([ask for _, ask in self._asked])
+        """What trees wait for, once each."""
+        new = []
+        for index in self._ready:
+            growing = self._growing[index]
+            growing.asked = [(wanted, self._ask(wanted)) for wanted in growing.tree.wanted()]
+            new += [ask for _, ask in growing.asked]
+        self._ready = []
+        return self._outstanding.add(new)
 
     def _ask(self, wanted: Wanted) -> Ask:
         context = None
@@ -95,46 +111,43 @@ class RefineTable:
         return Ask(
             role=role,
             append=append,
-            key=Key(self.seed, self.indices[wanted.tree], wanted.draw),
+            key=Key(self.seed, wanted.tree, wanted.draw),
             context=context,
             n=wanted.samples,
             sampling=self.samplings[wanted.kind],
         )
 
     def answer(self, replies: Sequence[Reply], asks: Sequence[Ask] | None = None) -> None:
-        """Take replies; with the last of a round, read all and let every tree go on as far as it can."""
-        self._said.update((ask.key, part) for ask, part in self._outstanding.take(replies, asks))
-        if len(self._said) < len(self._asked):
-            return
-        said = [self._said.pop(ask.key) for _, ask in self._asked]
-        failures: dict[int, str] = {}
-        for (wanted, ask), group in zip(self._asked, said, strict=True):
-            if self.keep_turns:
-                self._turns[wanted.tree] += [_turn(wanted, ask, reply) for reply in group]
-            if all(reply.finish_reason == "forfeit" for reply in group):
-                failures[wanted.tree] = f"no reply to the {wanted.kind} prompt"
-        for tree, failure in failures.items():
-            self._trees.close(tree)
-            self._finish(tree, {}, {"failure": failure})
-        over = self._trees.answer(said)
-        self._asked = []
-        self.rounds += 1
-        for tree in over:
-            refined = self._trees.result(tree)
-            role = ACTOR if refined.draft.response is None else REFINER
-            value = refined.result.value if refined.result is not None else 0.0
-            self._finish(tree, {role: value}, {"refined": refined})
+        """Take replies; a tree whose asks are all answered goes on."""
+        for ask, said in self._outstanding.take(replies, asks):
+            growing = self._growing[ask.key.episode]
+            growing.said[ask.key] = said
+            if len(growing.said) == len(growing.asked):
+                self._go_on(ask.key.episode, growing)
 
-    def _finish(self, tree: int, returns: Mapping[str, float], kept: Mapping[str, Refined | str]) -> None:
-        index = self.indices[tree]
-        turns, self._turns[tree] = tuple(self._turns[tree]), []
+    def _go_on(self, index: int, growing: _Growing) -> None:
+        said = [growing.said.pop(ask.key) for _, ask in growing.asked]
+        groups = list(zip(growing.asked, said, strict=True))
+        if self.keep_turns:
+            growing.turns += [_turn(*asked, reply) for asked, replies in groups for reply in replies]
+        for (wanted, _), replies in groups:
+            if all(reply.finish_reason == "forfeit" for reply in replies):
+                return self._finish(index, {}, {"failure": f"no reply to the {wanted.kind} prompt"})
+        if not growing.tree.answer(said):
+            return self._ready.append(index)
+        refined = growing.tree.result()
+        role = ACTOR if refined.draft.response is None else REFINER
+        value = refined.result.value if refined.result is not None else 0.0
+        self._finish(index, {role: value}, {"refined": refined})
+
+    def _finish(self, index: int, returns: Mapping[str, float], kept: Mapping[str, Refined | str]) -> None:
         self._finished.append(
             Episode(
                 game="refine",
                 index=index,
                 seed=self.seed,
                 group=index,
-                turns=turns,
+                turns=tuple(self._growing.pop(index).turns),
                 returns=returns,
                 kept=kept,
             )

@@ -5,6 +5,7 @@
 #include <array>
 #include <cstdint>
 #include <map>
+#include <span>
 #include <vector>
 
 #include "check.h"
@@ -14,40 +15,38 @@ using namespace spf;
 
 namespace {
 
-// Answers every want of a forest of one tree: refinements by `write` (text number or kUnread), verdicts by `judge`.
+// Answers every want of a tree: refinements by `write` (text number or kUnread), verdicts by `judge`.
 template <class Write, class Judge>
-int run(RefineForest& forest, const Write& write, const Judge& judge) {
+int run(RefineTree& tree, const Write& write, const Judge& judge) {
     int rounds = 0;
-    while (!forest.select().empty()) {
+    for (bool over = false; !over; ++rounds) {
         std::vector<std::int64_t> answers;
-        for (const RefineWant& want : forest.select()) {
+        for (const RefineWant& want : tree.wanted()) {
             for (std::int64_t i = 0; i < want.count; ++i) {
                 answers.push_back(want.is_judgement() ? judge(want, i) : write(want, want.branch + i));
             }
         }
-        forest.answer(answers);
-        ++rounds;
+        over = tree.answer(answers);
     }
     return rounds;
 }
 
 void worst_cases() {
-    const bool judged[] = {true};
     for (const RefineOrder order : {RefineOrder::kBreadth, RefineOrder::kDepth}) {
         RefineOptions options;
         options.order = order;
-        RefineForest forest(options, judged);
+        RefineTree tree(options, true);
         std::int64_t texts = 0;  // every refinement is new, and refused
         const int rounds = run(
-            forest, [&](const RefineWant&, std::int64_t) { return ++texts; },
+            tree, [&](const RefineWant&, std::int64_t) { return ++texts; },
             [](const RefineWant&, std::int64_t) { return std::int64_t{0}; });
         const bool breadth = order == RefineOrder::kBreadth;
         CHECK(rounds == (breadth ? 6 : 14));
-        CHECK(forest.tree(0).cost().rounds == rounds);
-        CHECK(forest.tree(0).cost().requests == (breadth ? 30 : 42));
-        CHECK(forest.tree(0).nodes().size() == (breadth ? 16 : 22));
-        CHECK(!forest.tree(0).accepted());
-        CHECK(forest.tree(0).nodes()[static_cast<std::size_t>(forest.tree(0).final_node())].number == 3);  // the later
+        CHECK(tree.cost().rounds == rounds);
+        CHECK(tree.cost().requests == (breadth ? 30 : 42));
+        CHECK(tree.nodes().size() == (breadth ? 16 : 22));
+        CHECK(!tree.accepted());
+        CHECK(tree.nodes()[static_cast<std::size_t>(tree.final_node())].number == 3);  // the later
     }
 }
 
@@ -115,7 +114,6 @@ struct Recursive {
 
 void random_trees() {
     Rng rng(3, 0);
-    const bool judged[] = {true};
     for (int round = 0; round < 4'000; ++round) {
         RefineOptions options;
         options.order = round % 2 == 0 ? RefineOrder::kBreadth : RefineOrder::kDepth;
@@ -130,19 +128,18 @@ void random_trees() {
         }
         std::map<std::int64_t, std::int64_t> path;  // of a text
         std::int64_t texts = 0;
-        RefineForest forest(options, judged);
+        RefineTree tree(options, true);
         const auto write = [&](const RefineWant& want, std::int64_t branch) {
-            const std::int64_t parent = forest.tree(0).nodes()[static_cast<std::size_t>(want.node)].number;
+            const std::int64_t parent = tree.nodes()[static_cast<std::size_t>(want.node)].number;
             const std::int64_t child = parent * options.branch + branch + 1;
             if (!yes.contains(child) || (want.attempt == 0 && child % 3 == 0)) return kUnread;
             path[++texts] = child;
             return texts;
         };
-        run(forest, write, [&](const RefineWant& want, std::int64_t i) {
+        run(tree, write, [&](const RefineWant& want, std::int64_t i) {
             return static_cast<std::int64_t>(i < yes.at(path.at(want.text)));
         });
         Recursive oracle{options, yes, {}, {}};
-        const auto& tree = forest.tree(0);
         CHECK(tree.nodes()[static_cast<std::size_t>(tree.final_node())].number == oracle.result());
         CHECK(tree.accepted() == (oracle.value(oracle.result()) > options.accept));
     }
@@ -153,64 +150,60 @@ void random_trees() {
 void votes_by_hand() {
     RefineOptions options;
     options.depth = 1;
-    const bool judged[] = {true};
-    RefineForest forest(options, judged);
-    forest.answer(std::array<std::int64_t, 3>{1, 2, 1});
-    CHECK(forest.select().size() == 2 && forest.select()[0].text == 1 && forest.select()[1].text == 2);
-    forest.answer(std::array<std::int64_t, 10>{1, 0, 1, 0, -1, -1, 0, 1, 0, 0});
-    CHECK(forest.select().size() == 1 && forest.select()[0].text == 1 && forest.select()[0].attempt == 1);
-    forest.answer(std::array<std::int64_t, 5>{-1, -1, -1, -1, -1});
-    CHECK(forest.answer(std::array<std::int64_t, 5>{0, 0, 1, 1, -1}) == std::vector<std::int64_t>{0});
-    const RefineTree& tree = forest.tree(0);
+    RefineTree tree(options, true);
+    CHECK(!tree.answer(std::array<std::int64_t, 3>{1, 2, 1}));
+    CHECK(tree.wanted().size() == 2 && tree.wanted()[0].text == 1 && tree.wanted()[1].text == 2);
+    CHECK(!tree.answer(std::array<std::int64_t, 10>{1, 0, 1, 0, -1, -1, 0, 1, 0, 0}));
+    CHECK(tree.wanted().size() == 1 && tree.wanted()[0].text == 1 && tree.wanted()[0].attempt == 1);
+    CHECK(!tree.answer(std::array<std::int64_t, 5>{-1, -1, -1, -1, -1}));
+    CHECK(tree.answer(std::array<std::int64_t, 5>{0, 0, 1, 1, -1}));
     CHECK(tree.nodes().size() == 2 && tree.final_node() == 1 && !tree.accepted());
     CHECK(tree.nodes()[1].text == 2 && tree.nodes()[1].branch == 1 && tree.nodes()[1].value == 0.25);
     CHECK(tree.votes()[2].kept == 1 && tree.votes()[1].state == Vote::State::kTied);
 }
 
-// A first response without a critique is judged first: it passes, is refined, or is dropped.
+// A first response without a critique is judged first: it passes, is dropped, or is refined.
 void first_responses() {
-    const bool judged[] = {false, false, false};
     RefineOptions options;
     options.judge_attempts = 1;
-    RefineForest forest(options, judged);
-    CHECK(forest.select().size() == 3);
-    const auto over = forest.answer(std::array<std::int64_t, 15>{1, 1, 1, 0, 0, 1, 1, 0, 0, -1, 0, 0, 0, 1, 1});
-    CHECK((over == std::vector<std::int64_t>{0, 1}));
-    CHECK(forest.tree(0).accepted() && forest.tree(0).final_node() == 0);
-    CHECK(!forest.tree(1).accepted() && forest.tree(1).final_node() == kNoNode);
-    CHECK(forest.select().size() == 1 && forest.select()[0].tree == 2 && forest.select()[0].count == 3);
-    forest.close(2);
-    CHECK(forest.answer(std::array<std::int64_t, 3>{1, 2, 3}).empty() && forest.select().empty());
+    RefineTree passes(options, false), tied(options, false), refined(options, false);
+    CHECK(passes.wanted().size() == 1 && passes.wanted()[0].is_judgement());
+    CHECK(passes.answer(std::array<std::int64_t, 5>{1, 1, 1, 0, 0}));
+    CHECK(passes.accepted() && passes.final_node() == 0 && passes.wanted().empty());
+    CHECK(tied.answer(std::array<std::int64_t, 5>{1, 1, 0, 0, -1}));
+    CHECK(!tied.accepted() && tied.final_node() == kNoNode);
+    CHECK(!refined.answer(std::array<std::int64_t, 5>{0, 0, 0, 1, 1}));
+    CHECK(refined.wanted().size() == 1 && refined.wanted()[0].count == 3);
 }
 
 void refusals() {
-    const bool judged[] = {true};
-    RefineForest forest(RefineOptions{}, judged);
-    CHECK(forest.select().size() == 1);
-    CHECK_THROWS(forest.answer(std::array<std::int64_t, 2>{1, 2}));
-    CHECK_THROWS(forest.answer(std::array<std::int64_t, 3>{1, 2, 4}));
-    CHECK_THROWS(forest.answer(std::array<std::int64_t, 3>{1, 2, -2}));
-    CHECK_THROWS(forest.tree(1));
-    CHECK_THROWS(forest.close(-1));
-    CHECK(forest.answer(std::array<std::int64_t, 3>{1, 2, 3}).empty());
-    CHECK_THROWS(forest.answer(std::vector<std::int64_t>(15, 2)));
+    RefineTree tree(RefineOptions{}, true);
+    CHECK(tree.wanted().size() == 1);
+    CHECK_THROWS(tree.answer(std::array<std::int64_t, 2>{1, 2}));
+    CHECK_THROWS(tree.answer(std::array<std::int64_t, 3>{1, 2, 4}));
+    CHECK_THROWS(tree.answer(std::array<std::int64_t, 3>{1, 2, -2}));
+    CHECK(!tree.answer(std::array<std::int64_t, 3>{1, 2, 3}));
+    CHECK_THROWS(tree.answer(std::vector<std::int64_t>(15, 2)));
+    CHECK(tree.answer(std::vector<std::int64_t>(15, 1)));
+    CHECK(tree.answer(std::span<const std::int64_t>{}));
+    CHECK_THROWS(tree.answer(std::array<std::int64_t, 1>{1}));  // it is over
     for (std::int64_t RefineOptions::* field :
          {&RefineOptions::branch, &RefineOptions::keep, &RefineOptions::depth, &RefineOptions::judgements,
           &RefineOptions::judge_attempts, &RefineOptions::refine_attempts}) {
         RefineOptions options;
         options.*field = 0;
-        CHECK_THROWS(RefineForest(options, judged));
+        CHECK_THROWS(RefineTree(options, true));
     }
     RefineOptions large;
     large.depth = 100;
-    CHECK_THROWS(RefineForest(large, judged));
+    CHECK_THROWS(RefineTree(large, true));
     large.branch = INT64_MAX;
-    CHECK_THROWS(RefineForest(large, judged));
+    CHECK_THROWS(RefineTree(large, true));
     large.branch = 1;  // one path
-    RefineForest(large, judged);
+    RefineTree(large, true);
     RefineOptions accept;
     accept.accept = 1.5;
-    CHECK_THROWS(RefineForest(accept, judged));
+    CHECK_THROWS(RefineTree(accept, true));
 }
 
 }  // namespace

@@ -33,10 +33,10 @@ def drafts_of(count):
 
 
 def grown(policy, drafts, order="bfs", seed=0, **options):
-    """The trees of all drafts, and the table."""
+    """The trees of all drafts, and the episodes."""
     table = RefineTable(drafts, seed=seed, options=RefineOptions(order=order, **options), prompts=PROMPTS)
     episodes = play(self_play(policy), [table])
-    return [episode.kept["refined"] for episode in episodes], episodes, table
+    return [episode.kept["refined"] for episode in episodes], episodes
 
 
 def sequential(spar, policy, draft, order):
@@ -67,7 +67,7 @@ def described(search, final):
 def assert_equal_to_oracle(spar, policy, count, order):
     """Trees, final nodes, pairs and refiner data of ``count`` prompts."""
     drafts = drafts_of(count)
-    trees, _, table = grown(policy, drafts, order)
+    trees, _ = grown(policy, drafts, order)
     calls = policy.calls
     pairs = [sequential(spar, policy, draft, order) for draft in drafts]
     searches, finals = zip(*pairs, strict=True)
@@ -99,14 +99,14 @@ def assert_equal_to_oracle(spar, policy, count, order):
     ]
     expected = spar.refiner_data(searches, finals, choose, np.random.default_rng(7))
     assert refiner_rows(trees, seed=7, prompts=PROMPTS) == expected
-    return trees, searches, table, calls
+    return trees, searches, calls
 
 
 @pytest.mark.parametrize("order", ["bfs", "dfs"])
 def test_equal_to_the_sequential_search(spar, script, order):
     """Trees, accepted nodes, pairs and refiner data of 300 prompts; the script leaves nothing out that can happen."""
-    trees, searches, table, calls = assert_equal_to_oracle(spar, script(), 300, order)
-    assert calls == table.rounds == max(tree.rounds for tree in trees)
+    trees, searches, calls = assert_equal_to_oracle(spar, script(), 300, order)
+    assert calls == max(tree.rounds for tree in trees)
     assert sum(tree.accepted for tree in trees) > 30
     assert sum(not tree.accepted and tree.final > 0 for tree in trees) > 30
     assert [tree.final for tree in trees[::20]] == [0] * 15, "no child was ever made"
@@ -142,9 +142,49 @@ def test_one_ask_per_node_and_text(script):
         table.answer([Reply(text="")])
 
 
+def test_every_tree_goes_on_by_itself():
+    """Oracle: by hand: a tree asks again when its last ask is answered, whatever the other waits for; what it is and
+    the order of its turns do not depend on the order of the answers."""
+    drafts = drafts_of(3)[1:]
+    options = RefineOptions(depth=1, branch=2, judgements=1)
+
+    def written(ask):
+        letters = "ab" if ask.key.episode == 0 else "cd"
+        return [Reply(text=f"[[start]]{letter}[[end]]") for letter in letters]
+
+    def judged(ask):
+        return [Reply(text=f"Final Judgement: {'Yes' if 'b' in ask.append[0]['content'][-20:] else 'No'}")]
+
+    ends = []
+    for backwards in (False, True):
+        table = RefineTable(
+            drafts,
+            seed=0,
+            options=options,
+            prompts=replace(PROMPTS, judge="Final Judgement {prompt}|{response}"),
+        )
+        first, second = table.asks()
+        table.answer(written(second), [second])
+        votes = list(table.asks())
+        assert [(ask.key.episode, ask.n) for ask in votes] == [(1, 1)] * 2
+        table.answer(judged(votes[1]), [votes[1]])
+        assert table.asks() == []
+        table.answer(judged(votes[0]), [votes[0]])
+        assert [episode.index for episode in table.finished()] == [1]
+        table.answer(written(first), [first])
+        votes = list(table.asks())[:: -1 if backwards else 1]
+        for ask in votes:
+            table.answer(judged(ask), [ask])
+        ends += table.finished()
+    told = [[(turn.ask.key, turn.reply.text) for turn in end.turns] for end in ends]
+    assert told[0] == told[1]
+    assert ends[0].kept == ends[1].kept
+    assert ends[0].kept["refined"].result.response == "b"
+
+
 def test_results_do_not_depend_on_the_company(script):
     """Oracle: every draft searched alone, under its own index."""
-    together, _, _ = grown(script(), drafts_of(20))
+    together, _ = grown(script(), drafts_of(20))
     for index, draft in enumerate(drafts_of(20)):
         table = RefineTable([draft], seed=0, prompts=PROMPTS, indices=[index], keep_turns=False)
         (episode,) = play(self_play(script()), [table])
@@ -154,7 +194,7 @@ def test_results_do_not_depend_on_the_company(script):
 
 def test_episodes(script):
     """Oracle: the tree itself: a turn per sample, refusals where nothing could be read, the value as the return."""
-    trees, episodes, _ = grown(script(), drafts_of(30))
+    trees, episodes = grown(script(), drafts_of(30))
     for tree, episode in zip(trees, episodes, strict=True):
         assert len(episode.turns) == tree.samples
         assert episode.returns == {"refiner": tree.result.value}
@@ -182,10 +222,10 @@ def test_a_tree_without_replies_is_given_up(script):
                 for next_reply in [next(replies) for _ in range(ask.n)]
             ]
 
-    whole, _, _ = grown(script(), drafts_of(6))
+    whole, _ = grown(script(), drafts_of(6))
     table = RefineTable(drafts_of(6), seed=0, prompts=PROMPTS)
     episodes = play(self_play(Dying()), [table])
-    assert episodes[1].kept == {"failure": "no reply to the judge prompt"}
+    assert episodes[1].kept == {"failure": "no reply to the refine prompt"}
     assert [e.kept["refined"] for e in episodes if e.index != 1] == [t for i, t in enumerate(whole) if i != 1]
 
 
@@ -198,7 +238,7 @@ def test_finished_trees_outlive_the_policy(script):
                 raise OSError("gone")
             return super().generate(asks)
 
-    whole, _, _ = grown(script(), drafts_of(60))
+    whole, _ = grown(script(), drafts_of(60))
     came = {}
 
     def collect():
@@ -255,7 +295,7 @@ def test_sampled_responses_become_negatives(script):
 
 def test_sizes_of_the_refiner_data(script, monkeypatch):
     """Oracle: the sizes themselves: at most so many rows of a kind."""
-    trees, _, _ = grown(script(), drafts_of(100))
+    trees, _ = grown(script(), drafts_of(100))
     counts = {}
     for name in ("REFINEMENTS", "TREE_YES", "TREE_NO"):
         for other in ("REFINEMENTS", "TREE_YES", "TREE_NO"):
@@ -311,6 +351,7 @@ def test_a_local_model_goes_on_with_the_judges_conversation(toy_policy):
             "samplings: only respond, judge, refine",
         ),
         (lambda: RefineTable([], seed=0, indices=[1]), "indices: must be one per draft, 0, got 1"),
+        (lambda: RefineTable(drafts_of(2), seed=0, indices=[1, 1]), "indices: must be distinct"),
         (
             lambda: RefinePrompts(judge="{prompt}{response}"),
             "judge must be a text that contains Final Judgement",
@@ -353,7 +394,7 @@ def test_the_page_runs():
 
 def test_trees_as_json(script):
     """Oracle: the trees themselves, through JSON."""
-    trees, _, _ = grown(script(), drafts_of(30))
+    trees, _ = grown(script(), drafts_of(30))
     assert [tree_from_json(json.loads(json.dumps(tree_to_json(tree)))) for tree in trees] == trees
     for broken in (
         {},
