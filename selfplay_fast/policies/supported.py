@@ -115,6 +115,6 @@ def _two_branches(model: Any, attention: Attention) -> tuple[Tensor, Tensor]:
     (tree,) = prefix_trees(texts, [len(start)] * 2, attention, block_tokens=128, max_tokens=1 << 16)
     by_pair = torch.cat([block.hidden for block in prefix_hidden(model, tree, 1 << 16)])
     from_tree = by_pair[torch.as_tensor(tree.nodes.pair_of_scored, device=by_pair.device)] @ weight.T
-    inputs = [torch.as_tensor(text.astype(np.int64), device=model.device)[None] for text in texts]
+    inputs = [torch.as_tensor(texts[i].astype(np.int64), device=model.device)[None] for i in tree.index]
     outputs = [model(input_ids=ids, use_cache=False).logits[0, len(start) - 1 : -1] for ids in inputs]
     return from_tree.float().log_softmax(-1), torch.cat(outputs).float().log_softmax(-1)

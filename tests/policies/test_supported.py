@@ -82,6 +82,20 @@ def test_windows_fall_back_to_rows(toy_policy, caplog):
         LanguageModel(model, toy_policy.tokenizer, attention="paged")
 
 
+@pytest.mark.parametrize("vocabulary", [422, 433, 662])
+def test_rows_reproduce_log_probs_whatever_the_vocabulary(vocabulary):
+    """Oracle: the contract; the check's own texts come in another order in rows, depending on their token ids."""
+    config = LlamaConfig(
+        vocab_size=vocabulary,
+        hidden_size=32,
+        intermediate_size=32,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        num_key_value_heads=1,
+    )
+    assert choose_attention(LlamaForCausalLM(config).eval(), "rows") == "rows"
+
+
 def test_rows_are_checked_too():
     """Oracle: a scaled head is wrong by itself as well; counted positions are right where nothing is shared."""
     scaled = CohereForCausalLM(CohereConfig(**_SIZES, intermediate_size=64)).eval()
