@@ -71,7 +71,8 @@ def minibatches(batch: TokenBatch, size: int) -> list[TokenBatch]:
 def dealt(batch: TokenBatch, share: tuple[int, int]) -> TokenBatch:
     """The samples of part i of n, ``share`` = (i, n): runs of neighbours in the order of their content, about as long.
 
-    Neighbours share prefixes, and what lies in two runs is computed twice. A part may be empty.
+    Neighbours share prefixes, and what lies in two runs is computed twice. A part is empty only where there are fewer
+    samples than parts.
     """
     mine, parts = share
     if parts == 1:
@@ -81,7 +82,14 @@ def dealt(batch: TokenBatch, share: tuple[int, int]) -> TokenBatch:
     )
     lengths = np.array([len(batch.sequences[i]) for i in order])
     middles = np.cumsum(lengths) - lengths / 2
-    return batch.take(order[(middles * parts // lengths.sum()).astype(np.int64) == mine])
+    part = np.arange(parts)
+    starts = np.searchsorted(middles * parts // lengths.sum(), part)
+    starts = np.maximum.accumulate(starts - part) + part  # behind at least one sample of each part before it
+    starts = np.minimum(
+        starts, np.maximum(len(order) - parts + part, 0)
+    )  # one sample is left to each part after it
+    ends = np.append(starts[1:], len(order))
+    return batch.take(order[starts[mine] : ends[mine]])
 
 
 def pack(

@@ -20,7 +20,11 @@ from selfplay_fast.policies.prefix_forward import backbone, head_weight
 
 
 class RowDecoder(Decoder):
-    """A `Decoder` whose groups of rows come one after the other; prompts of at most ``max_batch_tokens``, or one."""
+    """A `Decoder` whose groups of rows come one after the other.
+
+    The prompts of a group are at most ``max_batch_tokens``, and with the longest reply that its rows have room for they
+    are at most ``max_cache_tokens`` slots, or there is one row.
+    """
 
     def __init__(
         self,
@@ -28,10 +32,11 @@ class RowDecoder(Decoder):
         *,
         end_tokens: frozenset[int],
         max_batch_tokens: int,
+        max_cache_tokens: int,
         stop_check: Callable[[Row], bool],
     ) -> None:
         super().__init__(model, end_tokens, stop_check)
-        self.max_batch_tokens = max_batch_tokens
+        self.max_batch_tokens, self.max_cache_tokens = max_batch_tokens, max_cache_tokens
         self._memory: dict[str, Any] = {}
         self._size = 0  # rows in it, those that are over run on unheard
 
@@ -41,6 +46,8 @@ class RowDecoder(Decoder):
         length = len(self.waiting[0].prompt)
         most = max(1, self.max_batch_tokens // length)
         joining = [row for row in self.waiting if len(row.prompt) == length][:most]
+        longest = length + max(row.room for row in joining)
+        joining = joining[: max(1, self.max_cache_tokens // longest)]
         chosen = set(joining)
         self.waiting = deque(row for row in self.waiting if row not in chosen)
         return joining

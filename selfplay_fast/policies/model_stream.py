@@ -154,6 +154,7 @@ class ModelStream:
                 policy.model,
                 end_tokens=policy.end_tokens,
                 max_batch_tokens=policy.max_batch_tokens,
+                max_cache_tokens=policy.max_cache_tokens,
                 stop_check=policy.has_stop,
             )
         return TreeDecoder(

@@ -104,7 +104,10 @@ def prefix_trees(
     """Trees that hold every sequence once; sequence n scores its tokens from ``first_scored[n]`` on.
 
     A pass of `run_blocks` over at most ``max_tokens`` slots will do; ``block_tokens`` are the nodes of a dense block.
+    No sequences, no trees.
     """
+    if not len(sequences):
+        return []
     if attention == "flex":
         groups, capacity = [np.arange(len(sequences))], max_tokens
     elif attention == "dense":

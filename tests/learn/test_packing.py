@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from selfplay_fast.learn import pack, pack_chats
-from selfplay_fast.learn.packing import minibatches
+from selfplay_fast.learn.packing import dealt, minibatches
 from selfplay_fast.records import Ask, Episode, Key, Reply, Sampling, Turn
 
 
@@ -172,6 +172,20 @@ def test_minibatches_are_batches_of_their_own() -> None:
         assert ours.offsets.tolist() == theirs.offsets.tolist()
         assert ours.advantages.tolist() == theirs.advantages.tolist()
         assert ours.weights == pytest.approx(theirs.weights, rel=1e-6)
+
+
+def test_parts_are_empty_only_where_samples_are_too_few() -> None:
+    """Oracle: the parts together are the samples, each once; where one is far longer than the others, too."""
+    rng = np.random.default_rng(0)
+    for _ in range(100):
+        samples, parts = rng.integers(1, 9, 2).tolist()
+        sizes = np.where(rng.random(samples) < 0.3, 200, rng.integers(1, 9, samples))
+        episodes = [episode(turn([k] * size)) for k, size in enumerate(sizes.tolist())]
+        batch = pack(episodes, [[1.0]] * samples, token_normaliser=4)
+        own = [dealt(batch, (i, parts)) for i in range(parts)]
+        assert sorted(int(s[-1]) for part in own for s in part.sequences) == list(range(samples))
+        assert sum(part.num_samples > 0 for part in own) == min(samples, parts)
+        assert sum(len(part.weights) for part in own) == sizes.sum()
 
 
 def test_shuffled_is_an_order_of_the_same_samples() -> None:

@@ -57,6 +57,26 @@ def test_replies_are_those_of_plain_forward_passes(unshared_policy, max_batch_to
     assert len(tokens) == sum(ask.n for ask in wanted)
 
 
+@pytest.mark.parametrize("unshared_policy", ["window"], indirect=True)
+def test_groups_fit_the_cache(unshared_policy):
+    """Oracle: the bound, row by row counted in the passes of the model; replies with room enough; rows go together."""
+    wanted = asks(unshared_policy, temperature=0.7)
+    want = [reply.tokens.tolist() for reply in unshared_policy.generate(wanted)]
+    rows = []
+
+    def note(module, args, kwargs):
+        if kwargs["input_ids"].shape[1] > 1:  # prompts
+            rows.append(kwargs["input_ids"].shape)
+
+    unshared_policy.max_cache_tokens = 50  # 2 rows of 17 + 6 tokens, or of 12 + 7
+    unshared_policy.model.base_model.register_forward_pre_hook(note, with_kwargs=True)
+    assert [reply.tokens.tolist() for reply in unshared_policy.generate(wanted)] == want
+    assert all(count * (length + 5) <= 50 for count, length in rows)
+    assert max(count for count, _ in rows) == 2
+    unshared_policy.max_cache_tokens = 10
+    assert [reply.tokens.tolist() for reply in unshared_policy.generate(wanted)] == want
+
+
 def test_ends_stops_and_choices(unshared_policy):
     """Oracle: the free reply: it is cut after the first end token, and by a stop; choices score as plain sums."""
     wanted = asks(unshared_policy)

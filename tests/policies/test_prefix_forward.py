@@ -36,6 +36,12 @@ def computed(policy, trees, max_tokens):
     return sum(tokens), max(slots)
 
 
+@pytest.mark.parametrize("attention", ["flex", "dense", "rows"])
+def test_no_sequences_no_trees(attention):
+    """Oracle: the contract; a rank may have nothing to learn from."""
+    assert prefix_trees([], [], attention, block_tokens=8, max_tokens=100) == []
+
+
 @pytest.mark.parametrize("block_tokens", [8, 32, 4096])
 def test_micro_batches_keep_what_is_shared(toy_policy, block_tokens):
     """Whatever the micro-batches, the model reads the same tokens: no node twice, every stem once.

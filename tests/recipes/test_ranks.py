@@ -7,12 +7,15 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
 from selfplay_fast import cli
 from selfplay_fast.learn import update as updates
 from selfplay_fast.learn.checkpoint import load_policy
+from selfplay_fast.learn.packing import pack
+from selfplay_fast.recipes import spiral
 
 OnRanks = Callable[..., tuple[list[int], list[str]]]
 SETTINGS = (
@@ -71,6 +74,23 @@ def test_two_processes_learn_what_one_does(on_ranks: OnRanks, base: Path, tmp_pa
     assert said_in(tmp_path / "two") == said_in(tmp_path / "one")
     shards = (tmp_path / "two" / "checkpoints").rglob("shard-*.safetensors")
     assert len(list(shards)) == 4  # of two ranks, after steps 1 and 2
+
+
+def test_a_rank_without_samples(
+    on_ranks: OnRanks, base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Oracle: the single process that learns from the same one sample, to 1e-5; one of two ranks has none."""
+
+    def packed(*arguments, **options):  # type: ignore[no-untyped-def]
+        return pack(*arguments, **options).take(np.arange(1))
+
+    monkeypatch.setattr(spiral, "pack", packed)
+    few = ("--samples-per-step", "4", "--magnet")
+    assert cli.main(settings(base, tmp_path / "one", 1, *few)) == 0
+    codes, said = on_ranks(2, *settings(base, tmp_path / "two", 1, *few))
+    assert codes == [0, 0], said
+    assert_same_curves(tmp_path / "two", tmp_path / "one")
+    assert curves(tmp_path / "one")[-1]["trained_tokens"] > 0
 
 
 @pytest.mark.long
