@@ -16,7 +16,7 @@ compared with our loop on the same. vLLM is not run: its row says whether it is 
 log-probability of every sampled token, the peers record none. Beside the times stand the tokens of prompts that went
 through the model, padding not counted; our loop begins with nothing stored.
 
-    python bench/rollout_engine.py [--lengths 8 256] [--uneven] [--modes greedy sampled] [--episodes 86]
+    python bench/rollout_engine.py [--lengths 8 256] [--episodes 86 20] [--uneven] [--modes greedy sampled]
 """
 
 from __future__ import annotations
@@ -377,30 +377,36 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--lengths", type=int, nargs="+", default=[8, 256], help="tokens of every reply")
-    parser.add_argument("--episodes", type=int, default=86, help="games of each kind")
     parser.add_argument(
-        "--reference-episodes", type=int, default=2, help="games of each kind, one call per turn"
+        "--episodes", type=int, nargs="+", default=[86, 20], help="games of each kind, for each length"
     )
     parser.add_argument(
-        "--checked-episodes", type=int, default=86, help="games of each kind, greedy, all loops"
+        "--reference-episodes", type=int, default=1, help="games of each kind, one call per turn"
     )
     parser.add_argument(
-        "--continuous-episodes", type=int, default=8, help="games of each kind, continuous batching"
+        "--checked-episodes", type=int, default=2, help="games of each kind, greedy, all loops"
+    )
+    parser.add_argument(
+        "--continuous-episodes", type=int, default=4, help="games of each kind, continuous batching"
     )
     parser.add_argument("--uneven", action="store_true", help="replies of 1 to LENGTH tokens")
-    parser.add_argument("--repeats", type=int, default=3)
-    parser.add_argument("--modes", nargs="+", choices=["greedy", "sampled"], default=["greedy", "sampled"])
+    parser.add_argument("--repeats", type=int, default=1)
+    parser.add_argument("--modes", nargs="+", choices=["greedy", "sampled"], default=["sampled"])
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
+    if len(args.episodes) != len(args.lengths):
+        parser.error(
+            f"--episodes: give one number for each of {len(args.lengths)} lengths, got {args.episodes}"
+        )
 
     torch.set_num_threads(1)
     logging.disable(logging.ERROR)  # continuous batching says that it cannot ask a CPU for its memory
     facts = machine(["selfplay_fast", "torch", "transformers", "vllm"])
     facts["device"] = torch.cuda.get_device_name() if args.device == "cuda" else "cpu, 1 thread"
     policy = forced_length_policy(args.device)
-    for length in args.lengths:
-        setting = Setting(policy, args.episodes, args.seed, length, greedy=True, uneven=args.uneven)
+    for length, episodes in zip(args.lengths, args.episodes, strict=True):
+        setting = Setting(policy, episodes, args.seed, length, greedy=True, uneven=args.uneven)
         assert_same(setting._replace(episodes=args.checked_episodes), args.reference_episodes)
         print("all loops say the same", flush=True)
         rows = []

@@ -110,7 +110,7 @@ class Case(NamedTuple):
 
 
 CASES = {
-    "spiral-8": Case(spiral, 8, 12, "SPIRAL, 3 x {} games, replies of 8 tokens"),
+    "spiral-8": Case(spiral, 8, 29, "SPIRAL, 3 x {} games, replies of 8 tokens"),
     "spiral-256": Case(spiral, 256, 1, "SPIRAL, 3 x {} games, replies of 256 tokens"),
     "mars-32": Case(mars, 32, 6, "MARS, {} games, replies of 32 tokens"),
     "spar-64": Case(spar, 64, 1, "SPaR, {} x 20 replies of 64 tokens"),
