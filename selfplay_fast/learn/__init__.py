@@ -7,9 +7,11 @@ from selfplay_fast.learn.advantages import (
     turn_level_advantages,
     without_forfeits,
 )
+from selfplay_fast.learn.chat_rows import pack_dialogues, pack_pairs
 from selfplay_fast.learn.credit import discounted_sums, gae, moving_advantages, segment_normalise
 from selfplay_fast.learn.losses import PolicyLoss, policy_loss, ppo_clip_loss, reinforce_loss
 from selfplay_fast.learn.packing import TokenBatch, pack, pack_chats
+from selfplay_fast.learn.preference_update import PairBatch, preference_update
 from selfplay_fast.learn.preferences import (
     dpo_loss,
     hinge_loss,
@@ -23,6 +25,7 @@ from selfplay_fast.learn.preferences import (
 from selfplay_fast.learn.update import Update, update
 
 __all__ = [
+    "PairBatch",
     "PolicyLoss",
     "RoleBaseline",
     "TokenBatch",
@@ -36,9 +39,12 @@ __all__ = [
     "orpo_loss",
     "pack",
     "pack_chats",
+    "pack_dialogues",
+    "pack_pairs",
     "policy_loss",
     "ppo_clip_loss",
     "preference_loss",
+    "preference_update",
     "reinforce_loss",
     "role_conditioned_advantages",
     "rpo_loss",
