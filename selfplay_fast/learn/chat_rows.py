@@ -29,9 +29,9 @@ def pack_pairs(policy: LanguageModel, rows: Sequence[Row], *, max_tokens: int | 
     for number, row in enumerate(rows):
         texts = [_last(row, number, side) for side in ("chosen", "rejected")]
         prompt = policy.encode([policy.render(_chat(row, number, "prompt"), fresh=True)])[0]
-        sides = [np.concatenate([prompt, policy.choice_tokens(text)]) for text in texts]
-        if max(map(len, sides)) <= limit:
-            kept.append((*sides, len(prompt)))
+        chosen, rejected = (np.concatenate([prompt, policy.choice_tokens(text)]) for text in texts)
+        if max(len(chosen), len(rejected)) <= limit:
+            kept.append((chosen, rejected, len(prompt)))
     return PairBatch(
         chosen=[chosen for chosen, _, _ in kept],
         rejected=[rejected for _, rejected, _ in kept],

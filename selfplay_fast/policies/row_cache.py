@@ -88,12 +88,12 @@ class RowCache:
         for row, own in enumerate(columns):
             index[row, : len(own)] = own
         rows, heads, width, _ = cache[0][0].shape
-        start = np.arange(rows * heads).reshape(rows, heads, 1) * width  # of each head of each row
+        start = np.arange(rows * heads).reshape(rows, heads, 1) * width  # of each head, all in one line
         place = torch.from_numpy((start + index[:, None]).ravel()).to(cache[0][0].device)
         for layer, pair in zip(self._cache.layers, cache, strict=True):
             for buffer, part in zip((layer.keys, layer.values), pair, strict=True):
-                taken = part.flatten(0, 2).index_select(0, place)
-                buffer[first : first + rows, :, :longest] = taken.view(rows, heads, longest, -1)
+                taken = part.flatten(0, 2).index_select(0, place).view(rows, heads, longest, -1)
+                buffer[first : first + rows, :, :longest] = taken
         self.lengths = np.concatenate([self.lengths, lengths])
 
     def arrange(self, parents: NDArray[np.int64]) -> NDArray[np.int64]:

@@ -136,9 +136,10 @@ def test_hanabi_takes_the_points_back():
     for _ in range(4):
         table.answer(random.generate(table.asks()))
     points = {row: earned(table.batch, row) for row in np.flatnonzero(~table.batch.terminated).tolist()}
-    offenders = [ask.role for ask in table.asks()]
+    asks = table.asks()
+    offenders = [ask.role for ask in asks]
     table.finished()
-    table.answer(ScriptedPolicy(lambda ask, sample: "pass").generate(table.asks()))
+    table.answer(ScriptedPolicy(lambda ask, sample: "pass").generate(asks))
     ended = table.finished()
     assert len(ended) == len(points) == len(offenders) > 20
     assert max(points.values()) > 1
