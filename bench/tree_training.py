@@ -35,7 +35,6 @@ from selfplay_fast.learn import Update, pack, update
 from selfplay_fast.learn.losses import ppo_clip_loss
 from selfplay_fast.learn.packing import TokenBatch
 from selfplay_fast.play import DialogueTable, GameTable, Outcome, play, self_play
-from selfplay_fast.play.dialogue_table import NO_KEY
 from selfplay_fast.policies.language_model import LanguageModel
 from selfplay_fast.policies.prefix_forward import backbone, head_weight, runs
 from selfplay_fast.records import Ask, Episode, Reply, Sampling
@@ -70,7 +69,6 @@ def mars(policy: LanguageModel, length: int, count: int) -> Sequence[Episode]:
                 role=f"player_{player}",
                 context=contexts[player],
                 append=[{"role": "user", "content": news}],
-                key=NO_KEY,
                 sampling=Sampling(max_tokens=length),
             )
             contexts[player] = reply.context
@@ -89,10 +87,10 @@ def spar(policy: LanguageModel, length: int, count: int) -> Sequence[Episode]:
     def tree(item: int) -> Iterator[Any]:
         sampling = Sampling(max_tokens=length)
         question = [{"role": "user", "content": "\n".join(text[item] for text in texts)}]
-        answers = yield Ask(role="actor", append=question, key=NO_KEY, n=4, sampling=sampling)
+        answers = yield Ask(role="actor", append=question, n=4, sampling=sampling)
         again = [{"role": "user", "content": "Refine the answer: it breaks one of the rules above."}]
         yield [
-            Ask(role="refiner", context=answer.context, append=again, key=NO_KEY, n=4, sampling=sampling)
+            Ask(role="refiner", context=answer.context, append=again, n=4, sampling=sampling)
             for answer in answers
         ]
         return Outcome(returns={"actor": 0.0, "refiner": 0.0})

@@ -72,6 +72,9 @@ class Key(NamedTuple):
     turn: int
 
 
+NO_KEY = Key(0, 0, 0)  # tables put (seed, episode, turn) in its place
+
+
 class GameSeat(NamedTuple):
     """Where a game-playing policy (random, tabular, search) finds the state behind an ask."""
 
@@ -89,11 +92,12 @@ class Ask:
     ``history`` holds the messages that ``context`` was made of, for chat templates that rewrite earlier turns; it goes
     before ``append`` where there is no context.
     ``forced_prefix`` is put at the start of the reply. ``choices`` restricts the reply to one of these texts.
+    A table gives its asks their ``key``; whoever asks a policy directly gives each ask one of its own.
     """
 
     role: str
     append: Sequence[Message] | str | IntArray
-    key: Key
+    key: Key = NO_KEY
     context: IntArray | None = None
     history: Sequence[Message] = ()
     forced_prefix: str = ""

@@ -15,8 +15,10 @@ from selfplay_fast.play.scheduler import (
     self_play,
     stream,
 )
+from selfplay_fast.records import NO_KEY
 
 __all__ = [
+    "NO_KEY",
     "Cast",
     "DialogueTable",
     "GameTable",

@@ -1,8 +1,9 @@
 """A table of dialogues: a protocol written as a generator that reads like its paper.
 
     def protocol(prompt):
-        attack = yield Ask(role="attacker", append=prompt, key=NO_KEY)
-        answers = yield [Ask(role="defender", append=attack.public, key=NO_KEY) for _ in range(3)]
+        attack = yield Ask(role="attacker", append=[{"role": "user", "content": prompt}])
+        told = [{"role": "user", "content": attack.public}]
+        answers = yield [Ask(role="defender", append=told) for _ in range(3)]
         return Outcome(returns={"attacker": ..., "defender": ...})
 
 Thousands of generators run at the same time; the scheduler batches whatever they have pending. What one role tells
@@ -12,15 +13,17 @@ another is ``reply.public``: ``reply.text`` includes its reasoning.
 from __future__ import annotations
 
 import dataclasses
+import sys
 from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
+
+import numpy as np
 
 from selfplay_fast.play.outstanding import Outstanding
 from selfplay_fast.records import Ask, Episode, Key, Reply, Turn
 
 Protocol = Generator["Ask | Sequence[Ask]", Any, "Outcome"]
-NO_KEY = Key(0, 0, 0)  # the table puts (seed, episode, turn) in its place
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -33,10 +36,13 @@ class Outcome:
 
 
 class _Dialogue:
-    """One running generator: what it waits for and what has been said."""
+    """One running generator: what it waits for and what has been said. ``name`` is what errors call it."""
 
-    def __init__(self, generator: Protocol) -> None:
+    def __init__(self, generator: Protocol, name: str) -> None:
+        if not isinstance(generator, Generator):
+            raise TypeError(f"{name}: must be a generator, which yields asks, got {type(generator).__name__}")
         self.generator = generator
+        self.name = name
         self.turns: list[tuple[Ask, Reply]] = []
         self.single = True
         self.pending: list[Ask] = []
@@ -48,17 +54,30 @@ class _Dialogue:
             wanted = self.generator.send(value)
         except StopIteration as stop:
             if not isinstance(stop.value, Outcome):
-                raise TypeError(
-                    f"a protocol must return an Outcome, got {type(stop.value).__name__}"
-                ) from None
+                got = type(stop.value).__name__
+                raise TypeError(f"{self.name}: must return an Outcome, got {got}") from None
             self.outcome, self.pending = stop.value, []
             return
+        except Exception as error:
+            if sys.version_info >= (3, 11):
+                error.add_note(f"in {self.name}")
+            raise
         self.single = isinstance(wanted, Ask)
-        asks = [wanted] if isinstance(wanted, Ask) else list(wanted)
-        if not all(isinstance(ask, Ask) for ask in asks):
-            raise TypeError("a protocol must yield an Ask or a sequence of Asks")
+        asks = list(wanted) if isinstance(wanted, Sequence) else [wanted]
+        for ask in asks:
+            self._check(ask)
         first = len(self.turns)
         self.pending = [dataclasses.replace(ask, key=key(first + i)) for i, ask in enumerate(asks)]
+
+    def _check(self, ask: Any) -> None:
+        if not isinstance(ask, Ask):
+            raise TypeError(f"{self.name}: must yield an Ask or a sequence of Asks, got {type(ask).__name__}")
+        if not isinstance(ask.append, (str, np.ndarray)) and not _are_messages(ask.append):
+            raise TypeError(
+                f"{self.name}, role {ask.role!r}: append must be a list of messages "
+                "{'role': …, 'content': …}, a text or token ids, "
+                f"got {type(ask.append).__name__}"
+            )
 
     def receive(self) -> Any:
         """Record the replies; what the generator is sent: a Reply, a list for n > 1, a list of those for many asks."""
@@ -70,8 +89,30 @@ class _Dialogue:
         return groups[0] if self.single else groups
 
 
+def _are_messages(append: Any) -> bool:
+    return isinstance(append, Sequence) and all(
+        isinstance(message, Mapping)
+        and isinstance(message.get("role"), str)
+        and isinstance(message.get("content"), str)
+        for message in append
+    )
+
+
 class DialogueTable:
-    """Runs ``protocol(item)`` for every item; the episode of item i has index i."""
+    """Runs ``protocol(item)`` for every item; the episode of item i has index i.
+
+    The protocol is a generator: it yields one Ask, or several at once, is sent their replies and returns an `Outcome`.
+    TypeError, with the name of the protocol and the number of the item, where it does something else; what it raises
+    itself carries them as a note.
+
+        def guess(word):
+            hint = yield Ask(role="speaker", append=[{"role": "user", "content": f"Describe {word}."}])
+            said = yield Ask(role="guesser", append=[{"role": "user", "content": hint.public}])
+            right = float(word in said.public)
+            return Outcome(returns={"speaker": right, "guesser": right})
+
+        episodes = play(self_play(policy), [DialogueTable(guess, ["apple", "river"], seed=0)])
+    """
 
     def __init__(
         self, protocol: Callable[[Any], Protocol], items: Sequence[Any], *, seed: int, name: str = ""
@@ -83,7 +124,7 @@ class DialogueTable:
         self._outstanding = Outstanding()
         self._running: dict[int, _Dialogue] = {}
         for index, item in enumerate(items):
-            self._running[index] = _Dialogue(protocol(item))
+            self._running[index] = _Dialogue(protocol(item), f"protocol {self.name!r}, item {index}")
             self._advance(index, None)
 
     def _advance(self, index: int, value: Any) -> None:

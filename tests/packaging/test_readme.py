@@ -9,6 +9,9 @@ from typing import Any
 
 import pytest
 
+from selfplay_fast.policies.language_model import LanguageModel
+from selfplay_fast.policies.nano import build_nano
+
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text()
 
@@ -41,6 +44,19 @@ def test_the_small_games_are_solved(
     assert solvers.head_to_head("leduc_poker", equilibrium, names["uniform"]).mean > 0
     assert names["standings"].ranking[0].player == "equilibrium"
     assert "HeadToHead" in capsys.readouterr().out
+
+
+def test_a_dialogue_of_ones_own_runs() -> None:
+    """Oracle: three words, each described once and guessed at three times: twelve samples."""
+    section = README.split("## Dialogues of your own")[1].split("\n## ")[0]
+    code = re.search(r"```python\n(.*?)```", section, re.DOTALL)
+    assert code is not None
+    names: dict[str, Any] = {"policy": LanguageModel(*build_nano(["kuhn_poker"], seed=0))}
+    exec(compile(code[1], "README.md", "exec"), names)
+    dialogues = names["dialogues"]
+    assert [dialogue.kept["word"] for dialogue in dialogues] == ["river", "cloud", "bridge"]
+    assert [turn.ask.role for turn in dialogues[0].turns] == ["speaker", *["guesser"] * 3]
+    assert names["batch"].num_samples == 12
 
 
 def test_the_search_runs(capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,11 +1,11 @@
 """Oracle: the same protocol run alone, one ask at a time, with the same scripted policy."""
 
 import hashlib
+import sys
 
 import pytest
 
 from selfplay_fast.play import DialogueTable, Outcome, play, self_play
-from selfplay_fast.play.dialogue_table import NO_KEY
 from selfplay_fast.policies import ScriptedPolicy
 from selfplay_fast.records import Ask
 
@@ -28,13 +28,13 @@ class Counting(ScriptedPolicy):
 
 def protocol(item):
     """Attack, three votes at once, two samples of a defence; odd items end after the attack."""
-    attack = yield Ask(role="attacker", append=f"attack {item}", key=NO_KEY)
+    attack = yield Ask(role="attacker", append=f"attack {item}")
     if item % 2:
         return Outcome(returns={"attacker": 0.0, "defender": 0.0})
-    votes = yield [Ask(role="judge", append=f"{attack.text} {i}", key=NO_KEY) for i in range(3)]
+    votes = yield [Ask(role="judge", append=f"{attack.text} {i}") for i in range(3)]
     nothing = yield []
     assert nothing == []
-    defences = yield Ask(role="defender", append=votes[1].text, key=NO_KEY, n=2)
+    defences = yield Ask(role="defender", append=votes[1].text, n=2)
     score = float(defences[0].text < defences[1].text)
     return Outcome(returns={"attacker": -score, "defender": score}, rewards={4: score}, kept={"item": item})
 
@@ -80,16 +80,55 @@ def test_cast_gives_each_role_its_policy():
         play({"attacker": attacker}, [DialogueTable(protocol, [0], seed=0)])
 
 
-def test_a_protocol_must_yield_asks_and_return_an_outcome():
-    """Oracle: the documented TypeErrors."""
+def returns_nothing(item):
+    yield Ask(role="a", append="")
 
-    def returns_nothing(item):
-        yield Ask(role="a", append="", key=NO_KEY)
 
-    def yields_text(item):
-        yield "hello"
+def yields_text(item):
+    yield "hello"
 
-    with pytest.raises(TypeError, match="Outcome"):
-        play(self_play(Counting()), [DialogueTable(returns_nothing, [0], seed=0)])
-    with pytest.raises(TypeError, match="Ask"):
-        DialogueTable(yields_text, [0], seed=0)
+
+def yields_nothing(item):
+    yield None
+
+
+def no_generator(item):
+    return Outcome(returns={})
+
+
+def one_message(item):
+    yield Ask(role="judge", append={"role": "user", "content": "?"})
+
+
+def no_content(item):
+    yield Ask(role="judge", append=[{"role": "user"}])
+
+
+@pytest.mark.parametrize(
+    ("wrong", "problem"),
+    [
+        (returns_nothing, "'returns_nothing', item 0: must return an Outcome, got NoneType"),
+        (yields_text, "'yields_text', item 0: must yield an Ask or a sequence of Asks, got str"),
+        (yields_nothing, "'yields_nothing', item 0: must yield an Ask .*, got NoneType"),
+        (no_generator, "'no_generator', item 0: must be a generator.*, got Outcome"),
+        (one_message, "item 0, role 'judge': append must be a list of messages .*, got dict"),
+        (no_content, "item 0, role 'judge': append must be a list of messages"),
+    ],
+)
+def test_a_protocol_must_yield_asks_and_return_an_outcome(wrong, problem):
+    """Oracle: the documented TypeErrors, which name protocol, item and role."""
+    with pytest.raises(TypeError, match=problem):
+        play(self_play(Counting()), [DialogueTable(wrong, [0], seed=0)])
+
+
+@pytest.mark.skipif(sys.version_info < (3, 11), reason="exceptions have notes since Python 3.11")
+def test_an_exception_says_in_which_dialogue_it_was_raised():
+    """Oracle: the only one of 64 items that divides by zero."""
+
+    def divides(item):
+        yield Ask(role="a", append="?")
+        return Outcome(returns={"a": 1 / item})
+
+    with pytest.raises(ZeroDivisionError) as caught:
+        play(self_play(Counting()), [DialogueTable(divides, [*range(1, 41), 0, *range(1, 24)], seed=0)])
+    assert caught.value.__notes__ == ["in protocol 'divides', item 40"]

@@ -5,7 +5,6 @@ import pytest
 
 from selfplay_fast.learn.packing import pack
 from selfplay_fast.play import DialogueTable, Outcome, play, self_play
-from selfplay_fast.play.dialogue_table import NO_KEY
 from selfplay_fast.policies.chat import ChatTemplate
 from selfplay_fast.policies.language_model import LanguageModel
 from selfplay_fast.policies.thinking import ThinkTags
@@ -50,7 +49,7 @@ def conversation(roles):
         for told in ("You are O.", "Free: 1", "Three in a row win.", "Two players"):
             known = {} if reply is None else {"context": reply.context, "history": reply.history}
             append = [{"role": role, "content": f"{told} {item}"} for role in (roles if known else ["user"])]
-            reply = yield Ask(role="a", append=append, key=NO_KEY, sampling=sampling, **known)
+            reply = yield Ask(role="a", append=append, sampling=sampling, **known)
         return Outcome(returns={"a": 1.0})
 
     return protocol
