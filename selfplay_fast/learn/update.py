@@ -80,6 +80,10 @@ class Update:
             raise ValueError(f"magnet: must be >= 0, got {self.magnet}")
         if self.max_importance is not None and not self.max_importance > 0:
             raise ValueError(f"max_importance: must be > 0, got {self.max_importance}")
+        if self.max_importance is not None and self.old == "sampler":
+            raise ValueError(
+                "max_importance: does nothing where old is 'sampler', whose ratio to itself is 1; leave it None"
+            )
         if not self.max_loss > 0:
             raise ValueError(f"max_loss: must be > 0, got {self.max_loss}")
 
@@ -165,7 +169,8 @@ def _batch_logprobs(policy: LanguageModel, batch: TokenBatch, settings: Update) 
 class _Pass:
     """One pass over the batch: the loss of each micro-batch, and totals for the metrics.
 
-    ``old`` [T] holds the log-probs of the ratio's denominator; None: this pass is on-policy and records them.
+    ``old`` [T] holds the log-probs of the ratio's denominator; None: this pass is on-policy and records them. ``own``
+    [T] are the learner's, the old ones where those are its own.
     """
 
     def __init__(
@@ -178,6 +183,7 @@ class _Pass:
         )
         self.on_policy = old is None
         self.old = torch.zeros_like(self.advantages) if old is None else old
+        self.own = torch.zeros_like(self.old) if settings.old == "sampler" else self.old
         self.reference = reference
         self.loss = self.entropy = self.ratio = self.magnet = 0.0
         self.tokens = 0
@@ -186,8 +192,8 @@ class _Pass:
         pair_logp, pair_entropy = _pair_logprobs(self.model, tree, block, self.temperature)
         place = torch.as_tensor(tokens, device=pair_logp.device)
         logp, weights = pair_logp[pair], self.weights[place]
-        if self.on_policy:
-            self.old[place] = logp.detach()
+        if self.on_policy or self.own is not self.old:
+            self.own[place] = logp.detach()
         terms = self.settings.loss(logp, self.old[place], self.advantages[place])
         if self.settings.max_importance is not None:
             limit = self.settings.max_importance
@@ -213,7 +219,7 @@ class _Pass:
         count = max(tokens, 1)
         if not first:
             return {"loss": loss, "ratio": ratio / count}
-        gaps = distributed.gather((self.old - self.sampler)[self.weights > 0].cpu())
+        gaps = distributed.gather((self.own - self.sampler)[self.weights > 0].cpu())
         metrics = {
             "loss": loss,
             "entropy": entropy / count,

@@ -270,10 +270,11 @@ class TreeDecoder(Decoder):
         """Send away as many rows, the last first, as the next token would have no room for."""
         spoken = self._spoken
         widths = np.maximum.accumulate(self.cache.lengths[spoken.node] + 1)
-        fits = widths * np.arange(1, len(spoken) + 1) <= self.max_cache_tokens
-        fits[0] = True
-        if not fits.all():
-            going = np.arange(len(spoken)) < np.flatnonzero(fits)[-1] + 1
+        most = len(spoken)
+        while most > 1 and self.cache.slots(most, int(widths[most - 1])) > self.max_cache_tokens:
+            most -= 1
+        if most < len(spoken):
+            going = np.arange(len(spoken)) < most
             self._keep(~going)
             gone, self._spoken = spoken.leave(going)
             self.waiting.extendleft(reversed(gone))
@@ -290,7 +291,8 @@ class TreeDecoder(Decoder):
             row = waiting[0]
             said = len(row.tokens)
             width = max(width, len(row.prompt) + said + min(row.room - said, _AHEAD))
-            if (speaking + len(joining) + 1) * width > self.max_cache_tokens and speaking + len(joining):
+            rows = speaking + len(joining) + 1
+            if rows > 1 and self.cache.slots(rows, width) > self.max_cache_tokens:
                 break
             joining.append(waiting.popleft())
         if joining:

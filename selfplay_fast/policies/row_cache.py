@@ -12,6 +12,7 @@ Legend: C rows and W columns that there is room for; B rows and L columns of a s
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -63,7 +64,7 @@ class _Rows(CacheLayerMixin):
 
 
 class RowCache:
-    """The rows of one model, rows times columns at most ``max_tokens`` unless more is asked for.
+    """The rows of one model, rows times columns at most ``max_tokens`` unless one step needs more (`slots`).
 
     ``static`` pads steps to few shapes, ``graphs`` captures each of them (CUDA only).
     """
@@ -74,6 +75,13 @@ class RowCache:
         self.lengths = np.zeros(0, np.int64)  # [A] tokens of each row
         self._cache: Any = None
         self._steps: dict[tuple[int, int], _Step] = {}
+
+    def slots(self, rows: int, width: int) -> int:
+        """Rows times columns that so many rows of this width take, padding counted."""
+        return math.prod(self._shape(rows, width))
+
+    def _shape(self, rows: int, width: int) -> tuple[int, int]:
+        return (_static(rows, _LEAST[0]), _static(width, _LEAST[1])) if self.static else (rows, width)
 
     def clear(self) -> None:
         """No rows; the room stays."""
@@ -109,6 +117,9 @@ class RowCache:
         place[~stays] = np.flatnonzero(free)
         lengths = np.empty(count, np.int64)
         lengths[place] = self.lengths[parents]
+        named = np.zeros(int(parents[-1]) + 1, np.int64)
+        named[parents] = self.lengths[parents]
+        self.lengths = named  # the others need no room
         moved = np.flatnonzero(~stays)
         if len(moved):
             width = int(self.lengths[parents[moved]].max())
@@ -128,8 +139,8 @@ class RowCache:
     def extend(self, tokens: NDArray[np.int64]) -> Tensor:
         """Row r gets token ``tokens[r]``; logits [A, V] of what comes next."""
         count, longest = len(tokens), int(self.lengths.max()) + 1
-        shape = (_static(count, _LEAST[0]), _static(longest, _LEAST[1])) if self.static else (count, longest)
-        self._reserve(*shape, self.layers())
+        shape = self._shape(count, longest)
+        self._reserve(count, longest, self.layers())
         if shape not in self._steps:
             if not self.static:
                 self._steps.clear()
@@ -141,18 +152,20 @@ class RowCache:
         return step()[:count]
 
     def _reserve(self, rows: int, width: int, like: KeysValues) -> None:
-        """Have room. Buffers that grow get a quarter more than they need, or what ``max_tokens`` leaves."""
+        """Have room, for the rows in use too. Columns that are added are a quarter more than needed, or what
+        ``max_tokens`` leaves; where the most rows and the most columns so far exceed it, only what is needed stays."""
         if self._cache is None:
             self._cache = Cache(layers=[_Rows(*(part[:0, :, :0] for part in pair)) for pair in like])
         old_rows, _, old_width, _ = self._cache.layers[0].keys.shape
-        if rows <= old_rows and width <= old_width:
+        used = len(self.lengths), int(self.lengths.max(initial=0))
+        needed = self._shape(max(rows, used[0]), max(width, used[1]))
+        rows, width = max(needed[0], old_rows), max(needed[1], old_width)
+        if rows * width > max(self.max_tokens, math.prod(needed)):
+            rows, width = needed
+        if (rows, width) == (old_rows, old_width):
             return
-        if max(rows, old_rows) * max(width, old_width) > self.max_tokens:  # only what is in use stays
-            old_rows, old_width = len(self.lengths), int(self.lengths.max(initial=0))
-        if width > old_width:
-            spare = self.max_tokens // max(rows, old_rows) - width
-            width += max(0, min(spare, max(_ROOM, width // 4)))
-        rows, width = max(rows, old_rows), max(width, old_width)
+        if width != old_width and not self.static:
+            width += max(0, min(self.max_tokens // rows - width, max(_ROOM, width // 4)))
         for layer in self._cache.layers:  # one after another: old and new are there together
             layer.keys, layer.values = (_grown(part, rows, width) for part in (layer.keys, layer.values))
         self._steps.clear()

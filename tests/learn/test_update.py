@@ -287,7 +287,8 @@ def test_not_finite_is_refused_and_weights_stay(toy_policy, toy_texts):
         assert torch.equal(parameter, value)
 
 
-def test_the_mismatch_of_sampler_and_learner(toy_policy, toy_texts):
+@pytest.mark.parametrize("old", ["learner", "sampler"])
+def test_the_mismatch_of_sampler_and_learner(toy_policy, toy_texts, old):
     """Oracle: numpy on gaps put in by hand: k3, percentiles by rank, and the share outside 0.9 … 1.1."""
     batch = make_batch(toy_policy, toy_texts)
     exact = batch.sampler_logprobs.copy()
@@ -295,7 +296,7 @@ def test_the_mismatch_of_sampler_and_learner(toy_policy, toy_texts):
     batch.sampler_logprobs[:] = exact - gaps
     batch.weights[::7] = 0
     optimizer = torch.optim.SGD(toy_policy.model.parameters(), lr=0.0)
-    metrics = update(toy_policy, optimizer, batch, Update(loss=ppo_clip_loss()))
+    metrics = update(toy_policy, optimizer, batch, Update(loss=ppo_clip_loss(), old=old))
     ratio = np.exp(gaps[batch.weights > 0])
     assert metrics["sampler_kl"] == pytest.approx((ratio - np.log(ratio) - 1).mean(), rel=1e-3)
     for percent in (1, 50, 99):
@@ -427,3 +428,5 @@ def test_wrong_minibatches_are_refused():
         Update(loss=ppo_clip_loss(), minibatch=0)
     with pytest.raises(ValueError, match="old: must be"):
         Update(loss=ppo_clip_loss(), old="me")
+    with pytest.raises(ValueError, match="max_importance: does nothing where old is 'sampler'"):
+        Update(loss=ppo_clip_loss(), old="sampler", max_importance=2.0)

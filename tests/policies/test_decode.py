@@ -190,6 +190,30 @@ def test_rows_that_outgrow_the_cache_lose_nothing(toy_policy):
     assert toy_policy.computed_tokens - before > sum(map(len, prompts))  # some came back
 
 
+@pytest.mark.parametrize("static", [False, True])
+def test_the_buffer_is_never_larger_than_the_bound(toy_policy, monkeypatch, static):
+    """Oracle: the bound, after every token; many short rows are followed by few long ones, and then by many again."""
+    toy_policy.end_tokens = frozenset()
+    toy_policy.static_shapes = static
+    prompts = [np.array([5, 6, 7, 8 + i], np.int32) for i in range(40)]
+    asks = asks_of(prompts, [9] * 20 + [270] * 2 + [9] * 18)
+    toy_policy.max_cache_tokens = 4096 if static else 900
+    shapes = []
+    extend = RowCache.extend
+
+    def noting(cache, tokens):
+        logits = extend(cache, tokens)
+        shapes.append(cache.layers()[0][0].shape[::2])
+        return logits
+
+    monkeypatch.setattr(RowCache, "extend", noting)
+    replies = toy_policy.generate(asks)
+    assert [len(reply.tokens) for reply in replies] == [ask.sampling.max_tokens for ask in asks]
+    assert all(rows * width <= toy_policy.max_cache_tokens for rows, width in shapes)
+    assert max(rows for rows, _ in shapes) > 10
+    assert max(width for _, width in shapes) > 270
+
+
 def test_a_row_larger_than_the_cache_is_alone(toy_policy):
     """Oracle: the reply with room enough; nothing waits for ever."""
     toy_policy.end_tokens = frozenset()
