@@ -175,7 +175,7 @@ def test_a_refused_start_leaves_no_folder() -> None:
         ("evaluate", ["RUN_OR_MODEL", "missing"]),
         ("evaluate ./nowhere", ["./nowhere"]),
         ("evaluate model --episodes 0", ["--episodes"]),
-        ("evaluate model --temperature -1", ["--temperature: must be >= 0, got -1"]),
+        ("evaluate model --temperature -1", ["--temperature: must be 0 or >= 0.0001, got -1"]),
         ("evaluate model --top-p 2", ["--top-p: must be in (0, 1], got 2"]),
         ("evaluate model --exact-states -1", ["--exact-states: must be at least 0, got -1"]),
         ("evaluate model --step 3", ["--step", "not a run"]),
