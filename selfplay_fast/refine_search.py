@@ -272,9 +272,8 @@ class RefineTree:
 
     def _node(self, place: int, node: _native.RefineNode) -> RefinedNode:
         vote = self._native.vote(node.text)
-        counted = vote.decided and (
-            place > 0 or self.draft.critique is None
-        )  # of a draft's critique nobody knows the votes
+        own = place == 0 and self.draft.critique is not None  # of a draft's critique nobody knows the votes
+        counted = vote.decided and not own
         critique = self._judged[node.text].text if counted else self.draft.critique
         value = vote.yes / (vote.yes + vote.no) if counted else 0.0
         return RefinedNode(

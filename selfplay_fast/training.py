@@ -13,6 +13,7 @@ from selfplay_fast.policies.adapters import add_adapters, train_adapters
 from selfplay_fast.policies.language_model import LanguageModel
 from selfplay_fast.policies.nano import build_nano
 from selfplay_fast.policies.recompute import recompute_layers
+from selfplay_fast.policies.streams import derive_seed
 from selfplay_fast.run import Run
 
 
@@ -82,7 +83,7 @@ def load_model(
         policy = LanguageModel.load(config.model, **placement(config), **options)
         _check_model(config, policy)
         if config.lora_rank:
-            add_adapters(policy.model, config.lora_rank)
+            add_adapters(policy.model, config.lora_rank, derive_seed(config.seed, 0))
     _prepare(config, policy)
     return policy
 

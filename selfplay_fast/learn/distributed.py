@@ -32,7 +32,7 @@ Share = tuple[int, int]  # (rank, size): of things numbered through, those whose
 
 _TIMEOUT = timedelta(
     hours=4
-)  # a rank waits for the longest rollout of the others; torchrun ends it if one died
+)  # for the longest rollout of the others; torchrun ends a rank if another one died
 
 
 class OtherRankError(OSError):
@@ -196,7 +196,7 @@ def reduce_gradients(model: Any) -> None:
     if not _parts(model):
         return
     model.set_requires_gradient_sync(True)
-    (_empty_pass(model)).backward()
+    _empty_pass(model).backward()
     model.set_requires_gradient_sync(False)
 
 

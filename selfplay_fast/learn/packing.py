@@ -85,9 +85,8 @@ def dealt(batch: TokenBatch, share: tuple[int, int]) -> TokenBatch:
     part = np.arange(parts)
     starts = np.searchsorted(middles * parts // lengths.sum(), part)
     starts = np.maximum.accumulate(starts - part) + part  # behind at least one sample of each part before it
-    starts = np.minimum(
-        starts, np.maximum(len(order) - parts + part, 0)
-    )  # one sample is left to each part after it
+    most = np.maximum(len(order) - parts + part, 0)  # one sample is left to each part after it
+    starts = np.minimum(starts, most)
     ends = np.append(starts[1:], len(order))
     return batch.take(order[starts[mine] : ends[mine]])
 

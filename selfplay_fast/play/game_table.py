@@ -120,9 +120,8 @@ class GameTable:
         self._finished: list[Episode] = []
         self._asked = np.zeros(episodes, bool)
         self._outstanding = Outstanding()
-        self._said: defaultdict[int, list[tuple[Ask, Reply]]] = defaultdict(
-            list
-        )  # where others must still speak
+        # Where others must still speak:
+        self._said: defaultdict[int, list[tuple[Ask, Reply]]] = defaultdict(list)
 
     def asks(self) -> Sequence[Ask]:
         """One ask per running game for the player to move, or one per player where all move at once, each once."""

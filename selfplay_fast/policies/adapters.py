@@ -14,8 +14,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-ADAPTER_CONFIG = "adapter_config.json"  # what peft calls it; a folder with it holds adapters and no model
+import torch
 
+ADAPTER_CONFIG = "adapter_config.json"  # what peft calls it; a folder with it holds adapters and no model
 
 _MISSING = "the package peft is not installed: pip install -c constraints.txt -e '.[lora]'"
 
@@ -45,17 +46,21 @@ def check_folder(folder: Path) -> None:
         )
 
 
-def add_adapters(model: Any, rank: int) -> None:
-    """Adapters of this rank at every linear layer but the head, scaled by 2; untrained they do nothing."""
+def add_adapters(model: Any, rank: int, seed: int = 0) -> None:
+    """Adapters of this rank at every linear layer but the head, scaled by 2; untrained they do nothing.
+
+    Half of their weights are random and follow from the seed, whatever was drawn before: alike on all ranks.
+    """
     check_installed()
     from peft import LoraConfig
 
-    model.add_adapter(LoraConfig(r=rank, lora_alpha=2 * rank, target_modules="all-linear"))
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        model.add_adapter(LoraConfig(r=rank, lora_alpha=2 * rank, target_modules="all-linear"))
     base = Path(model.config._name_or_path)
     name = str(base.resolve()) if base.is_dir() else model.config._name_or_path
-    model.peft_config[
-        "default"
-    ].base_model_name_or_path = name  # a checkpoint may be read from another folder
+    adapters = model.peft_config["default"]
+    adapters.base_model_name_or_path = name  # a checkpoint may be read from another folder
     train_adapters(model)
 
 

@@ -196,9 +196,7 @@ def run_blocks(model: Any, tree: PrefixTree, prefix: Cache, run: tuple[int, int]
     offsets = nodes.block_offsets[run[0] : run[1] + 1]
     sizes = np.diff(offsets)
     begin, end = int(offsets[0]), int(offsets[-1])
-    own = (
-        nodes.shared if tree.attention == "rows" else nodes.shared[:0]
-    )  # what stands at the start of every row
+    own = nodes.shared if tree.attention == "rows" else nodes.shared[:0]  # at the start of every row
     rows, width = len(sizes), len(own) + int(sizes.max())
     row = np.repeat(np.arange(rows), sizes)
     column = len(own) + np.arange(end - begin) - np.repeat(offsets[:-1] - begin, sizes)

@@ -190,9 +190,7 @@ class TokenServers:
             if server.version == weights.version:
                 return
             try:
-                with weights.file.open(
-                    "rb"
-                ) as file:  # open before anybody else runs: newer weights unlink it
+                with weights.file.open("rb") as file:  # before anybody else runs: newer weights unlink it
                     request = Request(f"weights?version={weights.version}", file)
                     instance = await server.endpoint.attempt(connections[server], request, _instance)
             except Broken:

@@ -1,12 +1,13 @@
 """LoRA adapters: what they leave alone, what they add, and what is saved of them."""
 
+import copy
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
-peft = pytest.importorskip("peft")
+peft = pytest.importorskip("peft", reason="comes with the extra 'test'")
 
 from selfplay_fast.learn import Update, update  # noqa: E402
 from selfplay_fast.learn.losses import negative_log_likelihood, ppo_clip_loss  # noqa: E402
@@ -109,3 +110,15 @@ def test_pefts_own_wrapper(toy_policy, toy_texts: list[str]) -> None:
     metrics = update(policy, torch.optim.SGD(trained, lr=0.1), batch, Update(loss=ppo_clip_loss()))
     assert metrics["grad_norm"] > 0
     assert len(replies(policy, texts)) == 3
+
+
+def test_adapters_follow_from_the_seed(toy_policy) -> None:  # type: ignore[no-untyped-def]
+    """Oracle: another copy of the model, with other draws before: equal for an equal seed, else not."""
+    drawn = []
+    for seed in (1, 1, 2):
+        model = copy.deepcopy(toy_policy.model)
+        torch.rand(len(drawn))
+        add_adapters(model, 4, seed)
+        drawn.append(next(p for name, p in model.named_parameters() if "lora_A" in name).detach())
+    assert torch.equal(drawn[0], drawn[1])
+    assert not torch.equal(drawn[0], drawn[2])

@@ -102,7 +102,7 @@ def test_another_number_of_processes_goes_on(
 ) -> None:
     """Oracle: a single process that was never stopped; two are stopped and one goes on, and the other way round."""
     if "--lora-rank" in more:
-        pytest.importorskip("peft")
+        pytest.importorskip("peft", reason="comes with the extra 'test'")
     assert cli.main(settings(base, tmp_path / "one", 2, *more)) == 0
     assert on_ranks(2, *settings(base, tmp_path / "two", 2, *more))[0] == [0, 0]
     shutil.copytree(tmp_path / "one", tmp_path / "one then two")
