@@ -86,9 +86,8 @@ class Rollouts:
         self._done: dict[Place, Episode] = {}
         self._early: dict[Place, Episode] = {}  # of games in which nobody need be asked
         self._state = self._unfinished()
-        self.staleness: list[
-            int
-        ] = []  # of the episodes last collected: updates since the oldest weights that spoke
+        # Of the episodes last collected, updates since the oldest weights that spoke:
+        self.staleness: list[int] = []
         self._looked = 0  # how many were done when a choice was last tried
         self._thread: threading.Thread | None = None
         self._wanted, self._wake, self._closing = False, threading.Event(), False
