@@ -33,9 +33,9 @@ from selfplay_fast.policies.prefix_forward import (
     PrefixTree,
     block_batches,
     head_weight,
-    prefill,
     prefix_trees,
     run_blocks,
+    shared_cache,
 )
 
 
@@ -122,7 +122,7 @@ Visit = Callable[[TokenTree, HiddenBlock, NDArray[np.int64], Tensor], "Tensor | 
 def _each_block(model: Any, group: _Group, max_tokens: int, visit: Visit) -> None:
     """Call ``visit`` per micro-batch; backpropagate the loss it returns, through the shared prefix once at the end."""
     tree = group.tree
-    prefix = prefill(model, tree)
+    prefix = shared_cache(model, tree)
     training = torch.is_grad_enabled()
     leaves: Cache = [
         (keys.detach().requires_grad_(training), values.detach().requires_grad_(training))

@@ -151,7 +151,7 @@ def expand_cache(model: Any, prefix: Cache, rows: int) -> DynamicCache:
     return cache
 
 
-def prefill(model: Any, tree: PrefixTree) -> Cache:
+def shared_cache(model: Any, tree: PrefixTree) -> Cache:
     """Keys and values of what all sequences share, differentiable; none where every row holds it itself."""
     if tree.attention == "rows" or not len(tree.nodes.shared):
         return []
@@ -228,6 +228,6 @@ def _mask(tree: PrefixTree, offsets: NDArray[np.int64], width: int, device: torc
 
 def prefix_hidden(model: Any, tree: PrefixTree, max_tokens: int) -> Iterator[HiddenBlock]:
     """All distinct scored pairs of a tree, block run by block run (for use without gradients)."""
-    prefix = prefill(model, tree)
+    prefix = shared_cache(model, tree)
     for run in block_batches(tree, max_tokens):
         yield run_blocks(model, tree, prefix, run)
