@@ -6,8 +6,8 @@ Batches come from rollouts of the untrained nano model whose replies all have th
 log-probs without stored logits, clipping and optimizer; the peers sort by length. Padded rows fill micro-batches of
 the size that ours has; packed rows hold sequences one after another whose positions start anew, up to
 ``--packed-tokens`` or the longest (SDPA builds a row's whole mask, so longer rows are slower). Before anything is
-timed, the gradients of all three are asserted equal to 1e-5 of the largest one (on a GPU 1e-4), in float32 and with nano's sharp
-heads made flat.
+timed, the gradients of all three are asserted equal to 1e-5 of the largest one (on a GPU 1e-4), in float32 and with
+nano's sharp heads made flat.
 
 Times are of forward, backward and step, on a CPU in CPU seconds of one thread. "Samples per 1,000 tokens run" counts
 what goes through the model, padding left out; MiB is the peak beyond what was there before, on a CPU to be read of the
