@@ -132,8 +132,9 @@ class WatchedRun(Run):
 
 
 def after_all_launches() -> float:
-    """The wall clock, once a GPU has done what it was given."""
-    torch.cuda.synchronize()
+    """The wall clock, once a GPU has done what it was given; while a graph is captured nothing may wait for it."""
+    if not torch.cuda.is_current_stream_capturing():
+        torch.cuda.synchronize()
     return time.perf_counter()
 
 

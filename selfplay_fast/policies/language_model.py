@@ -244,20 +244,32 @@ class LanguageModel:
             room = RowCache(
                 self.model, self.max_cache_tokens, static=self.static_shapes, graphs=self.cuda_graphs
             )
+        room.begin(self._weights_at())
         return room
 
     def give_room(self, room: RowCache) -> None:
-        """Nothing is spoken in it any more: keep it for the next, until `forget`."""
+        """Nothing is spoken in it any more: keep it for the next, until `release`."""
         self._room = room
 
     def weights_seen(self) -> tuple[object, ...]:
         """Equal as long as the weights are, whoever changes them or switches adapters off; torch does not count changes
         through ``.data``."""
-        return (adapters_on(self.model), *((p.data_ptr(), p._version) for p in self.model.parameters()))
+        return (*self._weights_at(), *(parameter._version for parameter in self.model.parameters()))
+
+    def _weights_at(self) -> tuple[object, ...]:
+        """Where the weights are, and which of them count: what a captured step goes by."""
+        return (adapters_on(self.model), *(parameter.data_ptr() for parameter in self.model.parameters()))
 
     def forget(self) -> None:
-        """Drop the keys and values of all contexts; what `weights_seen` does not see must call it."""
+        """Drop the keys and values of all contexts; what `weights_seen` does not see must call it.
+
+        The room for rows, at most ``max_cache_tokens``, stays, with the steps that were captured over it.
+        """
         self._store.clear()
+
+    def release(self) -> None:
+        """`forget`, and give all of its memory back."""
+        self.forget()
         self._room = None
 
     def has_stop(self, row: Row) -> bool:
