@@ -17,6 +17,7 @@ from selfplay_fast.policies.adapters import adapters_on, check_folder, in_place
 from selfplay_fast.policies.base import answer_all
 from selfplay_fast.policies.chat import ChatTemplate
 from selfplay_fast.policies.decode import Row
+from selfplay_fast.policies.flops import Passes
 from selfplay_fast.policies.model_stream import ModelStream
 from selfplay_fast.policies.prefix_forward import (
     Attention,
@@ -47,9 +48,9 @@ class LanguageModel:
     model's reasoning, None for a model that does not think, ``"auto"`` for those that its tokenizer or its chat
     template has. Templates that drop the reasoning of earlier turns start a new context in each turn;
     ``keep_thinking`` appends to the old one and leaves the reasoning in it.
-    ``computed_tokens`` counts the tokens of prompts that went through the model, ``version`` the updates of the
-    weights. The model stays in eval mode, in training too: dropout would make the log-probs of the learner differ from
-    those of the sampler.
+    ``computed_tokens`` counts the tokens of prompts that went through the model, ``forward_passes`` and
+    ``backward_passes`` all that did, updates included; ``version`` the updates of the weights. The model stays in eval
+    mode, in training too: dropout would make the log-probs of the learner differ from those of the sampler.
 
     ValueError with one line when neither trees nor rows reproduce the model's log-probs.
     """
@@ -81,6 +82,7 @@ class LanguageModel:
         self.block_tokens = block_tokens
         self.version = 0
         self.computed_tokens = 0
+        self.forward_passes, self.backward_passes = Passes(), Passes()
         self.keep_contexts = keep_contexts
         on_gpu = self.model.device.type == "cuda"
         if cuda_graphs and not on_gpu:
@@ -321,6 +323,7 @@ class LanguageModel:
             )
             for tree in trees:
                 nodes = tree.nodes
+                self.forward_passes.add(tree.passes)
                 logp = np.zeros(len(nodes.pair_node), np.float32)
                 for block in prefix_hidden(self.model, tree, self.max_batch_tokens):
                     targets = torch.as_tensor(nodes.pair_target[block.pairs], device=self.model.device)
