@@ -1,9 +1,9 @@
 """What a run takes of the memory of each card, counted before a weight is loaded.
 
 Three moments differ. In a rollout keys and values of contexts are kept; in a micro-batch of an update, activations and
-gradients are there instead; in an optimizer step the weights that passes compute with are gone, and gradients and float32
-weights are this rank's shards (`learn.distributed`). GB are 10^9 bytes. Not counted is the prefix that all sequences of
-an update share, which comes on top of a micro-batch.
+gradients are there instead; in an optimizer step the weights that passes compute with are gone, and gradients and
+float32 weights are this rank's shards (`learn.distributed`). GB are 10^9 bytes. Not counted is the prefix that all
+sequences of an update share, which comes on top of a micro-batch.
 """
 
 from __future__ import annotations
