@@ -2,6 +2,7 @@
 
 import re
 from collections import Counter
+from pathlib import Path
 
 import pytest
 from scipy import stats
@@ -11,6 +12,7 @@ from selfplay_fast.policies import ScriptedPolicy
 from selfplay_fast.policies.language_model import LanguageModel
 from selfplay_fast.policies.nano import build_nano
 from selfplay_fast.records import Reply, Sampling
+from selfplay_fast.search import Draft
 
 PUBLISHED = {
     "format": ["length", "text format", "character format", "template", "punctuation", "numeric"],
@@ -149,3 +151,13 @@ def test_wrong_arguments(changed, words):
     arguments = {"prompts": ["Name three birds."]} | changed
     with pytest.raises(ValueError, match=re.escape(words) + "[^\n]*$"):
         evolve(lambda asked: "", seed=0, **arguments)
+
+
+def test_the_page_s_example():
+    """Oracle: docs/refine.md as written, with a creator that finds sums unsuitable."""
+    page = (Path(__file__).parents[2] / "docs" / "refine.md").read_text()
+    (code,) = (block for block in re.findall(r"```python\n(.*?)```", page, re.DOTALL) if "evolve(" in block)
+    said = {True: "[[start]]None[[end]]", False: "[[start]]In ten words.[[end]]"}
+    names = {"policy": ScriptedPolicy(lambda ask, sample: said["“Add" in ask.prompt_text]), "Draft": Draft}
+    exec(compile(code, "refine.md", "exec"), names)
+    assert [draft.prompt for draft in names["drafts"]] == ["In ten words."] * 2
