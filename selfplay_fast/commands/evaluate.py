@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import json
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -217,6 +218,8 @@ def _instructions(options: EvaluateOptions) -> Callable[[], _Asking]:
 
         def ask(policy: Any) -> list[dict[str, Any]]:
             found = follow(policy, prompts, sampling=sampling, seed=options.seed)
+            if lost := found.count(None):
+                print(f"{lost} of {len(found)} prompts got no answer, and do not count", file=sys.stderr)
             return [row | settings for row in instruction_rows(path.stem, found)]
 
         return ask

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import logging
 import random
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -41,6 +42,9 @@ from selfplay_fast.records import Ask, Reply, Sampling
 
 GREEDY = Sampling(temperature=0.0, max_tokens=1280)  # as lm-eval asks
 DetectorFactory.seed = 0  # else a text in two languages is of one today and of the other tomorrow
+logging.getLogger("lm_eval.tasks.ifeval").setLevel(
+    logging.CRITICAL
+)  # it repeats texts that are in no language
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

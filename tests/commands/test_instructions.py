@@ -87,6 +87,28 @@ def test_a_server_is_asked(scripted_server, prompts, capsys):
 
 
 @needs_checks
+def test_a_server_that_answers_one_of_two(scripted_server, prompts, capsys):
+    """Oracle: the other prompt counts nowhere, and is told of; where none is answered, that is the error."""
+    pytest.importorskip("httpx2", reason="comes with the extra 'test'")
+    pytest.importorskip("tenacity", reason="comes with the extra 'test'")
+    refuses = {"B"}
+
+    async def script(body, attempt, headers):
+        refused = body["messages"][-1]["content"] in refuses
+        yield server.http(b"{}", 400) if refused else server.reply("So it is.")
+
+    server = scripted_server(script)
+    line = ["evaluate", f"server:{server.url}#m", "--instructions", str(prompts), "--json"]
+    assert main(line) == 0
+    shown = capsys.readouterr()
+    assert by_measure(json.loads(shown.out))["instruction strict"] == (1.0, 1)
+    assert "1 of 2 prompts got no answer" in shown.err
+    refuses.add("A")
+    assert main(line) == 2
+    assert "nobody answered" in capsys.readouterr().err
+
+
+@needs_checks
 def test_both_ends_of_a_run(prompts, tmp_path, capsys):
     """Oracle: eight rows, which are those of `benchmarks.jsonl`, and the name of the file on the run's page."""
     run = tmp_path / "run"

@@ -284,6 +284,13 @@ def test_accuracies_and_standard_errors(read):
     assert row["error"] == pytest.approx((hits[again].sum(1) / sizes[again].sum(1)).std(), rel=0.05)
 
 
+def test_a_text_in_no_language_is_not_repeated(read, caplog):
+    """Oracle: by hand: lm-eval lets it pass, and says so in its log, which is switched off."""
+    (item,) = read(prompt(("language:response_language", {"language": "de"})))
+    assert item.check("12345 67").strict == (True,)
+    assert not caplog.records
+
+
 def test_nobody_answers(read):
     """Oracle: the word to put right."""
     with pytest.raises(ValueError, match="nobody answered"):
