@@ -42,9 +42,8 @@ from selfplay_fast.records import Ask, Reply, Sampling
 
 GREEDY = Sampling(temperature=0.0, max_tokens=1280)  # as lm-eval asks
 DetectorFactory.seed = 0  # else a text in two languages is of one today and of the other tomorrow
-logging.getLogger("lm_eval.tasks.ifeval").setLevel(
-    logging.CRITICAL
-)  # it repeats texts that are in no language
+# They repeat what is in no language.
+logging.getLogger("lm_eval.tasks.ifeval").setLevel(logging.CRITICAL)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
