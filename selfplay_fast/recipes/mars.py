@@ -137,7 +137,7 @@ class Config(RecipeConfig):
     """a loss beyond it has exploded, and the run stops"""
     max_turns: int = 50
     """a longer game ends with 0 for all"""
-    warmup_steps: int = 80
+    warmup_steps: int = 160
     """supervised steps on uniformly random legal play before self-play: nano's way to learn the reply format"""
     warmup_games: int = 8
     """games of each of these steps"""
