@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any, Protocol
 
 import torch
@@ -10,6 +11,7 @@ import torch
 from selfplay_fast.games import Style
 from selfplay_fast.learn import RoleBaseline, checkpoint, distributed
 from selfplay_fast.policies.adapters import add_adapters, train_adapters
+from selfplay_fast.policies.base import ServersGoneError
 from selfplay_fast.policies.language_model import LanguageModel
 from selfplay_fast.policies.nano import build_nano
 from selfplay_fast.policies.recompute import recompute_layers
@@ -117,6 +119,17 @@ def load_reference(config: ModelSettings, run: Run, policy: LanguageModel, **opt
         return policy
     as_computed = placement(config) | {"dtype": computed_in(config)} | options
     return checkpoint.load_policy(run.checkpoints / "step-000000", **as_computed)
+
+
+@contextmanager
+def saved_if_servers_go(run: Run, step: int, save: Callable[[int], None]) -> Iterator[None]:
+    """Where servers are gone for good, ``save`` this step, the last that is finished, before the run stops."""
+    try:
+        yield
+    except ServersGoneError:
+        if not (run.checkpoints / f"step-{step:06d}").exists():
+            save(step)
+        raise
 
 
 def adam(policy: LanguageModel, *, rate: float, weight_decay: float = 0.0) -> torch.optim.Optimizer:
