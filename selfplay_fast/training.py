@@ -10,7 +10,8 @@ import torch
 
 from selfplay_fast.games import Style
 from selfplay_fast.learn import RoleBaseline, checkpoint, distributed
-from selfplay_fast.policies.adapters import add_adapters, train_adapters
+from selfplay_fast.model_folder import Facts, check_facts, folder_facts
+from selfplay_fast.policies.adapters import add_adapters, check_installed, train_adapters
 from selfplay_fast.policies.base import ServersGoneError
 from selfplay_fast.policies.language_model import LanguageModel
 from selfplay_fast.policies.nano import build_nano
@@ -81,27 +82,26 @@ def load_model(
         placed = {name: value for name, value in placement(config).items() if name != "dtype"}
         policy = LanguageModel(model, tokenizer, **placed, **options)
     else:
+        check_model(config)
         status(f"loading {config.model}")
         policy = LanguageModel.load(config.model, **placement(config), **options)
-        _check_model(config, policy)
+        _check_facts(config, Facts(policy.tokenizer.chat_template is not None, policy.context_limit))
         if config.lora_rank:
             add_adapters(policy.model, config.lora_rank, derive_seed(config.seed, 0))
     _prepare(config, policy)
     return policy
 
 
-def _check_model(config: ModelSettings, policy: LanguageModel) -> None:
-    """ValueError where a model cannot play like this."""
-    if policy.tokenizer.chat_template is None and config.style in ("spiral", "mars"):
-        raise ValueError(
-            f"model: {config.model!r} has no chat template; put one into its folder (chat_template.jinja), "
-            "or use --style brief"
-        )
-    if config.max_tokens >= policy.context_limit:
-        raise ValueError(
-            f"max_tokens: {config.max_tokens} leave no room for a prompt in the model's context of "
-            f"{policy.context_limit} tokens; use fewer"
-        )
+def check_model(config: ModelSettings) -> None:
+    """ValueError, before a model is loaded, where it is not there or cannot play like this, or a package is missing."""
+    if config.lora_rank:
+        check_installed()
+    if config.model != "nano":
+        _check_facts(config, folder_facts(config.model))
+
+
+def _check_facts(config: ModelSettings, facts: Facts) -> None:
+    check_facts(config.model, facts, style=config.style, max_tokens=config.max_tokens)
 
 
 def _prepare(config: ModelSettings, policy: LanguageModel) -> None:

@@ -397,3 +397,26 @@ print([name for name in ("torch", "transformers", "selfplay_fast._native") if na
     command = [sys.executable, "-c", code]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True)
     assert done.stdout.splitlines()[-1] == "[]"
+
+
+def test_usual_mistakes_are_known_at_once(tmp_path: Path) -> None:
+    """Oracle: a fresh process that refuses each of them, by its option, has not imported torch."""
+    (tmp_path / "empty").mkdir()
+    lines = {
+        "train spiral --games nope": "--games: unknown game 'nope'",
+        "train mars --held-out nope": "--held-out: unknown game 'nope'",
+        "train spiral --device cdua": "--device: must be cpu",
+        "train spiral --model ./nope": "--model: there is no folder './nope'",
+        "train spiral --model empty --steps 3": "--model: 'empty' is no model folder",
+        "train --resume nope": "no run at nope",
+    }
+    code = """
+import sys
+from selfplay_fast.cli import main
+print([main(line.split()) for line in sys.argv[1:]], "torch" in sys.modules)
+"""
+    command = [sys.executable, "-c", code, *lines]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[-1] == "[2, 2, 2, 2, 2, 2] False"
+    for line, words in zip(done.stderr.splitlines(), lines.values(), strict=True):
+        assert words in line

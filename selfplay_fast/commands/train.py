@@ -14,6 +14,7 @@ import tyro
 
 from .. import config as configs
 from ..command_line import PROGRAM, UsageError, one_line, optional, parse, value_of
+from .early_checks import check_device_name, check_early
 from .subject import check_games
 
 
@@ -155,6 +156,8 @@ def _first_line_of_recipe(name: str) -> str:
 
 
 def _created(recipe_name: str, rest: list[str]) -> tuple[Any, types.ModuleType]:
+    if recipe_name in configs.recipe_names():
+        check_early(rest)
     module = configs.load_recipe(recipe_name)
     name = value_of("--preset", rest) or next(iter(module.PRESETS))
     if name not in module.PRESETS:
@@ -164,6 +167,10 @@ def _created(recipe_name: str, rest: list[str]) -> tuple[Any, types.ModuleType]:
         )
     options, config = _parse_train(recipe_name, module, rest, TrainOptions(preset=name), module.PRESETS[name])
     _check_config(config)
+    if configs.config_to_dict(config).keys() >= {"model", "style", "max_tokens", "lora_rank"}:
+        from ..training import check_model
+
+        check_model(config)
 
     from ..run import Run
 
@@ -248,6 +255,8 @@ def _check_config(config: Any) -> None:
     values = configs.config_to_dict(config)
     if "games" in values:
         check_games(values["games"])
+    if values.get("held_out"):
+        check_games(values["held_out"], "--held-out")
     if values.get("device", "auto") != "auto":
         _check_device(values["device"])
 
@@ -255,8 +264,7 @@ def _check_config(config: Any) -> None:
 def _check_device(name: str) -> None:
     import torch
 
-    if name.partition(":")[0] not in ("cpu", "cuda"):
-        raise UsageError(f"--device: must be cpu, cuda (or cuda:1 …) or auto, got {name!r}")
+    check_device_name(name)
     try:
         torch.empty(0, device=name)
     except (RuntimeError, AssertionError, NotImplementedError) as error:
