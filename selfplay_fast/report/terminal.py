@@ -197,6 +197,9 @@ def _common_metrics(row: Mapping[str, float]) -> list[str]:
     for key, unit in (("tokens_per_s", "tokens/s"), ("samples_per_s", "samples/s")):
         if number(row.get(key)) is not None:
             shown.append(f"{row[key]:,.0f} {unit}")
+    for phase in ("rollout", "update"):
+        if (share := number(row.get(f"{phase}_mfu"))) is not None:
+            shown.append(f"MFU {phase} {share:.1%}")
     for key, name in (("forfeit_rate", "forfeits"), ("unclosed_rate", "reasoning cut or endless")):
         if number(row.get(key)):
             shown.append(f"{name} {format_value(key, row[key])}")
