@@ -455,7 +455,7 @@ class _OneWeight:
         ("--eval-episodes 0", "eval_episodes"),
         ("--eval-episodes-between 0", "eval_episodes_between"),
         ("--model /some/model", "/some/model"),
-        ("--model /some/model --warmup-steps 1", "warmup_steps"),
+        ("--model some/model --warmup-steps 1", "warmup_steps"),
         ("--server-patience -1", "server_patience"),
         ("--checkpoint-every 0", "checkpoint_every"),
         ("--threads 0", "threads"),
