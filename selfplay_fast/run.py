@@ -15,10 +15,8 @@ from __future__ import annotations
 import json
 import math
 import os
-import resource
 import secrets
 import shutil
-import sys
 import time
 import traceback
 from collections.abc import Iterator, Mapping, Sequence
@@ -30,6 +28,7 @@ import yaml
 from rich.console import Console
 
 from . import config as configs
+from .phases import Phases
 from .records import Episode, episode_to_json
 from .report import data, write_report
 from .report.terminal import Display, closing_table
@@ -68,7 +67,7 @@ class Run:
         self._open = ExitStack()
         self._trackers: list[Tracker] | None = None  # opened with the first row
         self._began = time.monotonic()
-        self._seconds: dict[str, float] = {}  # by phase, since the last row
+        self.phases = Phases()  # since the last row
         self._step = 0
         self._new = False
 
@@ -174,11 +173,9 @@ class Run:
 
     @contextmanager
     def phase(self, name: str) -> Iterator[None]:
-        """Time what is done inside; the next row holds the seconds of each phase since the row before, `NAME_s`."""
-        began = time.perf_counter()
-        with _record_function(name) if self._profile else nullcontext():
+        """Time what is done inside; the next row holds what `Phases.row` says of each phase since the row before."""
+        with self.phases.phase(name), _record_function(name) if self._profile else nullcontext():
             yield
-        self._seconds[name] = self._seconds.get(name, 0.0) + time.perf_counter() - began
 
     def enter(self, resource: AbstractContextManager[T]) -> T:
         """Enter a context that is left when the run ends, however it ends."""
@@ -186,7 +183,7 @@ class Run:
 
     def seconds(self, *phases: str) -> float:
         """How long these phases took, since the last row."""
-        return sum(self._seconds.get(name, 0.0) for name in phases)
+        return self.phases.seconds(*phases)
 
     def log(
         self,
@@ -208,9 +205,8 @@ class Run:
             )
         row: dict[str, Any] = {"step": int(step), "time_s": round(self._elapsed(), 3)}
         row.update({key: _number(value) for key, value in metrics.items()})
-        row.update({f"{name}_s": round(seconds, 4) for name, seconds in self._seconds.items()})
-        row.update(_memory())
-        self._seconds.clear()
+        row.update(self.phases.row())
+        self.phases.clear()
         try:
             self._append(json.dumps(row, allow_nan=False) + "\n")
             if episodes:
@@ -348,7 +344,7 @@ class Follower(Run):
         pass
 
     def log(self, *args: Any, **kwargs: Any) -> None:
-        self._seconds.clear()
+        self.phases.clear()
 
     def truncate(self, step: int) -> None:
         pass
@@ -368,17 +364,6 @@ def _record_function(name: str) -> Any:
     from torch.profiler import record_function
 
     return record_function(name)
-
-
-def _memory() -> dict[str, float]:
-    """The largest memory so far: of the process, and of the tensors on its GPU."""
-    import torch
-
-    unit = 1 if sys.platform == "darwin" else 1024
-    peak = {"peak_memory_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**20}
-    if torch.cuda.is_initialized():
-        peak["gpu_peak_memory_mib"] = torch.cuda.max_memory_allocated() / 2**20
-    return {name: round(value, 1) for name, value in peak.items()}
 
 
 def _is_half_written(path: Path) -> bool:

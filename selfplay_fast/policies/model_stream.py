@@ -145,6 +145,7 @@ class ModelStream:
         if self._decoder is None:
             self.policy.model.eval()
             self._decoder = self._new_decoder()
+            self._decoder.passes = self.policy.forward_passes
         return self._decoder
 
     def _new_decoder(self) -> Decoder:

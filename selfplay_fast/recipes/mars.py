@@ -46,7 +46,8 @@ from selfplay_fast.policies.language_model import LanguageModel
 from selfplay_fast.policies.streams import derive_seed
 from selfplay_fast.records import Episode, Sampling
 from selfplay_fast.run import Run
-from selfplay_fast.training import adam, load_model, load_reference, start
+from selfplay_fast.throughput import Throughput
+from selfplay_fast.training import adam, computed_in, load_model, load_reference, start
 
 MINI_HANABI = "hanabi(colors=2,ranks=2,hand=3,info_tokens=3)"
 SIMPLE_HANABI = "hanabi(colors=3,ranks=2,hand=5,info_tokens=8)"
@@ -251,6 +252,7 @@ def train(config: Config, run: Run) -> None:
         keep_thinking=config.chat,
     )
     reference = load_reference(config, run, policy, keep_thinking=config.chat) if config.kl else None
+    throughput = Throughput(run, policy, computed_in(config), reference)
     baseline = state.baseline
     for step in run.steps(config.steps, start=state.step):
         seed = derive_seed(config.seed, step)
@@ -281,12 +283,8 @@ def train(config: Config, run: Run) -> None:
         )
         with run.phase("update"):
             metrics = update(policy, optimizer, batch, settings, reference=reference)
-        seconds = run.seconds("rollout", "advantages", "update")
-        metrics |= episode_metrics(episodes) | {
-            "forfeits": len(played) - len(episodes),
-            "samples_per_s": batch.num_samples / seconds,
-            "tokens_per_s": batch.num_tokens / seconds,
-        }
+        metrics |= episode_metrics(episodes) | {"forfeits": len(played) - len(episodes)}
+        metrics |= throughput.metrics(episodes, batch)
         last = step == config.steps
         if last or step % config.eval_every == 0:
             with run.phase("evaluation"):

@@ -41,7 +41,8 @@ from selfplay_fast.policies.streams import derive_seed
 from selfplay_fast.records import Sampling
 from selfplay_fast.run import Run
 from selfplay_fast.solvers import is_enumerable
-from selfplay_fast.training import adam, load_model, load_reference, start
+from selfplay_fast.throughput import Throughput
+from selfplay_fast.training import adam, computed_in, load_model, load_reference, start
 
 if TYPE_CHECKING:
     from selfplay_fast.policies.token_servers import TokenServers
@@ -292,6 +293,7 @@ def train(config: Config, run: Run) -> None:
         baseline=RoleBaseline(decay=config.baseline_decay),
     )
     reference = load_reference(config, run, policy) if config.magnet else None
+    throughput = Throughput(run, policy, computed_in(config), reference)
     baseline = state.baseline
     servers = _servers(config, policy)
     own = distributed.share()
@@ -345,16 +347,9 @@ def train(config: Config, run: Run) -> None:
             with run.phase("hand_over"):
                 servers.hand_over()
         rollouts.updated(policy.version)
-        seconds = run.seconds("rollout", "advantages", "update")
-        metrics |= (
-            episode_metrics(episodes)
-            | rollouts.metrics()
-            | {
-                "forfeits": len(played) - len(episodes),
-                "samples_per_s": batch.num_samples / seconds,
-                "tokens_per_s": batch.num_tokens / seconds,
-            }
-        )
+        metrics |= episode_metrics(episodes) | rollouts.metrics()
+        metrics |= {"forfeits": len(played) - len(episodes)}
+        metrics |= throughput.metrics(episodes, batch, epochs=config.inner_epochs)
         last = step == config.total_steps
         if last or step % config.eval_every == 0:
             with run.phase("evaluation"):

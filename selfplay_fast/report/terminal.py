@@ -196,6 +196,9 @@ def _common_metrics(row: Mapping[str, float]) -> list[str]:
     for key, unit in (("tokens_per_s", "tokens/s"), ("samples_per_s", "samples/s")):
         if number(row.get(key)) is not None:
             shown.append(f"{row[key]:,.0f} {unit}")
+    for phase in ("rollout", "update"):
+        if (share := number(row.get(f"{phase}_mfu"))) is not None:
+            shown.append(f"MFU {phase} {share:.1%}")
     return shown
 
 
