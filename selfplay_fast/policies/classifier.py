@@ -36,6 +36,7 @@ class SequenceClassifier:
     ) -> None:
         self.model = model.eval()
         self.tokenizer = tokenizer
+        self.tokenizer.padding_side = "right"  # where positions are counted from the first token
         self.threshold = threshold
         self.batch_size = batch_size
         labels = [model.config.id2label[i] for i in range(model.config.num_labels)]
