@@ -48,13 +48,15 @@ class SequenceClassifier:
         from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
         try:
-            model = AutoModelForSequenceClassification.from_pretrained(name).to(device)
+            model = AutoModelForSequenceClassification.from_pretrained(name)
             tokenizer = AutoTokenizer.from_pretrained(name)
         except (OSError, ValueError, KeyError) as error:
             raise ValueError(
                 f"classifier {str(name)!r} cannot be loaded: {str(error).splitlines()[0]}"
             ) from error
-        return cls(model, tokenizer, **options)
+        if device == "auto":
+            device = "cuda" if torch.cuda.is_available() else "cpu"
+        return cls(model.to(device), tokenizer, **options)
 
     @torch.no_grad()
     def probabilities(self, conversations: Sequence[Sequence[str]]) -> torch.Tensor:

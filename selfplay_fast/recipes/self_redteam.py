@@ -7,7 +7,6 @@ role, beside supervised batches. The preset `nano` plays a language of trigger w
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -37,6 +36,8 @@ from selfplay_fast.learn import (
     shaped_rewards,
     update,
 )
+from selfplay_fast.learn.chat_rows import read_rows
+from selfplay_fast.learn.losses import k1_kl
 from selfplay_fast.learn.warmup import demonstration_batch, imitate
 from selfplay_fast.play import Cast, play, trigger_game
 from selfplay_fast.play.attack_game import (
@@ -50,7 +51,8 @@ from selfplay_fast.play.attack_game import (
 from selfplay_fast.play.attack_prompts import DIRECT_PROMPTS, AttackPrompts
 from selfplay_fast.play.attack_rules import ATTACKER, DEFENDER, JUDGE, Payoff
 from selfplay_fast.policies import Policy
-from selfplay_fast.policies.adapters import check_installed
+from selfplay_fast.policies.adapters import check_installed, load_adapters, with_own_adapters
+from selfplay_fast.policies.judges import load_judge
 from selfplay_fast.policies.language_model import LanguageModel
 from selfplay_fast.policies.nano import build_nano_of
 from selfplay_fast.policies.streams import derive_seed
@@ -81,8 +83,8 @@ class Config(RecipeConfig):
     demonstrations: str = TRIGGERS
     """dialogues of the supervised batches: `triggers`, or a file of JSON lines with `messages`; empty: none"""
     judge: str = TRIGGERS
-    """who labels: `triggers` (exact), `server:URL#MODEL` with OpenAI's interface, or `classifier:FOLDER`, a model with
-    the labels harmful_request, response_refusal and harmful_response"""
+    """who labels: `triggers` (exact), `server:URL#MODEL` with OpenAI's interface, `model:FOLDER`, or
+    `classifier:FOLDER` with the labels harmful_request, response_refusal and harmful_response"""
     roles: Literal["both", "attacker", "defender"] = "both"
     """who learns; `attacker`: against the defender of step 0, `defender`: from seeds that nobody attacks"""
     attacked_share: float = 0.5
@@ -153,6 +155,8 @@ class Config(RecipeConfig):
     nano"""
     lora_rank: int = 0
     """train adapters of this rank at all linear layers but the head, and nothing else; 0: the whole model"""
+    lora_per_role: bool = False
+    """each role has adapters of its own, on one frozen model, instead of weights in common"""
     gradient_checkpointing: bool = False
     """compute layers again in the backward pass: a third more work, a small part of the memory"""
     max_batch_tokens: int = 16384
@@ -185,10 +189,6 @@ class Config(RecipeConfig):
                 f"seeds, held_out, judge: triggers are a language of their own, all three are or none is; got "
                 f"{', '.join(f'{name} {getattr(self, name)!r}' for name in own)}"
             )
-        if not self.judge.startswith((TRIGGERS, "server:", "classifier:")):
-            raise ValueError(
-                f"judge: must be {TRIGGERS}, server:URL#MODEL or classifier:FOLDER, got {self.judge!r}"
-            )
         if self.model != "nano" and self.warmup_steps:
             raise ValueError(
                 f"model: {self.model!r} is not nano{nearest(self.model, ['nano'])}, and only nano is warmed up; "
@@ -196,6 +196,8 @@ class Config(RecipeConfig):
             )
         if self.lora_rank and self.model == "nano":
             raise ValueError("lora_rank: nano is small, and trained whole; set it to 0, or name a model")
+        if self.lora_per_role and not (self.lora_rank and self.roles == "both"):
+            raise ValueError("lora_per_role: needs two roles that learn, and a lora_rank above 0")
 
     @property
     def style(self) -> Style:
@@ -237,41 +239,99 @@ def train(config: Config, run: Run) -> None:
         run,
         build=partial(load_policy, config, run),
         optimizer_of=partial(adam, rate=config.learning_rate),
-        evaluate=partial(_evaluate, config, setting),
+        evaluate=lambda policy: _evaluate(
+            config, setting, {ATTACKER: policy, DEFENDER: policy, JUDGE: setting.judge}
+        ),
         baseline=RoleBaseline(),
     )
-    reference = load_reference(config, run, policy)
-    cast = _cast(config, run, policy, reference, setting.judge)
-    throughput = Throughput(run, policy, computed_in(config), reference)
+    learners = _learners(config, run, policy, optimizer, state.step)
+    cast = _cast(config, run, learners, setting.judge)
+    throughput = Throughput(run, policy, computed_in(config), learners[-1].reference)
     for step in run.steps(config.steps, start=state.step):
         seed = derive_seed(config.seed, step)
         with run.phase("rollout"):
             played = _play(cast, setting.seeds_of(step, config), seed, setting.rules)
             episodes, dropped = counted_games(played, remove_ties=config.remove_ties)
             _tell(run, step, episodes, dropped)
-        metrics: dict[str, float] = {f"dropped/{why}": number for why, number in dropped.items()}
-        batch = _pack(config, episodes)
-        if batch is not None:
+        metrics = {f"dropped/{why}": float(number) for why, number in dropped.items()}
+        metrics |= attack_metrics(episodes)
+        for learner in learners:
+            batch = _pack(episodes, learner.roles)
+            if batch is None:
+                continue
             with run.phase("advantages"):
-                batch, about = _with_advantages(config, batch, policy, reference, episodes)
+                batch, about = _with_advantages(config, batch, learner, episodes)
             with run.phase("update"):
-                metrics |= about | update(
-                    policy,
-                    optimizer,
+                about |= update(
+                    learner.policy,
+                    learner.optimizer,
                     batch.shuffled(seed),
                     _update(config),
-                    beside=setting.beside(config, policy, seed),
+                    beside=setting.beside(config, learner.policy, seed),
                 )
-            metrics |= attack_metrics(episodes) | throughput.metrics(episodes, batch)
+            metrics |= learner.named(about)
+            if learner.policy is policy:
+                metrics |= throughput.metrics(episodes, batch)
         last = step == config.steps
         if last or step % config.eval_every == 0:
             with run.phase("evaluation"):
-                metrics |= _evaluate(config, setting, policy)
+                metrics |= _evaluate(config, setting, cast)
         run.log(step, metrics, episodes)
         if last or step % config.checkpoint_every == 0:
             with run.phase("checkpoint"):
                 done = checkpoint.TrainState(step=step, baseline=RoleBaseline())
-                checkpoint.save_checkpoint(run.checkpoints, policy, optimizer, done)
+                for learner in learners:  # the run's own last: it says which step all have reached
+                    checkpoint.save_checkpoint(learner.folder, learner.policy, learner.optimizer, done)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Learner:
+    """Weights that learn, the roles that they play, what they diverge from and where they are kept."""
+
+    roles: tuple[str, ...]
+    policy: LanguageModel
+    optimizer: torch.optim.Optimizer
+    reference: LanguageModel
+    folder: Path
+    name: str = ""
+
+    def named(self, metrics: Mapping[str, float]) -> dict[str, float]:
+        """Metrics, under the learner's name where it has one."""
+        return {f"{self.name}/{key}" if self.name else key: value for key, value in metrics.items()}
+
+
+def _learners(
+    config: Config, run: Run, policy: LanguageModel, optimizer: torch.optim.Optimizer, step: int
+) -> list[Learner]:
+    """One for all roles that learn; or a second one for the attacker, with adapters beside the same frozen weights."""
+    own = Learner(
+        roles=(ATTACKER, DEFENDER) if config.roles == "both" else (config.roles,),
+        policy=policy,
+        optimizer=optimizer,
+        reference=load_reference(config, run, policy),
+        folder=run.checkpoints,
+    )
+    if not config.lora_per_role:
+        return [own]
+    if distributed.share()[1] > 1:
+        raise ValueError("lora_per_role: weights in common cannot be sharded; start one process")
+    model = with_own_adapters(policy.model, derive_seed(config.seed, 0, 2))
+    attacker = LanguageModel(
+        model,
+        policy.tokenizer,
+        max_batch_tokens=config.max_batch_tokens,
+        max_cache_tokens=config.max_cache_tokens,
+    )
+    steps = adam(attacker, rate=config.learning_rate)
+    folder = run.checkpoints / ATTACKER
+    if step:
+        saved = folder / f"step-{step:06d}"
+        load_adapters(model, saved / "model")
+        checkpoint.restore_optimizer(steps, saved)
+    other = Learner(
+        roles=(ATTACKER,), policy=attacker, optimizer=steps, reference=attacker, folder=folder, name=ATTACKER
+    )
+    return [other, replace(own, roles=(DEFENDER,))]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -336,22 +396,10 @@ def _triggers(config: Config) -> tuple[list[Seed], list[Seed], Policy]:
 
 
 def _named(config: Config) -> tuple[list[Seed], list[Seed], Policy]:
-    return read_seeds(config.seeds), read_seeds(config.held_out), load_judge(config)
-
-
-def load_judge(config: Config) -> Policy:
-    """The judge that is named; a server has said a word."""
-    kind, _, name = config.judge.partition(":")
-    if kind == "classifier":
-        from selfplay_fast.policies.classifier import SequenceClassifier
-
-        return SequenceClassifier.load(name, device=distributed.local_device(config.device))
-    from selfplay_fast.policies.endpoint import Limits
-    from selfplay_fast.policies.openai_server import OpenAIServer
-
-    server = OpenAIServer.from_name(config.judge, limits=Limits(timeout=config.judge_timeout))
-    server.check()
-    return server
+    judge = load_judge(
+        config.judge, device=distributed.local_device(config.device), timeout=config.judge_timeout
+    )
+    return read_seeds(config.seeds), read_seeds(config.held_out), judge
 
 
 def _prompts(config: Config) -> AttackPrompts:
@@ -366,11 +414,7 @@ def _rows(config: Config, seeds: Sequence[Seed]) -> list[Mapping[str, Any]]:
         return []
     if config.demonstrations == TRIGGERS:
         return list(trigger_game.helpful_rows(seeds))
-    try:
-        lines = Path(config.demonstrations).read_text(encoding="utf-8").splitlines()
-        return [json.loads(line) for line in lines]
-    except (OSError, ValueError) as error:
-        raise ValueError(f"demonstrations: cannot read {config.demonstrations}: {error}") from None
+    return read_rows(config.demonstrations, "demonstrations")
 
 
 def load_policy(config: Config, run: Run) -> LanguageModel:
@@ -399,15 +443,15 @@ def load_policy(config: Config, run: Run) -> LanguageModel:
     return policy
 
 
-def _cast(config: Config, run: Run, policy: LanguageModel, reference: LanguageModel, judge: Policy) -> Cast:
+def _cast(config: Config, run: Run, learners: Sequence[Learner], judge: Policy) -> Cast:
     """Who plays: a defender that does not learn is that of step 0."""
-    defender = policy
+    playing = {role: learner.policy for learner in learners for role in learner.roles}
+    (last,) = learners[-1:]
     if config.roles == "attacker":
         first = run.checkpoints / "step-000000"
-        defender = (
-            reference if reference is not policy else checkpoint.load_policy(first, **placement(config))
-        )
-    return {ATTACKER: policy, DEFENDER: defender, JUDGE: judge}
+        frozen = last.reference is not last.policy
+        playing[DEFENDER] = last.reference if frozen else checkpoint.load_policy(first, **placement(config))
+    return {ATTACKER: last.policy, **playing, JUDGE: judge}
 
 
 def _play(cast: Cast, seeds: Sequence[Seed], seed: int, rules: Rules) -> list[Episode]:
@@ -417,41 +461,33 @@ def _play(cast: Cast, seeds: Sequence[Seed], seed: int, rules: Rules) -> list[Ep
     )
 
 
-def _pack(config: Config, episodes: Sequence[Episode]) -> TokenBatch | None:
-    """A sample of every reply of the roles that learn, with its reward as advantage; None where there is none."""
-    own = only_roles(episodes, _learning(config))
+def _pack(episodes: Sequence[Episode], roles: Sequence[str]) -> TokenBatch | None:
+    """A sample of every reply of these roles, with its reward as advantage; None where there is none."""
+    own = only_roles(episodes, roles)
     if not any(episode.turns for episode in own):
         return None
     rewards = [[turn.reward for turn in episode.turns] for episode in own]
     return pack(own, rewards, token_normaliser=1, skip_zero_advantages=False)
 
 
-def _learning(config: Config) -> tuple[str, ...]:
-    return (ATTACKER, DEFENDER) if config.roles == "both" else (config.roles,)
-
-
 def _with_advantages(
-    config: Config,
-    batch: TokenBatch,
-    policy: LanguageModel,
-    reference: LanguageModel,
-    episodes: Sequence[Episode],
+    config: Config, batch: TokenBatch, learner: Learner, episodes: Sequence[Episode]
 ) -> tuple[TokenBatch, dict[str, float]]:
     """REINFORCE++: rewards with the divergence of each token, summed from behind, whitened by role."""
     own = torch.from_numpy(batch.sampler_logprobs)
     if config.old_logprobs == "learner":
-        own = batch_logprobs(policy, batch, _update(config))
-    kl = own - batch_logprobs(policy, batch, _update(config), reference=reference)
+        own = batch_logprobs(learner.policy, batch, _update(config))
+    kl = k1_kl(own, batch_logprobs(learner.policy, batch, _update(config), reference=learner.reference))
     offsets, mask = torch.from_numpy(batch.offsets), torch.from_numpy(batch.weights > 0)
     rewards = torch.from_numpy(batch.advantages[batch.offsets[:-1]])
-    said_by = [turn.ask.role for e in only_roles(episodes, _learning(config)) for turn in e.turns]
-    attacks = torch.tensor([role == ATTACKER for role in said_by]).long().repeat_interleave(offsets.diff())
     shaped = shaped_rewards(rewards, offsets, kl, kl_coef=config.kl, limit=config.reward_limit, mask=mask)
+    said_by = [turn.ask.role for episode in only_roles(episodes, learner.roles) for turn in episode.turns]
+    roles = torch.tensor([learner.roles.index(role) for role in said_by]).repeat_interleave(offsets.diff())
     advantages, _ = reinforce_pp_advantages(
-        shaped, offsets, attacks if config.whitened_by == "role" else None, mask
+        shaped, offsets, roles if config.whitened_by == "role" else None, mask
     )
-    shown = replace(batch, advantages=advantages.float().numpy(), sampler_logprobs=own.numpy())
-    return shown, {"kl": float(kl[mask].mean())}
+    known = replace(batch, advantages=advantages.float().numpy(), sampler_logprobs=own.numpy())
+    return known, {"kl": float(kl[mask].mean())}
 
 
 def _update(config: Config) -> Update:
@@ -482,9 +518,8 @@ def _tell(run: Run, step: int, episodes: Sequence[Episode], dropped: Mapping[str
             run.note(f"step {step}: all rewards of the {role} are {rewards.pop():g}, which teaches nothing")
 
 
-def _evaluate(config: Config, setting: Setting, policy: LanguageModel) -> dict[str, float]:
+def _evaluate(config: Config, setting: Setting, cast: Cast) -> dict[str, float]:
     """The defender against held-out seeds as they are, and the attacks of the attacker on training seeds."""
-    cast = {ATTACKER: policy, DEFENDER: policy, JUDGE: setting.judge}
     seed = derive_seed(config.seed, -1)
     half = max(1, config.eval_games // 2)
     metrics: dict[str, float] = {}

@@ -67,5 +67,5 @@ def test_an_encoder_takes_the_mean_over_tokens(toy_policy, tmp_path):
             want = toy_policy.model.base_model(ids).last_hidden_state[0].mean(0)
         assert np.abs(vector - want.numpy()).max() < 1e-4
     assert 0 < embedding_distance(texts, encode) < 2
-    with pytest.raises(ValueError, match="encoder .* cannot be loaded"):
+    with pytest.raises(ValueError, match=r"encoder .* cannot be loaded"):
         mean_pooling_encoder(tmp_path / "nothing")

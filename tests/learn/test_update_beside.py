@@ -1,4 +1,4 @@
-"""What `update` learns besides, means over tokens, and log-probs of a batch. Oracle: plain autograd and float64 sums."""
+"""What `update` learns besides, means over tokens, log-probs of a batch. Oracle: plain autograd and float64 sums."""
 
 from dataclasses import replace
 from itertools import repeat

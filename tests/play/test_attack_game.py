@@ -225,7 +225,7 @@ def test_marks():
     assert [one.text for one in marked] == [one.text for one in seeds]
     assert not any(one.attacked for one in mark_attacked(seeds, 0.0, seed=0))
     assert all(one.attacked for one in mark_attacked(seeds, 1.0, seed=0))
-    with pytest.raises(ValueError, match="share: must be between 0 and 1, got 1.5"):
+    with pytest.raises(ValueError, match=r"share: must be between 0 and 1, got 1\.5"):
         mark_attacked(seeds, 1.5, seed=0)
 
 

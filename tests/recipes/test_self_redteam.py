@@ -81,6 +81,72 @@ def test_a_run_tells_what_came_of_the_games(whole: Path) -> None:
     assert {turn["role"] for episode in episodes for turn in episode["turns"]} == {ATTACKER, DEFENDER, JUDGE}
 
 
+@pytest.fixture
+def named(base: Path, toy_policy: LanguageModel, tmp_path: Path) -> str:
+    """Arguments that name a model, files and a classifier of three labels, in place of nano's language."""
+    from transformers import BertConfig, BertForSequenceClassification
+
+    labels = ["harmful_request", "response_refusal", "harmful_response"]
+    sizes = {"hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 1, "intermediate_size": 8}
+    config = BertConfig(
+        vocab_size=len(toy_policy.tokenizer),
+        pad_token_id=toy_policy.tokenizer.pad_token_id,
+        id2label=dict(enumerate(labels)),
+        label2id={label: i for i, label in enumerate(labels)},
+        initializer_range=1.0,
+        **sizes,
+    )
+    BertForSequenceClassification(config).save_pretrained(tmp_path / "judge")
+    toy_policy.tokenizer.model_max_length = 512
+    toy_policy.tokenizer.save_pretrained(tmp_path / "judge")
+    kinds = ("vanilla_harmful", "vanilla_benign")
+    rows = [{"vanilla": f"take {i} turns", "data_type": kinds[i % 2]} for i in range(8)]
+    (tmp_path / "seeds.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    chat = [{"role": "user", "content": "take turns"}, {"role": "assistant", "content": "and more"}]
+    (tmp_path / "rows.jsonl").write_text(json.dumps({"messages": chat}))
+    files = f"--seeds {tmp_path}/seeds.jsonl --held-out {tmp_path}/seeds.jsonl --demonstrations {tmp_path}/rows.jsonl"
+    return f"--model {base} --judge classifier:{tmp_path}/judge {files} --warmup-steps 0"
+
+
+def test_adapters_of_each_role_go_on_to_the_same_digits(named: str, tmp_path: Path) -> None:
+    """Oracle: the uninterrupted run; both roles learn, each its own weights; the frozen ones are the model's."""
+    pytest.importorskip("peft")
+    run, again = tmp_path / "run", tmp_path / "again"
+    size = "--steps 2 --prompts-per-step 4 --sequences-per-update 4 --sft-rows 1 --eval-games 2 --checkpoint-every 1"
+    how = "--lora-rank 2 --lora-per-role --learning-rate 1e-2 --max-tokens 4 --old-logprobs learner --device cpu"
+    assert main(["train", "self_redteam", *f"{named} {size} {how} --run-dir".split(), str(run)]) == 0
+    shutil.copytree(run, again)
+    shutil.rmtree(again / "checkpoints" / "step-000002")  # killed after the attacker's was written
+    assert main(["train", "--resume", str(again)]) == 0
+    assert rows(again) == rows(run)
+    last = rows(run)[-1]
+    assert last["attacker/trained_tokens"] > 0
+    assert last["trained_tokens"] > 0
+    weights = [
+        path / "step-000002/model/adapter_model.safetensors"
+        for path in (
+            run / "checkpoints",
+            run / "checkpoints" / ATTACKER,
+            again / "checkpoints",
+            again / "checkpoints" / ATTACKER,
+        )
+    ]
+    data = [path.read_bytes() for path in weights]
+    assert data[0] == data[2] != data[1] == data[3]
+
+
+@pytest.mark.parametrize("roles", [ATTACKER, DEFENDER])
+def test_one_role_alone_learns(roles: str, tmp_path: Path) -> None:
+    """Oracle: whose replies are in the games; the attacker's opponent is the model of step 0 to the last digit."""
+    run = tmp_path / "run"
+    arguments = RUN.replace("--steps 3", f"--steps 1 --roles {roles}")
+    assert main([*arguments.split(), str(run)]) == 0
+    lines = (run / "episodes" / "step-000001.jsonl").read_text().splitlines()
+    said = {turn["role"] for line in lines for turn in json.loads(line)["turns"]}
+    assert said == {DEFENDER, JUDGE} | ({ATTACKER} if roles == ATTACKER else set())
+    assert ("attack_game/attack_entropy" in rows(run)[-1]) == (roles == ATTACKER)
+
+
 @pytest.mark.long
 def test_triggers_that_attackers_find_are_refused(tmp_path: Path) -> None:
     """Oracle: the defender of step 0 and one that saw no attackers, on attacks that neither has seen."""
@@ -173,9 +239,16 @@ def test_advantages_are_those_of_the_sequential_port(
 
     monkeypatch.setattr(self_redteam, "batch_logprobs", reference)
     config = replace(self_redteam.Config(), whitened_by=whitened_by)
-    batch = self_redteam._pack(config, episodes)
+    learner = self_redteam.Learner(
+        roles=(ATTACKER, DEFENDER),
+        policy=None,
+        optimizer=None,
+        reference=None,
+        folder=Path(),  # type: ignore[arg-type]
+    )
+    batch = self_redteam._pack(episodes, learner.roles)
     assert batch is not None
-    batch, _ = self_redteam._with_advantages(config, batch, None, None, episodes)  # type: ignore[arg-type]
+    batch, _ = self_redteam._with_advantages(config, batch, learner, episodes)
     turns = [(t.ask.role, t.reply.text, e.index) for e in episodes for t in e.turns if t.ask.role != JUDGE]
     assert len(turns) == len(step.trajectories) == len(want) == batch.num_samples
     expected = np.concatenate([want[turn] for turn in turns])
@@ -228,7 +301,7 @@ def test_steps_that_teach_nothing(labels: Labels, lines: list[str]) -> None:
     episodes, dropped = counted_games(games_of(labels))
     self_redteam._tell(run, 3, episodes, dropped)  # type: ignore[arg-type]
     assert run.lines == lines
-    assert (self_redteam._pack(run.config, episodes) is None) == (labels.refused is None)
+    assert (self_redteam._pack(episodes, (ATTACKER, DEFENDER)) is None) == (labels.refused is None)
 
 
 def test_a_judge_that_never_answers_ends_the_run() -> None:
@@ -283,7 +356,7 @@ def test_every_pass_sees_every_seed_once(whole: Path) -> None:
         ({"attacked_share": 1.5}, "attacked_share: must be between"),
         ({"demonstrations": ""}, "demonstrations: name a file"),
         ({"judge": "server:http://x/v1#m"}, "seeds, held_out, judge: triggers are"),
-        ({"judge": "me", "seeds": "a", "held_out": "b"}, "judge: must be triggers, server"),
+        ({"lora_per_role": True}, "lora_per_role: needs two roles"),
         ({"model": "path/to/model"}, "model: .* set warmup_steps to 0"),
         ({"lora_rank": 8}, "lora_rank: nano"),
     ],
