@@ -28,6 +28,11 @@ class RecipeConfig:
         """The configuration with every default that depends on other settings written out, as a run keeps it."""
         return self
 
+    @property
+    def uses_reference(self) -> bool:
+        """Does the loss compare with the model of step 0, which is then kept beside the one that learns?"""
+        return False
+
 
 def nearest(word: str, known: Iterable[str], prefix: str = "") -> str:
     """`" (did you mean 'x'?)"` for the closest of `known`, or the empty string when nothing is close."""

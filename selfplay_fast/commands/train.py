@@ -31,6 +31,10 @@ class TrainOptions:
     """also write TensorBoard scalars into the run folder"""
     wandb: bool = False
     """also log to Weights & Biases; its own variables (WANDB_MODE=offline, WANDB_PROJECT, …) say where and how"""
+    budget: bool = False
+    """print what the run would take of the memory of each card (of as many as WORLD_SIZE says), and end"""
+    card_memory: Annotated[float | None, optional("GB")] = None
+    """of each card, for --budget (default: that of the card here)"""
     profile: bool = False
     """also write a trace of torch's profiler of the second and third step into the run folder"""
 
@@ -40,6 +44,8 @@ def train(arguments: list[str]) -> None:
     if arguments[:1] in (["-h"], ["--help"]):
         print(_train_overview())
         return
+    if "--budget" in arguments:
+        return _print_budget(arguments)
     if int(os.environ.get("WORLD_SIZE", "1")) == 1:  # torchrun sets it
         return _go(*_opened(arguments))
     from ..learn import distributed
@@ -148,7 +154,30 @@ def _first_line_of_recipe(name: str) -> str:
     return (text or "").split("\n")[0]
 
 
-def _created(recipe_name: str, rest: list[str]) -> tuple[Any, types.ModuleType]:
+def _print_budget(arguments: list[str]) -> None:
+    """What the run of a command line would take of memory; ValueError where a card has less."""
+    import torch
+
+    from ..training import memory_budget
+
+    recipe_name, *rest = arguments
+    if recipe_name.startswith("-") or value_of("--resume", rest) is not None:
+        raise UsageError(f"--budget: is of a new run: {PROGRAM} train RECIPE --budget …")
+    _, options, config = _configured(recipe_name, rest)
+    if config.model == "nano":
+        raise UsageError("--budget: nano fits everywhere; name a model with --model")
+    if config.device == "auto":
+        config = dataclasses.replace(config, device="cuda")
+    counted = memory_budget(config, ranks=int(os.environ.get("WORLD_SIZE", "1")))
+    print(counted.table())
+    if options.card_memory is not None:
+        counted.check(options.card_memory * 1e9)
+    elif torch.cuda.is_available():
+        counted.check(torch.cuda.get_device_properties(0).total_memory)
+
+
+def _configured(recipe_name: str, rest: list[str]) -> tuple[types.ModuleType, TrainOptions, Any]:
+    """The recipe, the options of the run and those of the recipe, checked."""
     module = configs.load_recipe(recipe_name)
     name = value_of("--preset", rest) or next(iter(module.PRESETS))
     if name not in module.PRESETS:
@@ -158,9 +187,13 @@ def _created(recipe_name: str, rest: list[str]) -> tuple[Any, types.ModuleType]:
         )
     options, config = _parse_train(recipe_name, module, rest, TrainOptions(preset=name), module.PRESETS[name])
     _check_config(config)
+    return module, options, config
 
+
+def _created(recipe_name: str, rest: list[str]) -> tuple[Any, types.ModuleType]:
     from ..run import Run
 
+    module, options, config = _configured(recipe_name, rest)
     run = Run.create(
         recipe_name,
         config.resolved(),

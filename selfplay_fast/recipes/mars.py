@@ -137,7 +137,7 @@ class Config(RecipeConfig):
     """a loss beyond it has exploded, and the run stops"""
     max_turns: int = 50
     """a longer game ends with 0 for all"""
-    warmup_steps: int = 80
+    warmup_steps: int = 160
     """supervised steps on uniformly random legal play before self-play: nano's way to learn the reply format"""
     warmup_games: int = 8
     """games of each of these steps"""
@@ -206,6 +206,10 @@ class Config(RecipeConfig):
         if self.games_per_step < len(self.games):
             raise ValueError(f"games_per_step: {self.games_per_step} cannot cover {len(self.games)} games")
 
+    @property
+    def uses_reference(self) -> bool:
+        return self.kl > 0
+
 
 PRESETS = {
     "nano": Config(),
@@ -251,7 +255,9 @@ def train(config: Config, run: Run) -> None:
         baseline=RoleBaseline(),
         keep_thinking=config.chat,
     )
-    reference = load_reference(config, run, policy, keep_thinking=config.chat) if config.kl else None
+    reference = None
+    if config.uses_reference:
+        reference = load_reference(config, run, policy, keep_thinking=config.chat)
     throughput = Throughput(run, policy, computed_in(config), reference)
     baseline = state.baseline
     for step in run.steps(config.steps, start=state.step):

@@ -204,6 +204,11 @@ class Config(RecipeConfig):
         """Prompts are chats."""
         return "spiral"
 
+    @property
+    def uses_reference(self) -> bool:
+        """Is the divergence from the model of step 0 in the rewards?"""
+        return self.kl > 0
+
 
 PRESETS = {
     "nano": Config(),
@@ -291,7 +296,7 @@ class Learner:
     roles: tuple[str, ...]
     policy: LanguageModel
     optimizer: torch.optim.Optimizer
-    reference: LanguageModel
+    reference: LanguageModel | None
     folder: Path
     name: str = ""
 
@@ -308,7 +313,7 @@ def _learners(
         roles=(ATTACKER, DEFENDER) if config.roles == "both" else (config.roles,),
         policy=policy,
         optimizer=optimizer,
-        reference=load_reference(config, run, policy),
+        reference=load_reference(config, run, policy) if config.uses_reference else None,
         folder=run.checkpoints,
     )
     if not config.lora_per_role:
@@ -449,8 +454,7 @@ def _cast(config: Config, run: Run, learners: Sequence[Learner], judge: Policy) 
     (last,) = learners[-1:]
     if config.roles == "attacker":
         first = run.checkpoints / "step-000000"
-        frozen = last.reference is not last.policy
-        playing[DEFENDER] = last.reference if frozen else checkpoint.load_policy(first, **placement(config))
+        playing[DEFENDER] = checkpoint.load_policy(first, **placement(config))
     return {ATTACKER: last.policy, **playing, JUDGE: judge}
 
 
@@ -477,7 +481,9 @@ def _with_advantages(
     own = torch.from_numpy(batch.sampler_logprobs)
     if config.old_logprobs == "learner":
         own = batch_logprobs(learner.policy, batch, _update(config))
-    kl = k1_kl(own, batch_logprobs(learner.policy, batch, _update(config), reference=learner.reference))
+    kl = torch.zeros_like(own)
+    if config.kl:
+        kl = k1_kl(own, batch_logprobs(learner.policy, batch, _update(config), reference=learner.reference))
     offsets, mask = torch.from_numpy(batch.offsets), torch.from_numpy(batch.weights > 0)
     rewards = torch.from_numpy(batch.advantages[batch.offsets[:-1]])
     shaped = shaped_rewards(rewards, offsets, kl, kl_coef=config.kl, limit=config.reward_limit, mask=mask)
