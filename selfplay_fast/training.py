@@ -11,7 +11,7 @@ from selfplay_fast.games import Style
 from selfplay_fast.learn import RoleBaseline, checkpoint, distributed
 from selfplay_fast.policies.adapters import add_adapters, train_adapters
 from selfplay_fast.policies.language_model import LanguageModel
-from selfplay_fast.policies.nano import build_nano
+from selfplay_fast.policies.nano import build_nano, build_nano_of
 from selfplay_fast.policies.recompute import recompute_layers
 from selfplay_fast.policies.streams import derive_seed
 from selfplay_fast.run import Run
@@ -67,15 +67,20 @@ def load_model(
     status: Callable[[str], None],
     *,
     nano: Mapping[str, Any] | None = None,
+    texts: tuple[Sequence[str], Sequence[str]] | None = None,
     **options: Any,
 ) -> LanguageModel:
     """The model that the configuration names, ready to learn.
 
-    ``nano`` are further options of `build_nano`, ``options`` those of `LanguageModel`.
+    ``nano`` are further options of `build_nano`, ``options`` those of `LanguageModel`. ``texts``: what is read and said
+    where no games are played, for `build_nano_of`.
     """
     if config.model == "nano":
         status("building nano")
-        model, tokenizer = build_nano(games, config.seed, style=config.style, **(nano or {}))
+        if texts is not None:
+            model, tokenizer = build_nano_of(*texts, config.seed)
+        else:
+            model, tokenizer = build_nano(games, config.seed, style=config.style, **(nano or {}))
         placed = {name: value for name, value in placement(config).items() if name != "dtype"}
         policy = LanguageModel(model, tokenizer, **placed, **options)
     else:
@@ -119,10 +124,38 @@ def load_reference(config: ModelSettings, run: Run, policy: LanguageModel, **opt
     return checkpoint.load_policy(run.checkpoints / "step-000000", **as_computed)
 
 
-def adam(policy: LanguageModel, *, rate: float, weight_decay: float = 0.0) -> torch.optim.Optimizer:
-    """AdamW over all that is trained, betas 0.9 and 0.95."""
+def adam(
+    policy: LanguageModel, *, rate: float, weight_decay: float = 0.0, betas: tuple[float, float] = (0.9, 0.95)
+) -> torch.optim.Optimizer:
+    """AdamW over all that is trained."""
     trained = [parameter for parameter in policy.model.parameters() if parameter.requires_grad]
-    return torch.optim.AdamW(trained, lr=rate, betas=(0.9, 0.95), weight_decay=weight_decay)
+    return torch.optim.AdamW(trained, lr=rate, betas=betas, weight_decay=weight_decay)
+
+
+def second_model(
+    config: ModelSettings, run: Run, name: str, step: int, *, build: Callable[[], LanguageModel]
+) -> LanguageModel:
+    """The model that learns beside a run's own, as it was after ``step``; of step 0 what ``build`` makes, once.
+
+    It is kept in ``checkpoints/NAME``. Saved (`save_second_model`) before the run's own, it is there for whatever step
+    the run goes on from.
+    """
+    path = run.checkpoints / name / f"step-{step:06d}"
+    if step == 0 and not path.exists():
+        policy = build()
+        save_second_model(run, name, step, policy)
+        return policy
+    policy = checkpoint.load_policy(path, **placement(config))
+    _prepare(config, policy)
+    return policy
+
+
+def save_second_model(run: Run, name: str, step: int, policy: LanguageModel) -> None:
+    """Weights only: its optimizer begins anew in every step."""
+    with distributed.sharded(policy.model):
+        optimizer = adam(policy, rate=0.0)
+    state = checkpoint.TrainState(step=step, baseline=RoleBaseline())
+    checkpoint.save_checkpoint(run.checkpoints / name, policy, optimizer, state, keep=3)
 
 
 def start(

@@ -125,8 +125,15 @@ def build_nano(
 ) -> tuple[Any, Any]:
     """Model and tokenizer for these games, untrained; the texts do not depend on the seed, the weights do."""
     observations, replies = random_play_texts(names, episodes=64, seed=0, style=style, legal_list=legal_list)
-    chat = ["user\n", "assistant\n"] * len(observations)  # the template's own words, as often as they occur
-    texts = [*dict.fromkeys(observations), *dict.fromkeys(replies), *chat]
+    return build_nano_of(observations, replies, seed, whole_words=whole_words)
+
+
+def build_nano_of(
+    read: Sequence[str], said: Sequence[str], seed: int, *, whole_words: bool = False
+) -> tuple[Any, Any]:
+    """Model and tokenizer for what is read and said in these texts, untrained."""
+    chat = ["user\n", "assistant\n"] * len(read)  # the template's own words, as often as they occur
+    texts = [*dict.fromkeys(read), *dict.fromkeys(said), *chat]
     tokenizer = build_tokenizer(texts, whole_words=whole_words)
     model = build_model(len(tokenizer), tokenizer.eos_token_id, tokenizer.pad_token_id, seed)
     return model, tokenizer
