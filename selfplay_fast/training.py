@@ -135,16 +135,14 @@ def adam(
 def second_model(
     config: ModelSettings, run: Run, name: str, step: int, *, build: Callable[[], LanguageModel]
 ) -> LanguageModel:
-    """The model that learns beside a run's own, as it was after ``step``; of step 0 what ``build`` makes, once.
+    """The model that learns beside a run's own, as it was after ``step``; at first a copy of what ``build`` makes.
 
     It is kept in ``checkpoints/NAME``. Saved (`save_second_model`) before the run's own, it is there for whatever step
     the run goes on from.
     """
     path = run.checkpoints / name / f"step-{step:06d}"
     if step == 0 and not path.exists():
-        policy = build()
-        save_second_model(run, name, step, policy)
-        return policy
+        save_second_model(run, name, step, build())
     policy = checkpoint.load_policy(path, **placement(config))
     _prepare(config, policy)
     return policy

@@ -26,14 +26,18 @@ from selfplay_fast.refine_search import END, START
 Chat = list[dict[str, str]]
 
 
+def _run(first: str, length: int) -> str:
+    """Words as the vocabulary has them one after another, from its beginning again after its end."""
+    start = VOCABULARY.index(first)
+    return " ".join(VOCABULARY[(start + k) % len(VOCABULARY)] for k in range(length))
+
+
 def written(task: WordTask, rng: np.random.Generator) -> str:
-    """Random words that keep to the task, the keyword first."""
-    length = task.length or int(rng.choice(LENGTHS))
-    words = rng.choice(VOCABULARY, length).tolist()
-    if task.keyword is not None:
-        words[0] = task.keyword
+    """Words in alphabetical order that keep to the task, the keyword first: what follows a word is soon learned."""
+    first = task.keyword or str(rng.choice(VOCABULARY))
     case = task.case or str(rng.choice(list(CASES)))
-    return CASES[case](" ".join(words)) + (task.ending or str(rng.choice(ENDINGS)))
+    words = _run(first, task.length or int(rng.choice(LENGTHS)))
+    return CASES[case](words) + (task.ending or str(rng.choice(ENDINGS)))
 
 
 def careless(task: WordTask, rng: np.random.Generator, care: float) -> str:
@@ -43,21 +47,20 @@ def careless(task: WordTask, rng: np.random.Generator, care: float) -> str:
 
 
 def mended(task: WordTask, response: str, rng: np.random.Generator) -> str:
-    """The response with as little changed as the task demands."""
-    broken = task.broken(response)
-    words = words_of(response) or [str(rng.choice(VOCABULARY))]
-    if "length" in broken:
-        assert task.length is not None
-        while len(words) > task.length:
-            others = [k for k, word in enumerate(words) if word.lower() != task.keyword]
-            words.pop(int(rng.choice(others or len(words))))
-        words += rng.choice(VOCABULARY, task.length - len(words)).tolist()
-    if "keyword" in broken:
-        assert task.keyword is not None
-        words[0] = task.keyword
-    case = task.case or ("capitals" if words[0].isupper() else "small")
-    ending = task.ending or (response[-1] if response.endswith(ENDINGS) else "")
-    return CASES[case](" ".join(words)) + ending
+    """The response with as little changed as the task demands of first word, length, case and ending."""
+    words = words_of(response)
+    known = [word.lower() for word in words if word.lower() in VOCABULARY]
+    length = task.length or max(1, len(words))
+    first = (known or [str(rng.choice(VOCABULARY))])[0]
+    if task.keyword is not None and task.keyword not in _run(first, length).split():
+        first = task.keyword
+    kept = WordTask(
+        length=length,
+        keyword=first,
+        case=task.case or ("capitals" if "".join(words).isupper() else "small"),
+        ending=task.ending or (response[-1] if response.endswith(ENDINGS) else None),
+    )
+    return written(kept, rng)
 
 
 def actor_chat(task: WordTask, rng: np.random.Generator, care: float) -> Chat:

@@ -72,7 +72,7 @@ class Config(RecipeConfig):
     model: str = "nano"
     """the actor: `nano` (built here), a local transformers folder, or a hub id"""
     refiner: str = ""
-    """the refiner that is trained beside it; empty: another copy of the same model"""
+    """the refiner that is trained beside it; empty: a copy of the actor, warmed up as it is"""
     prompts: str = WORDS
     """`words` (tasks that a rule judges), or a JSONL file of objects with a `prompt`"""
     held_out: int = 200
@@ -249,17 +249,22 @@ def train(config: Config, run: Run) -> None:
     distributed.check_enough(config.prompts_per_step, "prompts_per_step")
     prompts = prompt_set(config.prompts, config.held_out, config.seed)
     others = judges(config, prompts)
-    build = partial(load_role, config, run, prompts)
-    load_refiner = partial(second_model, config, run, REFINER, build=partial(build, REFINER))
+
+    def refiner_after(step: int, actor: LanguageModel) -> LanguageModel:
+        return second_model(config, run, REFINER, step, build=partial(first_refiner, config, run, actor))
+
+    def evaluate_first(actor: LanguageModel) -> dict[str, float]:
+        return evaluate(config, {ACTOR: actor, REFINER: refiner_after(0, actor), **others}, prompts)
+
     actor, _, state = start(
         config,
         run,
-        build=partial(build, ACTOR),
-        optimizer_of=partial(adam, rate=0.0),  # each iteration begins with a fresh one
-        evaluate=lambda actor: evaluate(config, {ACTOR: actor, REFINER: load_refiner(0), **others}, prompts),
+        build=partial(load_actor, config, run, prompts),
+        optimizer_of=partial(adam, rate=0.0),  # every iteration begins with a fresh one
+        evaluate=evaluate_first,
         baseline=RoleBaseline(),
     )
-    refiner = load_refiner(state.step)
+    refiner = refiner_after(state.step, actor)
     cast = {ACTOR: actor, REFINER: refiner, **others}
     for step in run.steps(config.steps, start=state.step):
         seed = derive_seed(config.seed, step)
@@ -403,12 +408,10 @@ def judges(config: Config, prompts: PromptSet) -> dict[str, Policy]:
     return {JUDGE: server}
 
 
-def load_role(config: Config, run: Run, prompts: PromptSet, role: str) -> LanguageModel:
-    """Actor or refiner before the first iteration, warmed up if so configured."""
-    named = replace(config, model=config.refiner or config.model) if role == REFINER else config
-    policy = load_model(
-        named, (), run.status, texts=demonstration_texts() if config.model == "nano" else None
-    )
+def load_actor(config: Config, run: Run, prompts: PromptSet) -> LanguageModel:
+    """The actor before the first iteration, warmed up on what both roles say if so configured."""
+    nano = config.model == "nano"
+    policy = load_model(config, (), run.status, texts=demonstration_texts() if nano else None)
     if not config.warmup_steps:
         return policy
     tasks = [read_word_task(prompt) for prompt in prompts.train]
@@ -416,10 +419,12 @@ def load_role(config: Config, run: Run, prompts: PromptSet, role: str) -> Langua
     def demonstrations(step: int) -> TokenBatch:
         rng = np.random.default_rng(derive_seed(config.seed, 0, step))
         chosen = [tasks[i] for i in rng.integers(len(tasks), size=config.warmup_dialogues)]
-        if role == ACTOR:
-            chats = [actor_chat(task, rng, config.warmup_care) for task in chosen]
-        else:
-            chats = [refiner_chat(task, rng, config.warmup_care, config.warmup_skill) for task in chosen]
+        chats = [
+            actor_chat(task, rng, config.warmup_care)
+            if k % 2
+            else refiner_chat(task, rng, config.warmup_care, config.warmup_skill)
+            for k, task in enumerate(chosen)
+        ]
         return pack_dialogues(policy, [{"messages": chat} for chat in chats])
 
     warmup.imitate(
@@ -431,6 +436,11 @@ def load_role(config: Config, run: Run, prompts: PromptSet, role: str) -> Langua
         progress=run.status,
     )
     return policy
+
+
+def first_refiner(config: Config, run: Run, actor: LanguageModel) -> LanguageModel:
+    """The model that is named, or the actor as it is at first."""
+    return load_model(replace(config, model=config.refiner), (), run.status) if config.refiner else actor
 
 
 def fresh_adam(policy: LanguageModel, *, rate: float) -> torch.optim.Optimizer:
