@@ -23,7 +23,7 @@ VOCABULARY = (
     *("ant", "bee", "cat", "dog", "elk", "fox", "gnu", "hen"),
     *("jay", "lynx", "mole", "newt", "owl", "pig", "rat", "yak"),
 )
-LENGTHS = range(3, 9)
+LENGTHS = range(2, 6)
 ENDINGS = (".", "!", "?")
 CASES = {"capitals": str.upper, "small": str.lower}
 LETTERS = "abcdefghjkmnprst"

@@ -48,7 +48,7 @@ from selfplay_fast.policies.language_model import LanguageModel
 from selfplay_fast.policies.openai_server import OpenAIServer
 from selfplay_fast.policies.streams import derive_seed
 from selfplay_fast.records import Episode, Sampling
-from selfplay_fast.refine_search import Draft, Refined, RefineOptions, best_of, one_by_one
+from selfplay_fast.refine_search import Draft, Refined, RefineOptions, best_of
 from selfplay_fast.run import Run
 from selfplay_fast.training import adam, load_model, save_second_model, second_model, start
 
@@ -58,7 +58,8 @@ _LEAST = {
     "held_out prompts_per_step responses judgements branch keep depth max_tokens judge_tokens refine_tokens": 1,
     "pairs_per_update dialogues_per_update dpo_epochs sft_epochs dpo_cutoff sft_cutoff warmup_dialogues": 1,
     "threads max_batch_tokens": 1,
-    "steps warmup_steps lora_rank dpo_rate sft_rate nll_weight warmup_rate actor_temperature refiner_temperature": 0,
+    "steps warmup_steps lora_rank dpo_rate sft_rate nll_weight warmup_rate": 0,
+    "actor_temperature refiner_temperature eval_temperature": 0,
 }
 _SHARES = ("accept", "rate_warmup", "warmup_care", "warmup_skill")
 
@@ -83,7 +84,7 @@ class Config(RecipeConfig):
     """everything random follows from it"""
     steps: int = 3
     """iterations"""
-    prompts_per_step: int = 400
+    prompts_per_step: int = 260
     """prompts of an iteration, others than those before while there are any"""
     responses: int = 5
     """the actor's, to each prompt"""
@@ -114,6 +115,8 @@ class Config(RecipeConfig):
     """length limit of a judgement"""
     refine_tokens: int = 28
     """length limit of a refinement"""
+    eval_temperature: float = 0.9
+    """of the responses to held-out prompts; 0: greedy"""
     beta: float = 0.1
     """of DPO"""
     nll_weight: float = 0.1
@@ -198,14 +201,12 @@ class Config(RecipeConfig):
             raise ValueError("lora_rank: nano is small, and trained whole; set it to 0, or name a model")
 
     @property
-    def searches(self) -> bool:
-        """Are refinements searched at all?"""
+    def refines(self) -> bool:
+        """Do pairs come from refinements?"""
         return self.pairs != "response"
 
     def options(self) -> RefineOptions:
         """How trees are searched."""
-        if self.pairs == "refinement":
-            return replace(one_by_one(1), judgements=self.judgements, accept=self.accept)
         names = ("order", "branch", "keep", "depth", "judgements", "accept")
         return RefineOptions(**{name: getattr(self, name) for name in names})
 
@@ -235,6 +236,7 @@ PRESETS = {
         pairs_per_update=32,
         sft_rate=2e-6,
         sft_epochs=5,
+        eval_temperature=0.0,
         dialogues_per_update=64,
         warmup_steps=0,
     ),
@@ -272,7 +274,7 @@ def train(config: Config, run: Run) -> None:
             judged = respond(config, cast, prompts.of_step(step, config.prompts_per_step), seed)
             begun = negatives(judged, seed=seed)
             trees = search(config, cast, [draft for _, draft in begun], seed)
-        pairs = preference_rows(trees) if config.searches else response_rows(judged, begun, seed=seed)
+        pairs = preference_rows(trees) if config.refines else response_rows(judged, begun, seed=seed)
         dialogues = refiner_rows(trees, judged=judged, seed=seed, prompts=texts_of(config))
         write_rows(run.directory / "preferences", step, pairs)
         write_rows(run.directory / "dialogues", step, dialogues)
@@ -296,10 +298,13 @@ def respond(config: Config, cast: Cast, prompts: Sequence[str], seed: int) -> li
 
 
 def search(config: Config, cast: Cast, drafts: Sequence[Draft], seed: int) -> list[Refined]:
-    """The trees that begin with responses voted down; none where pairs are made without."""
-    if not config.searches:
+    """The trees that begin with responses voted down, in an ablation one refinement; none where pairs need none."""
+    if not config.refines:
         return []
-    return _grown(config, cast, drafts, config.options(), derive_seed(seed, 2), config.samplings())
+    options = config.options()
+    if config.pairs == "refinement":
+        options = replace(options, branch=1, keep=1, depth=1)
+    return _grown(config, cast, drafts, options, derive_seed(seed, 2), config.samplings())
 
 
 def _grown(
@@ -370,22 +375,22 @@ def imitate(config: Config, refiner: LanguageModel, rows: Sequence[Row], seed: i
 
 
 def evaluate(config: Config, cast: Cast, prompts: PromptSet) -> dict[str, float]:
-    """On held-out prompts: greedy responses that pass, and what passes after a search that begins with them."""
+    """On held-out prompts: a response each that passes, and what passes after a search that begins with it."""
     samplings = config.samplings()
-    samplings["respond"] = Sampling(temperature=0.0, max_tokens=config.max_tokens)
+    samplings["respond"] = replace(samplings["respond"], temperature=config.eval_temperature)
     seed = derive_seed(config.seed, -1)
     once = replace(best_of(1), judgements=config.judgements)
     drafts = [Draft(prompt=prompt) for prompt in prompts.held_out]
-    greedy = _grown(config, cast, drafts, once, seed, samplings)
+    first = _grown(config, cast, drafts, once, seed, samplings)
     begun = [
         Draft(prompt=tree.draft.prompt, response=tree.nodes[1].response)
-        for tree in greedy
+        for tree in first
         if len(tree.nodes) > 1
     ]
     found = _grown(config, cast, begun, config.options(), derive_seed(seed, 1), samplings)
     count = len(drafts)
     return {
-        "accuracy": sum(prompts.passes(tree) for tree in greedy) / count,
+        "accuracy": sum(prompts.passes(tree) for tree in first) / count,
         "search_accuracy": sum(prompts.passes(tree) for tree in found) / count,
         "search_responses": sum(len(tree.nodes) for tree in found) / count,
     }

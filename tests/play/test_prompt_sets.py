@@ -23,7 +23,7 @@ def test_steps_and_what_is_held_out(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="held_out: 10 of 10 prompts leave none"):
         prompt_set(str(path), 10, 0)
     words = prompt_set("words", 200, 0)
-    assert (len(words.held_out), len(words.train)) == (200, 1200)
+    assert (len(words.held_out), len(words.train)) == (200, 794)
     assert words.read is not None
     assert words.read(words.train[0]).prompt == words.train[0]
 
