@@ -80,6 +80,8 @@ class Config(RecipeConfig):
     """prompts to be measured on, never learned from"""
     judge: str = "rule"
     """who votes: the `refiner`, a `rule` (exact, for tasks that have one), or a server:URL#MODEL"""
+    texts: Literal["brief", "full"] = "brief"
+    """how the roles are spoken to: `full` explains, `brief` is for nano, which has learned what is wanted"""
     seed: int = 0
     """everything random follows from it"""
     steps: int = 3
@@ -109,11 +111,11 @@ class Config(RecipeConfig):
     """their nucleus"""
     refiner_temperature: float = 0.7
     """of judgements and refinements"""
-    max_tokens: int = 14
+    max_tokens: int = 10
     """length limit of a response"""
     judge_tokens: int = 14
     """length limit of a judgement"""
-    refine_tokens: int = 28
+    refine_tokens: int = 24
     """length limit of a refinement"""
     eval_temperature: float = 0.9
     """of the responses to held-out prompts; 0: greedy"""
@@ -141,16 +143,16 @@ class Config(RecipeConfig):
     """share of an iteration's optimizer steps over which its learning rates rise"""
     max_grad_norm: float = 1.0
     """gradient clipping"""
-    warmup_steps: int = 150
+    warmup_steps: int = 120
     """supervised steps of actor and refiner on careless demonstrations before all else: what stands for bootstrapping
     in nano"""
-    warmup_dialogues: int = 96
+    warmup_dialogues: int = 80
     """demonstrations of each of these steps"""
     warmup_rate: float = 3e-3
     """AdamW's peak in the warm-up"""
-    warmup_care: float = 0.75
+    warmup_care: float = 0.65
     """probability that a demonstrated response thinks of a constraint"""
-    warmup_skill: float = 0.5
+    warmup_skill: float = 0.7
     """probability that a demonstrated refinement mends all that is broken"""
     device: str = "auto"
     """where the models live: `cpu`, `cuda`, or `auto` for a GPU where there is one"""
@@ -227,6 +229,7 @@ PRESETS = {
     "paper": Config(
         model="meta-llama/Meta-Llama-3-8B-Instruct",
         prompts="prompts.jsonl",
+        texts="full",
         judge=REFINER,
         prompts_per_step=10_000,
         max_tokens=2048,
@@ -294,7 +297,7 @@ def respond(config: Config, cast: Cast, prompts: Sequence[str], seed: int) -> li
     """The actor's responses to every prompt, each judged once: a tie is no judgement."""
     options = replace(best_of(config.responses), judgements=config.judgements, judge_attempts=1)
     drafts = [Draft(prompt=prompt) for prompt in prompts]
-    return _grown(config, cast, drafts, options, derive_seed(seed, 1), config.samplings())
+    return grown(config, cast, drafts, options, derive_seed(seed, 1), config.samplings())
 
 
 def search(config: Config, cast: Cast, drafts: Sequence[Draft], seed: int) -> list[Refined]:
@@ -304,10 +307,10 @@ def search(config: Config, cast: Cast, drafts: Sequence[Draft], seed: int) -> li
     options = config.options()
     if config.pairs == "refinement":
         options = replace(options, branch=1, keep=1, depth=1)
-    return _grown(config, cast, drafts, options, derive_seed(seed, 2), config.samplings())
+    return grown(config, cast, drafts, options, derive_seed(seed, 2), config.samplings())
 
 
-def _grown(
+def grown(
     config: Config,
     cast: Cast,
     drafts: Sequence[Draft],
@@ -381,13 +384,13 @@ def evaluate(config: Config, cast: Cast, prompts: PromptSet) -> dict[str, float]
     seed = derive_seed(config.seed, -1)
     once = replace(best_of(1), judgements=config.judgements)
     drafts = [Draft(prompt=prompt) for prompt in prompts.held_out]
-    first = _grown(config, cast, drafts, once, seed, samplings)
+    first = grown(config, cast, drafts, once, seed, samplings)
     begun = [
         Draft(prompt=tree.draft.prompt, response=tree.nodes[1].response)
         for tree in first
         if len(tree.nodes) > 1
     ]
-    found = _grown(config, cast, begun, config.options(), derive_seed(seed, 1), samplings)
+    found = grown(config, cast, begun, config.options(), derive_seed(seed, 1), samplings)
     count = len(drafts)
     return {
         "accuracy": sum(prompts.passes(tree) for tree in first) / count,
@@ -397,8 +400,8 @@ def evaluate(config: Config, cast: Cast, prompts: PromptSet) -> dict[str, float]
 
 
 def texts_of(config: Config) -> RefinePrompts:
-    """How the roles are spoken to: nano in the fewest words."""
-    return PROMPTS if config.model == "nano" else RefinePrompts()
+    """How the roles are spoken to."""
+    return PROMPTS if config.texts == "brief" else RefinePrompts()
 
 
 def judges(config: Config, prompts: PromptSet) -> dict[str, Policy]:
