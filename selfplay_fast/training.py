@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any, Protocol
 
 import torch
 
+from selfplay_fast.config import write_atomic
 from selfplay_fast.games import Style
 from selfplay_fast.learn import RoleBaseline, checkpoint, distributed
 from selfplay_fast.learn.memory import Budget, Plan, budget
@@ -248,3 +251,10 @@ def start(
     with run.phase("checkpoint"):
         checkpoint.save_checkpoint(run.checkpoints, policy, optimizer, state)
     return policy, optimizer, state
+
+
+def write_rows(folder: Path, step: int, rows: Sequence[Mapping[str, Any]]) -> None:
+    """A line for each, in the file of this step."""
+    if distributed.is_first():
+        folder.mkdir(exist_ok=True)
+        write_atomic(folder / f"step-{step:06d}.jsonl", "".join(json.dumps(row) + "\n" for row in rows))

@@ -9,17 +9,15 @@ judge, after a supervised warm-up that stands for the paper's bootstrapping. doc
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 import numpy as np
 import torch
 
-from selfplay_fast.config import RecipeConfig, nearest, write_atomic
+from selfplay_fast.config import RecipeConfig, nearest
 from selfplay_fast.games import Style
 from selfplay_fast.learn import (
     RoleBaseline,
@@ -51,7 +49,7 @@ from selfplay_fast.policies.streams import derive_seed
 from selfplay_fast.records import Episode, Sampling
 from selfplay_fast.refine_search import Draft, Refined, RefineOptions, best_of
 from selfplay_fast.run import Run
-from selfplay_fast.training import adam, load_model, save_second_model, second_model, start
+from selfplay_fast.training import adam, load_model, save_second_model, second_model, start, write_rows
 
 JUDGE = "judge"
 Row = dict[str, Any]
@@ -457,13 +455,6 @@ def fresh_adam(policy: LanguageModel, *, rate: float) -> torch.optim.Optimizer:
     """AdamW with the betas of the released code's trainer."""
     with distributed.sharded(policy.model):
         return adam(policy, rate=rate, betas=(0.9, 0.999))
-
-
-def write_rows(folder: Path, step: int, rows: Sequence[Row]) -> None:
-    """A line for each, in the file of this step."""
-    if distributed.is_first():
-        folder.mkdir(exist_ok=True)
-        write_atomic(folder / f"step-{step:06d}.jsonl", "".join(json.dumps(row) + "\n" for row in rows))
 
 
 def _shuffled(rows: Sequence[Row], seed: int) -> list[Row]:
