@@ -40,35 +40,40 @@ class ModelConfig(RecipeConfig):
     """compute layers again in the backward pass: a third more work, a small part of the memory"""
     max_batch_tokens: Count = 16384
     """tokens of one forward pass over prompts and of one micro-batch; gradients of micro-batches add up"""
-    max_cache_tokens: int | None = None
+    max_cache_tokens: Count | None = None
     """tokens whose keys and values replies in the making hold, and as many again between turns; None: 16 times as many
     as in a pass"""
     threads: Count = 1
     """CPU threads of the model; more help only where cores are idle"""
-    warmup_steps: Natural = 0
-    """supervised steps on uniformly random legal play before self-play: nano's way to learn the reply format"""
-    warmup_learning_rate: NotNegative = 3e-3
-    """of the warm-up"""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.lora_rank and self.model == "nano":
+            raise ValueError("lora_rank: nano is small, and trained whole; set it to 0, or name a model")
+
+
+@dataclass(frozen=True, kw_only=True)
+class SampleConfig(ModelConfig):
+    """Learning from what the model says, by the clipped surrogate, and when that is looked at and kept."""
+
+    temperature: Temperature = 1.0
+    """sampling temperature of training"""
+    max_tokens: Count = 16
+    """reply length limit"""
+    clip: Positive = 0.2
+    """PPO clip range"""
     max_grad_norm: Positive = 1.0
     """gradient clipping"""
     max_loss: Positive = 1e6
     """a loss beyond it has exploded, and the run stops"""
     checkpoint_every: Count = 25
     """steps between checkpoints; the first and the two newest stay"""
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.model != "nano" and self.warmup_steps:
-            raise ValueError(
-                f"model: {self.model!r} is not nano{nearest(self.model, ['nano'])}, and only nano is warmed up; "
-                "for other models set warmup_steps to 0, as --preset paper does"
-            )
-        if self.lora_rank and self.model == "nano":
-            raise ValueError("lora_rank: nano is small, and trained whole; set it to 0, or name a model")
+    eval_every: Count = 25
+    """steps between evaluations"""
 
 
 @dataclass(frozen=True, kw_only=True)
-class GameConfig(ModelConfig):
+class GameConfig(SampleConfig):
     """Self-play of games with one policy, and what is measured of it."""
 
     games: tuple[str, ...] = ("kuhn_poker", "tic_tac_toe", "negotiation")
@@ -78,18 +83,14 @@ class GameConfig(ModelConfig):
     is MARS's chat"""
     parse_mode: Literal["lenient", "strict"] = "lenient"
     """how replies are read: `strict` as the paper's parser does"""
-    temperature: Temperature = 1.0
-    """sampling temperature of training"""
-    max_tokens: Count = 16
-    """reply length limit"""
     max_turns: Count = 50
     """a longer game ends with 0 for all"""
     invalid_reward: Number = -1.5
     """of a player whose reply is refused"""
-    clip: Positive = 0.2
-    """PPO clip range"""
-    eval_every: Count = 25
-    """steps between evaluations"""
+    warmup_steps: Natural = 0
+    """supervised steps on uniformly random legal play before self-play: nano's way to learn the reply format"""
+    warmup_learning_rate: NotNegative = 3e-3
+    """of the warm-up"""
     eval_episodes: Count = 512
     """games per seat and opponent at the first and last evaluation; fewer make a short run"""
     eval_episodes_between: Count = 64
@@ -99,6 +100,11 @@ class GameConfig(ModelConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        if self.model != "nano" and self.warmup_steps:
+            raise ValueError(
+                f"model: {self.model!r} is not nano{nearest(self.model, ['nano'])}, and only nano is warmed up; "
+                "for other models set warmup_steps to 0, as --preset paper does"
+            )
         if not self.games:
             raise ValueError("games: name at least one game")
 

@@ -18,7 +18,7 @@ from selfplay_fast.policies.recompute import recompute_layers
 from selfplay_fast.policies.streams import derive_seed
 from selfplay_fast.records import Episode
 from selfplay_fast.run import Run
-from selfplay_fast.settings import GameConfig, ServerConfig
+from selfplay_fast.settings import SampleConfig, ServerConfig
 
 if TYPE_CHECKING:
     from selfplay_fast.policies.token_servers import TokenServers
@@ -218,7 +218,7 @@ def start(
 
 
 def finish_step(
-    config: GameConfig,
+    config: SampleConfig,
     run: Run,
     step: int,
     metrics: Mapping[str, float],

@@ -75,8 +75,8 @@ def test_settings_are_within_their_bounds(setting: str, good: list[Any], bad: li
 @pytest.mark.parametrize(
     ("kind", "change", "problem"),
     [
-        (ModelConfig, {"model": "path", "warmup_steps": 1}, "model: .* set warmup_steps to 0"),
-        (ModelConfig, {"model": "nanoo", "warmup_steps": 1}, "did you mean 'nano'"),
+        (GameConfig, {"model": "path", "warmup_steps": 1}, "model: .* set warmup_steps to 0"),
+        (GameConfig, {"model": "nanoo", "warmup_steps": 1}, "did you mean 'nano'"),
         (ModelConfig, {"lora_rank": 4}, "lora_rank: nano"),
         (GameConfig, {"games": ()}, "games: name at least one"),
         (GameConfig, {"threads": 0}, "threads: must be at least 1"),

@@ -55,7 +55,7 @@ class Config(GameConfig):
     """MARS's settings; the defaults are the `nano` preset."""
 
     max_tokens: Count = 12
-    warmup_steps: Natural = 80
+    warmup_steps: Natural = 160
     eval_every: Count = 10
     eval_episodes: Count = 256
     checkpoint_every: Count = 10
