@@ -16,7 +16,7 @@ from selfplay_fast.config import (
     Positive,
     RecipeConfig,
     Temperature,
-    nearest,
+    check_warmed_up,
 )
 from selfplay_fast.games import Style
 
@@ -87,8 +87,9 @@ class GameConfig(SampleConfig):
     """a longer game ends with 0 for all"""
     invalid_reward: Number = -1.5
     """of a player whose reply is refused"""
-    warmup_steps: Natural = 0
-    """supervised steps on uniformly random legal play before self-play: nano's way to learn the reply format"""
+    warmup_steps: Natural | None = None
+    """supervised steps on uniformly random legal play before self-play: nano's way to learn the reply format; None: as
+    many as it needs, 0 for other models"""
     warmup_learning_rate: NotNegative = 3e-3
     """of the warm-up"""
     eval_episodes: Count = 512
@@ -100,11 +101,7 @@ class GameConfig(SampleConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.model != "nano" and self.warmup_steps:
-            raise ValueError(
-                f"model: {self.model!r} is not nano{nearest(self.model, ['nano'])}, and only nano is warmed up; "
-                "for other models set warmup_steps to 0, as --preset paper does"
-            )
+        check_warmed_up(self.model, self.warmup_steps)
         if not self.games:
             raise ValueError("games: name at least one game")
 
@@ -123,6 +120,8 @@ class ServerConfig(RecipeConfig):
     """requests under way at each of them"""
     rollout_timeout: Positive = 120.0
     """seconds that one of them has for a reply, or to take weights; then others are tried, up to five times as long"""
+    server_patience: NotNegative = 600.0
+    """seconds to wait where all of them are gone; then the last finished step is saved, and the run stops"""
     eval_opponents: tuple[str, ...] = ()
     """models on servers to play against in evaluations besides the fixed opponents: `server:URL#MODEL`"""
 

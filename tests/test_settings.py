@@ -75,7 +75,7 @@ def test_settings_are_within_their_bounds(setting: str, good: list[Any], bad: li
 @pytest.mark.parametrize(
     ("kind", "change", "problem"),
     [
-        (GameConfig, {"model": "path", "warmup_steps": 1}, "model: .* set warmup_steps to 0"),
+        (GameConfig, {"model": "path", "warmup_steps": 1}, "model: .* leave warmup_steps out"),
         (GameConfig, {"model": "nanoo", "warmup_steps": 1}, "did you mean 'nano'"),
         (ModelConfig, {"lora_rank": 4}, "lora_rank: nano"),
         (GameConfig, {"games": ()}, "games: name at least one"),

@@ -10,12 +10,18 @@ reading, one temperature. docs/papers.md lists every difference.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Annotated, Any, Literal
 
 from selfplay_fast.config import Count, Natural, NotNegative, Nucleus, Number, Temperature, above, least
-from selfplay_fast.evaluate import episode_metrics, evaluate_policy, fixed_opponents, search_opponents
+from selfplay_fast.evaluate import (
+    episode_metrics,
+    evaluate_policy,
+    fixed_opponents,
+    reply_metrics,
+    search_opponents,
+)
 from selfplay_fast.learn import (
     RoleBaseline,
     TokenBatch,
@@ -55,7 +61,9 @@ class Config(GameConfig):
     """MARS's settings; the defaults are the `nano` preset."""
 
     max_tokens: Count = 12
-    warmup_steps: Natural = 160
+    warmup_steps: Natural | None = None
+    """supervised steps on uniformly random legal play before self-play: nano's way to learn the reply format; None: 160
+    for nano, 0 for other models"""
     eval_every: Count = 10
     eval_episodes: Count = 256
     checkpoint_every: Count = 10
@@ -130,6 +138,10 @@ class Config(GameConfig):
     def uses_reference(self) -> bool:
         return self.kl > 0
 
+    def resolved(self) -> Config:
+        warm = 160 if self.model == "nano" else 0
+        return replace(self, warmup_steps=warm if self.warmup_steps is None else self.warmup_steps)
+
 
 PRESETS = {
     "nano": Config(),
@@ -162,6 +174,7 @@ PRESETS = {
 
 def train(config: Config, run: Run) -> None:
     """Self-play from the first step, or from the newest checkpoint of the run."""
+    config = config.resolved()
     distributed.check_enough(config.games_per_step, "games_per_step")
     policy, optimizer, state = start(
         config,
@@ -177,6 +190,12 @@ def train(config: Config, run: Run) -> None:
         reference = load_reference(config, run, policy, keep_thinking=config.chat)
     throughput = Throughput(run, policy, computed_in(config), reference)
     baseline = state.baseline
+
+    def save(step: int) -> None:
+        done = checkpoint.TrainState(step=step, baseline=baseline)
+        with run.phase("checkpoint"):
+            checkpoint.save_checkpoint(run.checkpoints, policy, optimizer, done)
+
     for step in run.steps(config.steps, start=state.step):
         seed = derive_seed(config.seed, step)
         with run.phase("rollout"):
@@ -206,11 +225,9 @@ def train(config: Config, run: Run) -> None:
         )
         with run.phase("update"):
             metrics = update(policy, optimizer, batch, settings, reference=reference)
-        metrics |= episode_metrics(episodes) | {"forfeits": len(played) - len(episodes)}
+        metrics |= episode_metrics(episodes) | reply_metrics(played)
         metrics |= throughput.metrics(episodes, batch)
-        done = checkpoint.TrainState(step=step, baseline=baseline)
         evaluate = partial(_evaluate, config, policy)
-        save = partial(checkpoint.save_checkpoint, run.checkpoints, policy, optimizer, done)
         last = step == config.steps
         finish_step(config, run, step, metrics, episodes, advantages, last=last, evaluate=evaluate, save=save)
 

@@ -18,7 +18,7 @@ from typing import Literal
 import torch
 
 from selfplay_fast.config import Count, Natural, NotNegative, Nucleus, Number, Positive, Share
-from selfplay_fast.evaluate import episode_metrics, evaluate_policy
+from selfplay_fast.evaluate import episode_metrics, evaluate_policy, reply_metrics
 from selfplay_fast.learn import (
     RoleBaseline,
     Update,
@@ -49,6 +49,8 @@ from selfplay_fast.training import (
     finish_step,
     load_model,
     load_reference,
+    look_for_servers,
+    saved_if_servers_go,
     start,
 )
 
@@ -57,7 +59,9 @@ from selfplay_fast.training import (
 class Config(ServerConfig, GameConfig):
     """SPIRAL's settings; the defaults are the `nano` preset."""
 
-    warmup_steps: Natural = 150
+    warmup_steps: Natural | None = None
+    """supervised steps on uniformly random legal play before self-play: nano's way to learn the reply format; None: 150
+    for nano, 0 for other models"""
     steps: Natural | None = None
     """self-play iterations; None: 600 for small games (see learning_rate), for others 450 divided by their number"""
     samples_per_step: Count = 576
@@ -116,8 +120,10 @@ class Config(ServerConfig, GameConfig):
 
     def resolved(self) -> Config:
         late = self.max_importance is None and self.max_staleness > 0
+        warm = 150 if self.model == "nano" else 0
         return replace(
             self,
+            warmup_steps=warm if self.warmup_steps is None else self.warmup_steps,
             steps=self.total_steps,
             learning_rate=self.initial_learning_rate,
             max_importance=2.0 if late else self.max_importance,
@@ -160,6 +166,7 @@ PRESETS = {
 def train(config: Config, run: Run) -> None:
     """Self-play from the first step, or from the newest checkpoint of the run."""
     config = config.resolved()
+    look_for_servers(config)
     opponents = connect_opponents(config)
     share = config.samples_per_step / len(config.games)
     counts = [max(1, round(share / mean_turns(game))) for game in config.games]
@@ -194,9 +201,15 @@ def train(config: Config, run: Run) -> None:
             state=state.rollouts,
         )
     )
+
+    def save(step: int) -> None:
+        done = checkpoint.TrainState(step=step, baseline=baseline, rollouts=rollouts.state())
+        with run.phase("checkpoint"):
+            checkpoint.save_checkpoint(run.checkpoints, policy, optimizer, done)
+
     for step in run.steps(config.total_steps, start=state.step):
         left = 1 - (step - 1) / config.total_steps
-        with run.phase("rollout"):
+        with saved_if_servers_go(run, step - 1, save), run.phase("rollout"):
             played = distributed.play_dealt(lambda share: rollouts.collect())
             episodes = without_forfeits(played)
         with run.phase("advantages"):
@@ -231,12 +244,9 @@ def train(config: Config, run: Run) -> None:
             with run.phase("hand_over"):
                 servers.hand_over()
         rollouts.updated(policy.version)
-        metrics |= episode_metrics(episodes) | rollouts.metrics()
-        metrics |= {"forfeits": len(played) - len(episodes)}
+        metrics |= episode_metrics(episodes) | reply_metrics(played) | rollouts.metrics()
         metrics |= throughput.metrics(episodes, batch, epochs=config.inner_epochs)
-        done = checkpoint.TrainState(step=step, baseline=baseline, rollouts=rollouts.state())
         evaluate = partial(_evaluate, config, policy, opponents)
-        save = partial(checkpoint.save_checkpoint, run.checkpoints, policy, optimizer, done)
         last = step == config.total_steps
         finish_step(config, run, step, metrics, episodes, advantages, last=last, evaluate=evaluate, save=save)
 
