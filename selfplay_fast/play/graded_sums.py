@@ -52,6 +52,11 @@ def difficulty(prompt: str) -> int:
     return len(terms_of(prompt))
 
 
+def topic_of(prompt: str) -> str:
+    """Its difficulty in words."""
+    return str(difficulty(prompt))
+
+
 def sums(counts: Sequence[int], seed: int) -> list[Prompt]:
     """A prompt of so many terms for each of ``counts``; its topic is its difficulty. ValueError where none can be."""
     if not all(1 <= count <= MOST_TERMS for count in counts):
