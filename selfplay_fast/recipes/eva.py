@@ -135,8 +135,8 @@ class Config(ModelConfig):
     max_tokens: Count = 18
     """their length limit"""
     metric: str = "reward_gap"
-    """how informative a prompt is: `reward_gap` (best - worst reward), `reward_maxmean` (best - mean), `reward_dts` (best
-    - second best), `reward_var`, `reward_mean`, `reward_mean_inv`, or `uniform`, the ablation"""
+    """how informative a prompt is: `reward_gap` (best - worst reward), `reward_maxmean` (best - mean), `reward_dts`
+    (best - second best), `reward_var`, `reward_mean`, `reward_mean_inv`, or `uniform`, the ablation"""
     sampling: Method = "importance_weighted"
     """how prompts are drawn to be evolved: by weight without replacement, the best, by weight in each of ten quantiles,
     or by weight and how rare their topic is"""
@@ -209,8 +209,8 @@ class Config(ModelConfig):
         own = [self.prompts == SUMS, self.eval_prompts == SUMS, self.reward_model == RULE]
         if len(set(own)) > 1:
             raise ValueError(
-                f"prompts, eval_prompts, reward_model: a rule scores {SUMS} and nothing else, so all three are nano's or "
-                f"none is; got {self.prompts!r}, {self.eval_prompts!r}, {self.reward_model!r}"
+                f"prompts, eval_prompts, reward_model: a rule scores {SUMS} and nothing else, all three are nano's "
+                f"or none is; got {self.prompts!r}, {self.eval_prompts!r}, {self.reward_model!r}"
             )
         if self.creator == RULE and self.prompts != SUMS:
             raise ValueError(f"creator: no rule evolves the prompts of {self.prompts}; set it to {POLICY}")
@@ -516,7 +516,7 @@ class Setting:
             )
         if config.prompts_per_step > len(prompts):
             raise ValueError(
-                f"prompts_per_step: {config.prompts_per_step} are more than the {len(prompts)} prompts there are; use fewer"
+                f"prompts_per_step: {config.prompts_per_step} are more than there are, {len(prompts)}; use fewer"
             )
         return cls(
             prompts=prompts,
@@ -588,7 +588,7 @@ def rates_of(config: Config, steps: int) -> list[float]:
     peak, rise = config.learning_rate, config.rate_warmup
     if config.learning_rate_decay == "linear":
         return linear_rates(steps, peak=peak, warmup=rise)
-    return cosine_rates(range(steps), steps, peak=peak, least=0.0, warmup=math.ceil(rise * steps))
+    return cosine_rates(range(steps), steps + 1, peak=peak, least=0.0, warmup=math.ceil(rise * steps))
 
 
 def nano_prompts(config: Config) -> tuple[list[Prompt], list[Prompt]]:
