@@ -242,3 +242,12 @@ def without_copies(answered: Sequence[Answered], known: Iterable[Prompt]) -> lis
             seen.add(one.prompt.text)
             kept.append(one)
     return kept
+
+
+def filled(prompts: Sequence[Prompt], base: Sequence[Prompt]) -> list[Prompt]:
+    """The prompts, each once, and as many of ``base`` as make up for what is missing."""
+    kept = {prompt.text: prompt for prompt in prompts}
+    for prompt in base:
+        if len(kept) < len(base):
+            kept.setdefault(prompt.text, prompt)
+    return list(kept.values())

@@ -1,6 +1,6 @@
 """Arithmetic whose difficulty is its length: eva's curriculum is shown on it with a tiny model.
 
-    3+9 4+4 7+1        2 8 8        the last digit of each sum
+    3+4 1+1 4+0        2 2 4        each sum modulo 5
 
 The reward is exact and graded: the share of the terms that are right. A creator makes a prompt longer or shorter by a
 term, or swaps the operands, which changes nothing but the words.
@@ -20,12 +20,13 @@ from selfplay_fast.policies.streams import derive_seed
 from selfplay_fast.records import Ask
 
 MOST_TERMS = 8
+MODULUS = 5  # operands are below it too: 25 terms are soon learned
 LONGER, SHORTER, SWAPPED = "longer", "shorter", "swapped"
 PROMPTS = EvolvePrompts(
     methods={name: name for name in (LONGER, SHORTER, SWAPPED)}, rewrite="{method} {prompt}"
 )
 
-_TERM = re.compile(r"([0-9])\+([0-9])")
+_TERM = re.compile(r"([0-4])\+([0-4])")
 
 
 def terms_of(prompt: str) -> list[tuple[int, int]]:
@@ -36,7 +37,7 @@ def terms_of(prompt: str) -> list[tuple[int, int]]:
 
 def solution(prompt: str) -> str:
     """The right response."""
-    return " ".join(str((a + b) % 10) for a, b in terms_of(prompt))
+    return " ".join(str((a + b) % MODULUS) for a, b in terms_of(prompt))
 
 
 def reward(prompt: str, response: str) -> float | None:
@@ -62,7 +63,7 @@ def sums(counts: Sequence[int], seed: int) -> list[Prompt]:
     if not all(1 <= count <= MOST_TERMS for count in counts):
         raise ValueError(f"terms: must be from 1 to {MOST_TERMS}, got {sorted(set(counts))}")
     rng = np.random.default_rng(seed)
-    return [_written(rng.integers(10, size=(count, 2)).tolist()) for count in counts]
+    return [_written(rng.integers(MODULUS, size=(count, 2)).tolist()) for count in counts]
 
 
 def _written(terms: Sequence[Sequence[int]]) -> Prompt:
@@ -73,7 +74,7 @@ def mutated(prompt: str, method: str, seed: int) -> str:
     """The prompt by the method of this name, a new term drawn by ``seed``; the same where that cannot be."""
     terms = terms_of(prompt)
     if method == LONGER and len(terms) < MOST_TERMS:
-        a, b = np.random.default_rng(seed).integers(10, size=2).tolist()
+        a, b = np.random.default_rng(seed).integers(MODULUS, size=2).tolist()
         terms.append((a, b))
     elif method == SHORTER and len(terms) > 1:
         terms.pop()
@@ -100,7 +101,7 @@ def demonstrations(
     rng = np.random.default_rng(seed)
     prompts, replies = [], []
     for number in range(count):
-        prompt = _written(rng.integers(10, size=(rng.integers(1, most_terms + 1), 2)).tolist()).text
+        prompt = _written(rng.integers(MODULUS, size=(rng.integers(1, most_terms + 1), 2)).tolist()).text
         if creator and number % 2:
             method = (LONGER, SHORTER, SWAPPED)[rng.integers(3)]
             replies.append(mutated(prompt, method, int(rng.integers(2**62))))
@@ -108,7 +109,7 @@ def demonstrations(
         else:
             said = solution(prompt).split()
             careless = rng.random(len(said)) >= care
-            digits = rng.integers(10, size=len(said))
+            digits = rng.integers(MODULUS, size=len(said))
             replies.append(
                 " ".join(str(d) if c else word for word, c, d in zip(said, careless, digits, strict=True))
             )

@@ -126,8 +126,8 @@ def rarity(topics: Sequence[str]) -> Floats:
 
 def quantile_bins(values: Floats, bins: int = BINS) -> list[NDArray[np.int64]]:
     """The places of the values of each quantile, lowest first; equal values are in one bin, so there may be fewer."""
-    edges = np.unique(np.quantile(values, np.linspace(0, 1, bins + 1)))
-    own = np.searchsorted(edges[1:-1], values, side="left")
+    edges = np.quantile(values, np.linspace(0, 1, bins + 1)[1:-1])
+    own = np.searchsorted(edges, values, side="left")
     return [np.flatnonzero(own == number) for number in np.unique(own)]
 
 

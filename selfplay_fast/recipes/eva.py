@@ -28,6 +28,7 @@ from selfplay_fast.config import (
     Temperature,
     check_warmed_up,
 )
+from selfplay_fast.evaluate.evolution import held_out_metrics, prompt_metrics
 from selfplay_fast.games import Style
 from selfplay_fast.learn import (
     RoleBaseline,
@@ -65,6 +66,7 @@ from selfplay_fast.play.evolving import (
     answer_table,
     answered_in,
     evolve_table,
+    filled,
     group_episode,
     mixed,
     preference_rows,
@@ -317,7 +319,7 @@ def train(config: Config, run: Run) -> None:
         )
         with run.phase("update"):
             metrics |= learn(config, run, policy, mix, step, "preferences", seed)
-        metrics |= measured(config, answered, drawn, evolved)
+        metrics |= prompt_metrics(answered, drawn, evolved)
         with run.phase("evaluation"):
             metrics |= evaluate(config, setting, cast)
         run.log(step, metrics, episodes)
@@ -433,21 +435,13 @@ def reinforce(
 
 
 def evaluate(config: Config, setting: Setting, cast: Cast) -> dict[str, float]:
-    """One response to each held-out prompt: its mean reward, for sums also by the number of terms."""
+    """One response to each held-out prompt: its reward, in all and by topic."""
     sampling = Sampling(temperature=config.eval_temperature, max_tokens=config.max_tokens)
     rules = replace(config.rules(), responses=1, solver=sampling)
     seed = derive_seed(config.seed, -1)
-    answered = answered_in(dealt(cast, partial(answer_table, rules, setting.eval_prompts, seed=seed)))
-    rewards: dict[str, list[float]] = {"held_out/reward": []}
-    for one in answered:
-        names = ["held_out/reward"]
-        names += [f"held_out_terms/{one.prompt.topic}"] if config.prompts == SUMS else []
-        for name in names:
-            rewards.setdefault(name, []).extend(one.rewards)
-    metrics = {name: float(np.mean(values)) for name, values in rewards.items() if values}
-    if config.prompts == SUMS and rewards["held_out/reward"]:
-        metrics["held_out/all_right"] = float(np.mean(np.array(rewards["held_out/reward"]) == 1))
-    return metrics
+    return held_out_metrics(
+        answered_in(dealt(cast, partial(answer_table, rules, setting.eval_prompts, seed=seed)))
+    )
 
 
 def dealt(cast: Cast, table: Callable[..., DialogueTable]) -> list[Episode]:
@@ -470,26 +464,6 @@ def scored(run: Run, config: Config, answered: Sequence[Answered]) -> list[Answe
     if not kept and answered:
         raise ValueError("prompts: none leaves room for a response; use a model with a longer context")
     return kept
-
-
-def measured(
-    config: Config, answered: Sequence[Answered], drawn: Sequence[Prompt], evolved: Sequence[Answered]
-) -> dict[str, float]:
-    """Rewards, their gaps and, of sums, the terms of base and evolved prompts."""
-    metrics: dict[str, float] = {"base/drawn": len(drawn), "evolved/prompts": len(evolved)}
-    for name, group in (("base", answered), ("evolved", evolved)):
-        if group:
-            metrics[f"{name}/reward"] = float(np.mean([np.mean(one.rewards) for one in group]))
-            metrics[f"{name}/reward_gap"] = float(informativeness([one.rewards for one in group]).mean())
-    if config.prompts == SUMS:
-        for name, prompts in (
-            ("base", [a.prompt for a in answered]),
-            ("drawn", drawn),
-            ("evolved", [a.prompt for a in evolved]),
-        ):
-            if prompts:
-                metrics[f"terms/{name}"] = float(np.mean([graded_sums.difficulty(p.text) for p in prompts]))
-    return metrics
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -548,15 +522,6 @@ def load_creator(config: Config) -> Policy | None:
         return load_judge(config.creator, device=distributed.local_device(config.device))
     except ValueError as error:
         raise ValueError(f"creator: {str(error).removeprefix('judge: ')}") from None
-
-
-def filled(prompts: Sequence[Prompt], base: Sequence[Prompt]) -> list[Prompt]:
-    """The prompts, each once, and as many of ``base`` as make up for what is missing."""
-    kept = {prompt.text: prompt for prompt in prompts}
-    for prompt in base:
-        if len(kept) < len(base):
-            kept.setdefault(prompt.text, prompt)
-    return list(kept.values())
 
 
 def loss_of(config: Config) -> PreferenceLoss:
