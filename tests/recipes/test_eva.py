@@ -8,23 +8,24 @@ import shutil
 from collections.abc import Sequence
 from dataclasses import fields, replace
 from pathlib import Path
-from types import ModuleType
-from typing import Any
+from types import ModuleType, SimpleNamespace
+from typing import Any, get_args
 
 import numpy as np
 import pytest
 import torch
 
 from selfplay_fast.cli import main
-from selfplay_fast.learn import leave_one_out_advantages
-from selfplay_fast.learn.checkpoint import list_checkpoints
+from selfplay_fast.learn import leave_one_out_advantages, pack_pairs
+from selfplay_fast.learn.checkpoint import list_checkpoints, load_policy
 from selfplay_fast.learn.preferences import Completions
-from selfplay_fast.play import play
+from selfplay_fast.play import graded_sums, play
 from selfplay_fast.play.evolve_prompts import METHODS
 from selfplay_fast.play.evolving import (
     CREATOR,
     SCORER,
     SOLVER,
+    Answered,
     Prompt,
     Rules,
     answer_table,
@@ -41,11 +42,25 @@ from selfplay_fast.policies.streams import derive_seed
 from selfplay_fast.recipes import eva
 from selfplay_fast.records import Ask, Reply
 
+RULE = function_reward(graded_sums.reward)
 SMALL = (
-    "--prompts-per-step 16 --eval-count 8 --responses 4 --evolutions 2 --warmup-steps 3 --warmup-rows 16"
-    " --prompts-per-update 8 --threads 1 --device cpu"
+    "--prompts-per-step 16 --eval-count 8 --responses 4 --evolutions 2 --warmup-steps 15 --warmup-rows 16"
+    " --warmup-terms 1 --warmup-learning-rate 6e-3 --prompts-per-update 8 --threads 1 --device cpu"
 )
 RUN = f"train eva --steps 2 {SMALL} --run-dir"
+
+
+class Notes:
+    """Takes what a run would say."""
+
+    def __init__(self) -> None:
+        self.said: list[str] = []
+
+    def note(self, text: str) -> None:
+        self.said.append(text)
+
+
+NOBODY: Any = Notes()
 
 
 def rows(run: Path) -> list[dict[str, float]]:
@@ -132,21 +147,64 @@ def test_trl_reads_the_pairs(whole: Path) -> None:
     assert trl.is_conversational(pair)
 
 
-@pytest.mark.parametrize("loss", ["ipo", "rpo", "sppo", "simpo", "orpo", "hinge", "rloo"])
-def test_every_loss_learns_something(loss: str, tmp_path: Path) -> None:
-    """Oracle: weights differ after an iteration; what was resolved stands in the run's configuration."""
-    run = tmp_path / "run"
-    sampling = {"ipo": "greedy", "rpo": "stratified", "sppo": "iw_topic"}.get(loss, "importance_weighted")
-    metric = {"ipo": "reward_var", "rpo": "reward_dts", "simpo": "reward_mean_inv"}.get(loss, "uniform")
-    arguments = f"train eva --steps 1 {SMALL} --loss {loss} --sampling {sampling} --metric {metric} --run-dir"
-    assert main([*arguments.split(), str(run)]) == 0
-    first, last = list_checkpoints(run / "checkpoints")
-    name = "model/model.safetensors"
-    assert (first / name).read_bytes() != (last / name).read_bytes()
-    assert np.isfinite(rows(run)[-1]["loss"])
-    settings = (run / "config.yaml").read_text()
-    assert f"optimizer: {'rmsprop' if loss == 'sppo' else 'adamw'}" in settings
-    assert f"epochs: {1 if loss in ('rpo', 'rloo') else 2}" in settings
+@pytest.fixture(scope="module")
+def begun(whole: Path) -> tuple[LanguageModel, list[Answered]]:
+    """The model of the run's last step, and prompts that it has answered."""
+    policy = load_policy(list_checkpoints(whole / "checkpoints")[-1])
+    prompts = graded_sums.sums([1] * 12, seed=1)
+    answered, _ = eva.answer(eva.Config(), NOBODY, {SOLVER: policy, SCORER: RULE}, prompts, seed=0)
+    return policy, answered
+
+
+@pytest.mark.parametrize("loss", get_args(eva.Loss))
+def test_every_loss_learns(loss: str, begun: tuple[LanguageModel, list[Answered]], tmp_path: Path) -> None:
+    """Oracle: after a few passes over its own responses the policy prefers those that are better."""
+    policy, answered = begun
+    before = {name: value.clone() for name, value in policy.model.state_dict().items()}
+    rates = {"sppo": 1e-5}
+    config = replace(eva.Config(), loss=loss, epochs=4, learning_rate=rates.get(loss, 3e-4)).resolved()
+    run = SimpleNamespace(note=NOBODY.note, directory=tmp_path)
+    pairs = pack_pairs(policy, preference_rows(answered, keep_equal=False))
+    metrics = eva.learn(config, run, policy, answered, 1, "preferences", 0)  # type: ignore[arg-type]
+    after = pairs.compared_with(policy).reference_logprobs
+    policy.model.load_state_dict(before)
+    first = pairs.compared_with(policy).reference_logprobs
+    assert after is not None
+    assert first is not None
+    assert np.isfinite(metrics["loss"])
+    gained = (after - first).mean(axis=1)
+    assert gained[0] > gained[1], "the chosen ones, against the rejected ones"
+
+
+def test_settings_follow_from_the_loss() -> None:
+    """Oracle: the table of the specification."""
+    found = {loss: replace(eva.Config(), loss=loss).resolved() for loss in get_args(eva.Loss)}
+    assert {loss for loss, config in found.items() if config.optimizer == "rmsprop"} == {"sppo"}
+    assert {loss for loss, config in found.items() if config.learning_rate_decay == "linear"} == {"sppo"}
+    assert {loss for loss, config in found.items() if config.epochs == 1} == {"rpo", "rloo"}
+    assert found["rloo"].beta is None
+    assert replace(eva.Config(), loss="sppo", beta=0.5, epochs=7).resolved().beta == 0.5
+    policy = SimpleNamespace(model=torch.nn.Linear(2, 2))
+    kinds = {loss: type(eva.optimizer_of(config, policy)) for loss, config in found.items()}  # type: ignore[arg-type]
+    assert kinds == {
+        loss: torch.optim.RMSprop if loss == "sppo" else torch.optim.AdamW for loss in get_args(eva.Loss)
+    }
+
+
+def test_rates_are_those_of_the_released_trainer() -> None:
+    """Oracle: transformers' cosine schedule beyond its warm-up; it never stands still at the end."""
+    from transformers import get_cosine_schedule_with_warmup
+
+    config = replace(eva.Config(), rate_warmup=0.1).resolved()
+    rates = eva.rates_of(config, 20)
+    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=config.learning_rate)
+    schedule = get_cosine_schedule_with_warmup(optimizer, 2, 20)
+    theirs = [schedule.lr_lambdas[0](step) * config.learning_rate for step in range(20)]
+    assert rates[2:] == pytest.approx(theirs[2:])
+    assert rates[:2] == pytest.approx([config.learning_rate / 2, config.learning_rate])
+    assert min(rates) > 0
+    linear = eva.rates_of(replace(config, learning_rate_decay="linear"), 20)
+    assert linear[2] == max(linear) > linear[-1] > 0
 
 
 def test_losses_have_the_published_settings() -> None:
@@ -268,16 +326,6 @@ def test_the_evolve_step_is_the_published_one(oracle: ModuleType, metric: str, s
 # -- what is out of order ----------------------------------------------------------------------------------------------
 
 
-class Notes:
-    """Takes what a run would say."""
-
-    def __init__(self) -> None:
-        self.said: list[str] = []
-
-    def note(self, text: str) -> None:
-        self.said.append(text)
-
-
 def answered(rewards: dict[str, list[float | None]]) -> list[Any]:
     """Prompts whose responses are worth this much."""
 
@@ -355,11 +403,11 @@ def test_an_empty_evolution_and_copies_are_told() -> None:
 def files(base: Path, tmp_path: Path) -> str:
     """Arguments that name a model and files in place of nano's sums."""
     for name in ("prompts", "held_out"):
-        lines = [json.dumps({"prompt": f"take {i} turns", "topic": "ab"[i % 2]}) for i in range(8)]
+        lines = [json.dumps({"prompt": f"take {i} turns", "topic": "ab"[i % 2]}) for i in range(16)]
         (tmp_path / f"{name}.jsonl").write_text("\n".join(lines))
     return (
         f"--model {base} --prompts {tmp_path}/prompts.jsonl --eval-prompts {tmp_path}/held_out.jsonl --warmup-steps 0"
-        " --max-tokens 4 --creator-tokens 8 --prompts-per-step 4 --eval-count 2 --prompts-per-update 4 --evolutions 1"
+        " --max-tokens 4 --creator-tokens 8 --prompts-per-step 8 --eval-count 2 --prompts-per-update 4 --evolutions 2"
         " --device cpu --creator policy"
     )
 
@@ -424,7 +472,7 @@ def test_any_model_learns_from_files_and_a_reward_model(
 def test_what_makes_no_sense_is_refused(arguments: str, message: str, tmp_path: Path, capsys: Any) -> None:
     assert main(["train", "eva", *arguments.split(), "--run-dir", str(tmp_path / "run")]) == 2
     error = capsys.readouterr().err.strip().splitlines()[-1]
-    assert message in error.replace("--", "")
+    assert message in error.replace("--", "").replace("-", "_")
     assert not (tmp_path / "run").exists()
 
 
