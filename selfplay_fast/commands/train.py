@@ -171,6 +171,10 @@ def _created(recipe_name: str, rest: list[str]) -> tuple[Any, types.ModuleType]:
         from ..training import check_model
 
         check_model(config)
+        if name == "nano" != config.model:
+            others = ", ".join(preset for preset in module.PRESETS if preset != "nano")
+            note = f"note: what is not given is as preset nano has it; for real models: --preset {others}"
+            print(note, file=sys.stderr)
 
     from ..run import Run
 
