@@ -43,6 +43,11 @@ class RecipeConfig:
         """The configuration with every default that depends on other settings written out, as a run keeps it."""
         return self
 
+    @property
+    def uses_reference(self) -> bool:
+        """Does the loss compare with the model of step 0, which is then kept beside the one that learns?"""
+        return False
+
 
 def check_warmed_up(model: str, steps: int | None) -> None:
     """ValueError where a model other than nano is to be warmed up, or is nano misspelt."""

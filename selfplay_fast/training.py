@@ -10,6 +10,7 @@ import torch
 
 from selfplay_fast.games import Style
 from selfplay_fast.learn import RoleBaseline, checkpoint, distributed
+from selfplay_fast.learn.memory import Budget, Plan, budget
 from selfplay_fast.model_folder import Facts, check_facts, folder_facts
 from selfplay_fast.policies.adapters import add_adapters, check_installed, train_adapters
 from selfplay_fast.policies.base import ServersGoneError
@@ -43,6 +44,8 @@ class ModelSettings(Protocol):
     def max_batch_tokens(self) -> int: ...
     @property
     def max_cache_tokens(self) -> int | None: ...
+    @property
+    def uses_reference(self) -> bool: ...
 
 
 def computed_in(config: ModelSettings) -> str:
@@ -62,6 +65,45 @@ def placement(config: ModelSettings) -> dict[str, Any]:
         "max_batch_tokens": config.max_batch_tokens,
         "max_cache_tokens": config.max_cache_tokens,
     }
+
+
+def memory_budget(config: ModelSettings, ranks: int | None = None) -> Budget:
+    """What the run will take on each of its cards. ValueError where the model's configuration cannot be read."""
+    from transformers import AutoConfig
+
+    try:
+        described = AutoConfig.from_pretrained(config.model)
+    except (OSError, ValueError, KeyError) as error:
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise ValueError(f"model {config.model!r}: no configuration can be read: {reason}") from error
+    plan = Plan(
+        dtype=computed_in(config),
+        max_batch_tokens=config.max_batch_tokens,
+        max_cache_tokens=config.max_cache_tokens or 16 * config.max_batch_tokens,
+        lora_rank=config.lora_rank,
+        gradient_checkpointing=config.gradient_checkpointing,
+        reference=config.uses_reference,
+        ranks=distributed.share()[1] if ranks is None else ranks,
+    )
+    return budget(described, plan)
+
+
+def _check_memory(config: ModelSettings, run: Run) -> None:
+    """Show what the run will take of a GPU; ValueError where that is more than it has."""
+    device = torch.device(distributed.local_device("cuda" if config.device == "auto" else config.device))
+    if config.model == "nano" or device.type != "cuda" or not torch.cuda.is_available():
+        return
+    try:
+        counted = memory_budget(config)
+    except (
+        ValueError,
+        RuntimeError,
+        NotImplementedError,
+    ) as error:  # of a model that cannot run without weights
+        run.note(f"memory is not counted before the run: {str(error).strip().splitlines()[0]}")
+        return
+    run.note(counted.table())
+    counted.check(torch.cuda.get_device_properties(device).total_memory)
 
 
 def load_model(
@@ -162,6 +204,7 @@ def start(
         run.truncate(state.step)
         return policy, optimizer, state
     run.truncate(-1)
+    _check_memory(config, run)
     with run.phase("start"):
         policy = build()
     with distributed.sharded(policy.model):

@@ -32,6 +32,10 @@ class TrainOptions:
     """also write TensorBoard scalars into the run folder"""
     wandb: bool = False
     """also log to Weights & Biases; its own variables (WANDB_MODE=offline, WANDB_PROJECT, …) say where and how"""
+    budget: bool = False
+    """print what the run would take of the memory of each card (of as many as WORLD_SIZE says), and end"""
+    card_memory: Annotated[float | None, optional("GB")] = None
+    """of each card, for --budget (default: that of the card here)"""
     profile: bool = False
     """also write a trace of torch's profiler of the second and third step into the run folder"""
 
@@ -41,6 +45,8 @@ def train(arguments: list[str]) -> None:
     if arguments[:1] in (["-h"], ["--help"]):
         print(_train_overview())
         return
+    if "--budget" in arguments:
+        return _print_budget(arguments)
     if int(os.environ.get("WORLD_SIZE", "1")) == 1:  # torchrun sets it
         return _go(*_opened(arguments))
     from ..learn import distributed
@@ -155,7 +161,30 @@ def _first_line_of_recipe(name: str) -> str:
     return (text or "").split("\n")[0]
 
 
-def _created(recipe_name: str, rest: list[str]) -> tuple[Any, types.ModuleType]:
+def _print_budget(arguments: list[str]) -> None:
+    """What the run of a command line would take of memory; ValueError where a card has less."""
+    import torch
+
+    from ..training import memory_budget
+
+    recipe_name, *rest = arguments
+    if recipe_name.startswith("-") or value_of("--resume", rest) is not None:
+        raise UsageError(f"--budget: is of a new run: {PROGRAM} train RECIPE --budget …")
+    _, options, config = _configured(recipe_name, rest)
+    if config.model == "nano":
+        raise UsageError("--budget: nano fits everywhere; name a model with --model")
+    if config.device == "auto":
+        config = dataclasses.replace(config, device="cuda")
+    counted = memory_budget(config, ranks=int(os.environ.get("WORLD_SIZE", "1")))
+    print(counted.table())
+    if options.card_memory is not None:
+        counted.check(options.card_memory * 1e9)
+    elif torch.cuda.is_available():
+        counted.check(torch.cuda.get_device_properties(0).total_memory)
+
+
+def _configured(recipe_name: str, rest: list[str]) -> tuple[types.ModuleType, TrainOptions, Any]:
+    """The recipe, the options of the run and those of the recipe, checked."""
     if recipe_name in configs.recipe_names():
         check_early(rest)
     module = configs.load_recipe(recipe_name)
@@ -167,17 +196,14 @@ def _created(recipe_name: str, rest: list[str]) -> tuple[Any, types.ModuleType]:
         )
     options, config = _parse_train(recipe_name, module, rest, TrainOptions(preset=name), module.PRESETS[name])
     _check_config(config)
-    if configs.config_to_dict(config).keys() >= {"model", "style", "max_tokens", "lora_rank"}:
-        from ..training import check_model
+    return module, options, config
 
-        check_model(config)
-        if name == "nano" != config.model:
-            others = ", ".join(preset for preset in module.PRESETS if preset != "nano")
-            note = f"note: what is not given is as preset nano has it; for real models: --preset {others}"
-            print(note, file=sys.stderr)
 
+def _created(recipe_name: str, rest: list[str]) -> tuple[Any, types.ModuleType]:
     from ..run import Run
 
+    module, options, config = _configured(recipe_name, rest)
+    _check_model(config, options.preset, module)
     run = Run.create(
         recipe_name,
         config.resolved(),
@@ -263,6 +289,19 @@ def _check_config(config: Any) -> None:
         check_games(values["held_out"], "--held-out")
     if values.get("device", "auto") != "auto":
         _check_device(values["device"])
+
+
+def _check_model(config: Any, preset: str, module: types.ModuleType) -> None:
+    """What can be said of a model before it is loaded, where the recipe has one."""
+    if not configs.config_to_dict(config).keys() >= {"model", "style", "max_tokens", "lora_rank"}:
+        return
+    from ..training import check_model
+
+    check_model(config)
+    if preset == "nano" != config.model:
+        others = ", ".join(name for name in module.PRESETS if name != "nano")
+        note = f"note: what is not given is as preset nano has it; for real models: --preset {others}"
+        print(note, file=sys.stderr)
 
 
 def _check_device(name: str) -> None:

@@ -144,7 +144,7 @@ class Config(RecipeConfig):
     max_turns: int = 50
     """a longer game ends with 0 for all"""
     warmup_steps: int | None = None
-    """supervised steps on uniformly random legal play before self-play: nano's way to learn the reply format; None: 80
+    """supervised steps on uniformly random legal play before self-play: nano's way to learn the reply format; None: 160
     for nano, 0 for other models"""
     warmup_games: int = 8
     """games of each of these steps"""
@@ -209,8 +209,12 @@ class Config(RecipeConfig):
         if self.games_per_step < len(self.games):
             raise ValueError(f"games_per_step: {self.games_per_step} cannot cover {len(self.games)} games")
 
+    @property
+    def uses_reference(self) -> bool:
+        return self.kl > 0
+
     def resolved(self) -> Config:
-        warm = 80 if self.model == "nano" else 0
+        warm = 160 if self.model == "nano" else 0
         return replace(self, warmup_steps=warm if self.warmup_steps is None else self.warmup_steps)
 
 
@@ -259,7 +263,9 @@ def train(config: Config, run: Run) -> None:
         baseline=RoleBaseline(),
         keep_thinking=config.chat,
     )
-    reference = load_reference(config, run, policy, keep_thinking=config.chat) if config.kl else None
+    reference = None
+    if config.uses_reference:
+        reference = load_reference(config, run, policy, keep_thinking=config.chat)
     throughput = Throughput(run, policy, computed_in(config), reference)
     baseline = state.baseline
     for step in run.steps(config.steps, start=state.step):

@@ -233,6 +233,10 @@ class Config(RecipeConfig):
         return 6e-6 if self._small else 3e-4 if self.magnet else 5e-5
 
     @property
+    def uses_reference(self) -> bool:
+        return self.magnet
+
+    @property
     def _small(self) -> bool:
         """Are the games so small that a policy moves in all states with every step, and circles if steps are large?"""
         return all(is_enumerable(game) for game in self.games)
@@ -305,7 +309,7 @@ def train(config: Config, run: Run) -> None:
         evaluate=lambda policy: _evaluate(config, policy, opponents, full=True),
         baseline=RoleBaseline(decay=config.baseline_decay),
     )
-    reference = load_reference(config, run, policy) if config.magnet else None
+    reference = load_reference(config, run, policy) if config.uses_reference else None
     throughput = Throughput(run, policy, computed_in(config), reference)
     baseline = state.baseline
     servers = _servers(config, policy)

@@ -11,7 +11,7 @@ ERROR_ENDING = "_error"  # `score_vs_random_error` is the standard error of `sco
 ENOUGH_MASS = 0.99  # of a model's probability must be on the replies that were scored
 DOUBT = "* less than 99 % of the model's probability is on legal replies, so this is not yet the NashConv of its play"
 MARKS = "Legal replies and returns are those of self-play; ± is one standard error."
-BENCHMARKS = "± is lm-eval's standard error; of a difference, that of two independent samples."
+BENCHMARKS = "± is one standard error; of a difference, that of two independent samples."
 CHANGES = "▲ ▼: larger or smaller by two standard errors or more, green for better."
 TROUBLES = {
     "forfeit_rate": "games dropped because a reply never came",
@@ -234,7 +234,7 @@ def changes(rows: Sequence[Mapping[str, Any]]) -> list[Change]:
 
 
 # What two results must have in common to be compared.
-_SETTINGS = ("task", "measure", "questions", "few_shot", "chat_template")
+_SETTINGS = ("task", "measure", "questions", "few_shot", "chat_template", "temperature", "max_tokens")
 
 
 def benchmark_changes(rows: Sequence[Mapping[str, Any]]) -> list[BenchmarkChange]:

@@ -131,7 +131,7 @@ def test_settings_that_make_no_sense(change: dict, problem: str) -> None:
 
 def test_only_nano_is_warmed_up() -> None:
     """Oracle: the option's help text."""
-    assert mars.Config().resolved().warmup_steps == 80
+    assert mars.Config().resolved().warmup_steps == 160
     assert mars.Config(model="path/to/model").resolved().warmup_steps == 0
     assert mars.Config(warmup_steps=3).resolved().warmup_steps == 3
 
