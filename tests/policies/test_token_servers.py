@@ -312,7 +312,7 @@ def test_a_server_of_another_model_is_said(serve, learner):
     model = build_model(512, 0, 1, seed=1)
     _, url = serve(policy=LanguageModel(model, learner.tokenizer))
     servers = TokenServers(learner, [url], limits=FAST, patience=60.0)
-    with pytest.raises(ConnectionError, match="weights: .* must be floats .*; serve the same model"):
+    with pytest.raises(ConnectionError, match=r"weights: .* must be floats .*; serve the same model"):
         servers.hand_over()
 
 
