@@ -22,13 +22,29 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import numpy as np
 from _measure import machine, save
 
 from selfplay_fast.play import play, self_play
 from selfplay_fast.play.attack_game import Rules, Seed, attack_table, mark_attacked
 from selfplay_fast.play.attack_prompts import AttackPrompts
 from selfplay_fast.play.attack_rules import JUDGE, Labels, write_labels
+from selfplay_fast.play.evolve_prompts import GRADED, read_score
+from selfplay_fast.play.evolving import (
+    CREATOR,
+    SCORER,
+    SOLVER,
+    Prompt,
+    answer_table,
+    answered_in,
+    evolve_table,
+    mixed,
+    preference_rows,
+)
+from selfplay_fast.play.evolving import Rules as EvolveRules
+from selfplay_fast.play.informativeness import choose, informativeness
 from selfplay_fast.policies.base import Answer
+from selfplay_fast.policies.streams import derive_seed
 from selfplay_fast.records import Ask, Reply
 
 
@@ -58,12 +74,13 @@ class Spoken:
     def generate(self, asks: Sequence[Ask]) -> list[Reply]:
         """As a policy that is asked in rounds."""
         self.calls += 1
-        return [Reply(text=self.text(ask.role, _prompt(ask))) for ask in asks]
+        return [Reply(text=self.text(ask.role, prompt)) for ask in asks for prompt in _prompts(ask)]
 
     def submit(self, asks: Sequence[Ask]) -> None:
         """As a stream of replies."""
         for ask in asks:
-            self._left[ask] = length_of(ask.role, _prompt(ask), self.longest[ask.role])
+            lengths = [length_of(ask.role, prompt, self.longest[ask.role]) for prompt in _prompts(ask)]
+            self._left[ask] = max(lengths)
 
     @property
     def pending(self) -> int:
@@ -77,7 +94,7 @@ class Spoken:
         done = [ask for ask, left in self._left.items() if not left]
         for ask in done:
             del self._left[ask]
-        return [(ask, [Reply(text=self.text(ask.role, _prompt(ask)))]) for ask in done]
+        return [(ask, [Reply(text=self.text(ask.role, prompt)) for prompt in _prompts(ask)]) for ask in done]
 
 
 class Streaming(Spoken):
@@ -92,8 +109,10 @@ class Streaming(Spoken):
         raise NotImplementedError
 
 
-def _prompt(ask: Ask) -> str:
-    return "\n".join(message["content"] for message in ask.append)  # type: ignore[index]
+def _prompts(ask: Ask) -> list[str]:
+    """What each sample answers: the same, but for its number where there are several."""
+    prompt = "\n".join(message["content"] for message in ask.append)  # type: ignore[index]
+    return [prompt] if ask.n == 1 else [f"{prompt}\n{sample}" for sample in range(ask.n)]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -180,7 +199,83 @@ def self_redteam(games: int, repeat: int) -> Counts:
     )
 
 
-METHODS: dict[str, Callable[[int, int], Counts]] = {"self_redteam": self_redteam}
+# -- eva ---------------------------------------------------------------------------------------------------------------
+
+_EVA_LONGEST = {SOLVER: 2048, CREATOR: 666, SCORER: 32}
+
+
+def _eva_text(role: str, prompt: str) -> str:
+    n = drawn(role, prompt)
+    if role == SCORER:
+        return "no idea" if n % 13 == 0 else f"Score: {n % 11}"
+    return f"{role} {n}"
+
+
+def eva(games: int, repeat: int) -> Counts:
+    """Six passes of one response, four of mutations and six again there, each of which waits for its longest reply, and
+    then a reward model that is asked about one prompt at a time; here a pass, four and a pass, each dialogue by itself.
+
+    As many prompts as games; phases are the published passes, 16 of generation and one of scoring for every prompt.
+    """
+    rules = EvolveRules(prompts=GRADED)
+    prompts = [f"prompt {repeat} {i}" for i in range(games)]
+    spent: list[int] = []
+
+    def ask(role: str, prompt: str) -> str:
+        spent.append(length_of(role, prompt, _EVA_LONGEST[role]))
+        return _eva_text(role, prompt)
+
+    def chat(messages: Sequence[Any]) -> str:
+        return str(messages[0]["content"])
+
+    names, rng = list(rules.prompts.methods), np.random.default_rng(repeat)
+    published = port("eva").EvolveStep(
+        lambda prompt, i: ask(SOLVER, f"{prompt}\n{i}"),
+        lambda prompt, said: read_score(ask(SCORER, chat(rules.prompts.score_chat(prompt, said)))),
+        lambda prompt, method: ask(CREATOR, chat(rules.prompts.creator_chat(prompt, method))),
+    )
+    uniform = (1 - np.random.default_rng(repeat).random(games)).tolist()
+    published.run(
+        prompts,
+        "reward_gap",
+        uniform,
+        lambda i, k: names[derive_seed(derive_seed(repeat, i), k) % len(names)],
+        lambda n: rng.permutation(n).tolist(),
+    )
+    rounds, stream = Spoken(_eva_text, _EVA_LONGEST), Streaming(_eva_text, _EVA_LONGEST)
+    for policy in (rounds, stream):
+        cast: Any = self_play(policy)  # type: ignore[arg-type]
+        every = answered_in(play(cast, [answer_table(rules, [Prompt(text=p) for p in prompts], seed=repeat)]))
+        base = [one for one in every if one.turns]
+        places = choose(informativeness([one.rewards for one in base]), len(base) // 4, seed=repeat)
+        chosen = [base[place].prompt for place in places]
+        evolved = answered_in(play(cast, [evolve_table(rules, chosen, seed=repeat)]))
+        mix = mixed(base, evolved, base_share=0.2, evolved_share=0.8, seed=repeat)
+        pairs = [
+            tuple(row[side][0]["content"] for side in ("prompt", "chosen", "rejected"))
+            for row in preference_rows(mix, keep_equal=True)
+        ]
+        assert pairs == published.pairs, "pairs differ"
+    return Counts(
+        requests=len(spent),
+        calls=rounds.calls,
+        phases=published.generation_passes + published.scoring_passes,
+        ours=stream.steps,
+        barriers=_by_passes(published, spent, games),
+        sequential=sum(spent),
+    )
+
+
+def _by_passes(published: Any, spent: Sequence[int], games: int) -> int:
+    """Steps of the published passes, each as long as its longest reply: of ``spent``, in the order of requests."""
+    drawn_prompts, new = len(published.drawn), len(published.new_prompts)
+    sizes = [games] * 6 + [6] * games + [drawn_prompts] * 4 + [new] * 6 + [6] * new
+    ends = np.cumsum(sizes)
+    assert ends[-1] == len(spent)
+    return sum(max(spent[end - size : end]) for size, end in zip(sizes, ends.tolist(), strict=True))
+
+
+METHODS: dict[str, Callable[[int, int], Counts]] = {"self_redteam": self_redteam, "eva": eva}
 
 
 def main() -> None:
