@@ -94,24 +94,24 @@ def rule_creator() -> ScriptedPolicy:
 
 
 def demonstrations(
-    count: int, seed: int, *, most_terms: int, care: float = 1.0, creator: bool = False
+    count: int, seed: int, *, careful_terms: int, care: float, creator: bool = False
 ) -> tuple[list[str], list[str]]:
-    """Prompts of one to ``most_terms`` terms and responses of which each term is right with chance ``care``, else any
-    digit; with ``creator`` every second one is a creator's task, done as told."""
+    """Prompts of all lengths and responses: right up to ``careful_terms``, beyond that each term is right with chance
+    ``care``, else any number. With ``creator`` every second one is a creator's task, done as told."""
     rng = np.random.default_rng(seed)
     prompts, replies = [], []
     for number in range(count):
-        prompt = _written(rng.integers(MODULUS, size=(rng.integers(1, most_terms + 1), 2)).tolist()).text
+        terms = int(rng.integers(1, MOST_TERMS + 1))
+        prompt = _written(rng.integers(MODULUS, size=(terms, 2)).tolist()).text
         if creator and number % 2:
             method = (LONGER, SHORTER, SWAPPED)[rng.integers(3)]
             replies.append(mutated(prompt, method, int(rng.integers(2**62))))
             prompt = f"{method} {prompt}"
         else:
-            said = solution(prompt).split()
-            careless = rng.random(len(said)) >= care
-            digits = rng.integers(MODULUS, size=len(said))
-            replies.append(
-                " ".join(str(d) if c else word for word, c, d in zip(said, careless, digits, strict=True))
-            )
+            careless = (rng.random(terms) >= care) & (terms > careful_terms)
+            drawn = rng.integers(MODULUS, size=terms)
+            right = solution(prompt).split()
+            said = [str(d) if c else word for word, c, d in zip(right, careless, drawn, strict=True)]
+            replies.append(" ".join(said))
         prompts.append(prompt)
     return prompts, replies

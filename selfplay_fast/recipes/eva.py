@@ -87,6 +87,7 @@ from selfplay_fast.settings import ModelConfig
 from selfplay_fast.training import adam, load_model, start, trained, write_rows
 
 SUMS, RULE, POLICY = "sums", "rule", "policy"
+Tell = Callable[[str], None]
 Loss = Literal["dpo", "ipo", "rpo", "sppo", "simpo", "orpo", "hinge", "rloo"]
 
 # Of a loss: beta, optimizer, how its rate falls, passes over the pairs
@@ -110,7 +111,7 @@ class Config(ModelConfig):
     """what is answered at first: `sums`, nano's, or a file of JSON lines with `prompt` and, if you like, `topic`"""
     eval_prompts: str = SUMS
     """what is only measured on, as `prompts`; the first `eval_count`"""
-    eval_count: Count = 400
+    eval_count: Count = 240
     """prompts of an evaluation"""
     creator: str = RULE
     """who evolves prompts: the `policy` itself, `server:URL#MODEL` with OpenAI's interface, `model:FOLDER`, or for
@@ -174,7 +175,7 @@ class Config(ModelConfig):
     """in `simpo`, what chosen responses should be ahead by"""
     optimizer: Literal["adamw", "rmsprop"] | None = None
     """a fresh one in every iteration; None: rmsprop for sppo, else adamw"""
-    learning_rate: NotNegative = 1e-4
+    learning_rate: NotNegative = 2e-4
     """its peak"""
     learning_rate_decay: Literal["cosine", "linear"] | None = None
     """down to 0 within an iteration; None: linear for sppo, else cosine"""
@@ -190,14 +191,14 @@ class Config(ModelConfig):
     """gradient clipping"""
     max_loss: Positive = 1e6
     """a loss of `rloo` beyond it has exploded, and the run stops"""
-    warmup_steps: Natural = 60
-    """supervised steps on short sums before all else: what stands for a pretrained model in nano"""
+    warmup_steps: Natural = 100
+    """supervised steps on sums before all else: what stands for a pretrained model in nano"""
     warmup_rows: Count = 64
     """responses of each of these steps"""
     warmup_terms: Count = 3
-    """terms of the longest of them"""
-    warmup_care: Share = 0.9
-    """chance that a term of them is right on purpose"""
+    """sums of so many terms are right in all of them"""
+    warmup_care: Share = 0.5
+    """chance that a term of a longer one is right on purpose"""
     warmup_learning_rate: NotNegative = 3e-3
     """of the warm-up"""
     eval_temperature: NotNegative = 1.0
@@ -218,10 +219,8 @@ class Config(ModelConfig):
             raise ValueError(f"creator: no rule evolves the prompts of {self.prompts}; set it to {POLICY}")
         if self.model == "nano" and self.prompts != SUMS:
             raise ValueError(f"model: nano's words are those of {SUMS}; name another, or --prompts {SUMS}")
-        if self.warmup_terms > graded_sums.MOST_TERMS:
-            raise ValueError(
-                f"warmup_terms: must be at most {graded_sums.MOST_TERMS}, got {self.warmup_terms}"
-            )
+        if self.warmup_terms >= graded_sums.MOST_TERMS:
+            raise ValueError(f"warmup_terms: must be below {graded_sums.MOST_TERMS}, got {self.warmup_terms}")
 
     @property
     def style(self) -> Style:
@@ -284,7 +283,7 @@ def train(config: Config, run: Run) -> None:
         check_installed()
     distributed.check_enough(config.prompts_per_step, "prompts_per_step")
     setting = Setting.of(config)
-    policy, _, state = start(
+    policy, idle, state = start(
         config,
         run,
         build=partial(load_policy, config, run),
@@ -295,18 +294,21 @@ def train(config: Config, run: Run) -> None:
     cast = setting.cast(policy)
     for step in run.steps(config.steps, start=state.step):
         seed = derive_seed(config.seed, step)
+        tell = partial(_tell, run, step)
         metrics: dict[str, float] = {}
         base = setting.prompts_of(config, run, step)
         if config.plain_step:
             with run.phase("rollout"):
-                plain, _ = answer(config, run, cast, base, derive_seed(seed, 1))
+                plain, _ = answer(config, tell, cast, base, derive_seed(seed, 1))
             with run.phase("update"):
-                learned = learn(config, run, policy, plain, step, "plain", seed)
+                learned = learn(config, tell, policy, plain, seed)
+            kept = preference_rows(plain, keep_equal=config.keep_equal)
+            write_rows(run.directory / "plain", step, kept)
             metrics |= {f"plain_step/{name}": value for name, value in learned.items()}
         with run.phase("rollout"):
-            answered, _ = answer(config, run, cast, base, derive_seed(seed, 2))
-            drawn = draw(config, run, answered, derive_seed(seed, 3))
-            evolved, episodes = evolve(config, run, cast, drawn, base, derive_seed(seed, 4))
+            answered, _ = answer(config, tell, cast, base, derive_seed(seed, 2))
+            drawn = draw(config, tell, answered, derive_seed(seed, 3))
+            evolved, episodes = evolve(config, tell, cast, drawn, base, derive_seed(seed, 4))
         mix = mixed(
             answered,
             evolved,
@@ -314,84 +316,75 @@ def train(config: Config, run: Run) -> None:
             evolved_share=config.evolved_share,
             seed=derive_seed(seed, 5),
         )
-        write_rows(
-            run.directory / "prompts", step, [_prompt_row(p) for p in filled([o.prompt for o in mix], base)]
-        )
+        following = filled([one.prompt for one in mix], base)
+        write_rows(run.directory / "prompts", step, [_prompt_row(prompt) for prompt in following])
+        write_rows(run.directory / "preferences", step, preference_rows(mix, keep_equal=config.keep_equal))
         with run.phase("update"):
-            metrics |= learn(config, run, policy, mix, step, "preferences", seed)
+            metrics |= learn(config, tell, policy, mix, seed)
         metrics |= prompt_metrics(answered, drawn, evolved)
         with run.phase("evaluation"):
             metrics |= evaluate(config, setting, cast)
         run.log(step, metrics, episodes)
         with run.phase("checkpoint"):
             done = checkpoint.TrainState(step=step, baseline=state.baseline)
-            checkpoint.save_checkpoint(run.checkpoints, policy, optimizer_of(config, policy), done)
+            checkpoint.save_checkpoint(run.checkpoints, policy, idle, done)
 
 
 def answer(
-    config: Config, run: Run, cast: Cast, prompts: Sequence[Prompt], seed: int
+    config: Config, tell: Tell, cast: Cast, prompts: Sequence[Prompt], seed: int
 ) -> tuple[list[Answered], list[Episode]]:
     """The solver's responses to every prompt, scored; without prompts that have no scored response."""
     episodes = dealt(cast, partial(answer_table, config.rules(), prompts, seed=seed))
-    return scored(run, config, answered_in(episodes)), episodes
+    return scored(tell, config, answered_in(episodes)), episodes
 
 
-def draw(config: Config, run: Run, answered: Sequence[Answered], seed: int) -> list[Prompt]:
+def draw(config: Config, tell: Tell, answered: Sequence[Answered], seed: int) -> list[Prompt]:
     """The prompts to evolve: so many of all, by how informative they are."""
     values = informativeness([one.rewards for one in answered], config.metric)
     if config.metric != "uniform" and len(set(values.tolist())) == 1:
-        run.note(f"eva: {config.metric} is {values[0]:g} for all prompts, so they are drawn evenly")
+        tell(f"{config.metric} is {values[0]:g} for all prompts, so they are drawn evenly")
     count = int(config.fraction * len(answered))
     topics = [one.prompt.topic for one in answered]
     places = choose(values, count, config.sampling, seed=seed, topics=topics, topic_share=config.topic_share)
     if len(places) < count and config.sampling != "stratified":
-        run.note(f"eva: only {len(places)} of {count} prompts have any weight; fewer are evolved")
+        tell(f"only {len(places)} of {count} prompts have any weight; fewer are evolved")
     return [answered[place].prompt for place in places]
 
 
 def evolve(
-    config: Config, run: Run, cast: Cast, drawn: Sequence[Prompt], base: Sequence[Prompt], seed: int
+    config: Config, tell: Tell, cast: Cast, drawn: Sequence[Prompt], base: Sequence[Prompt], seed: int
 ) -> tuple[list[Answered], list[Episode]]:
     """What the creator makes of the drawn prompts, answered and scored, and the dialogues that this took."""
     episodes = dealt(cast, partial(evolve_table, config.rules(), drawn, seed=seed))
     if failed := sum(episode.kept["failed"] for episode in episodes):
-        run.note(
-            f"eva: {failed} of {len(drawn) * config.evolutions} mutations say nothing new and are left out"
-        )
+        tell(f"{failed} of {len(drawn) * config.evolutions} mutations say nothing new and are left out")
     evolved = answered_in(episodes)
     if not evolved:
-        run.note("eva: no prompt was evolved; only prompts that were there are learned from")
+        tell("no prompt was evolved; only prompts that were there are learned from")
         return [], episodes
     if not config.keep_copies:
         kept = without_copies(evolved, base)
         if copies := len(evolved) - len(kept):
-            run.note(f"eva: {copies} of {len(evolved)} evolved prompts are copies and are left out")
+            tell(f"{copies} of {len(evolved)} evolved prompts are copies and are left out")
         evolved = kept
-    return scored(run, config, evolved), episodes
+    return scored(tell, config, evolved), episodes
 
 
 def learn(
-    config: Config,
-    run: Run,
-    policy: LanguageModel,
-    answered: Sequence[Answered],
-    step: int,
-    name: str,
-    seed: int,
+    config: Config, tell: Tell, policy: LanguageModel, answered: Sequence[Answered], seed: int
 ) -> dict[str, float]:
-    """One pass of preference optimisation or RLOO; the pairs stay in the run's folder."""
+    """Passes of preference optimisation over the pairs of these prompts, or RLOO on all responses."""
     if config.loss == "rloo":
-        return reinforce(config, run, policy, answered)
+        return reinforce(config, tell, policy, answered)
     rows = preference_rows(answered, keep_equal=config.keep_equal)
-    write_rows(run.directory / name, step, rows)
-    return prefer(config, run, policy, _shuffled(rows, seed)) | {"pairs": len(rows)}
+    return prefer(config, tell, policy, _shuffled(rows, seed)) | {"pairs": len(rows)}
 
 
-def prefer(config: Config, run: Run, policy: LanguageModel, rows: Sequence[Row]) -> dict[str, float]:
+def prefer(config: Config, tell: Tell, policy: LanguageModel, rows: Sequence[Row]) -> dict[str, float]:
     """A preference loss, against the policy as it is now where the loss needs a reference."""
     pairs = pack_pairs(policy, rows, max_tokens=config.pair_cutoff)
     if not pairs.num_pairs:
-        run.note("eva: no prompt has a better and a worse response, so nothing is learned")
+        tell("no prompt has a better and a worse response, so nothing is learned")
         return {}
     assert config.epochs is not None
     steps = config.epochs * -(-pairs.num_pairs // config.prompts_per_update)
@@ -409,12 +402,12 @@ def prefer(config: Config, run: Run, policy: LanguageModel, rows: Sequence[Row])
 
 
 def reinforce(
-    config: Config, run: Run, policy: LanguageModel, answered: Sequence[Answered]
+    config: Config, tell: Tell, policy: LanguageModel, answered: Sequence[Answered]
 ) -> dict[str, float]:
     """RLOO on all responses to prompts of which some are better than others."""
     telling = [one for one in answered if one.differs]
     if not telling:
-        run.note("eva: no prompt has a better and a worse response, so nothing is learned")
+        tell("no prompt has a better and a worse response, so nothing is learned")
         return {}
     assert config.epochs is not None
     episodes = [group_episode(one, number) for number, one in enumerate(telling)]
@@ -449,17 +442,17 @@ def dealt(cast: Cast, table: Callable[..., DialogueTable]) -> list[Episode]:
     return distributed.play_dealt(lambda share: play(cast, [table(share=share)]))
 
 
-def scored(run: Run, config: Config, answered: Sequence[Answered]) -> list[Answered]:
+def scored(tell: Tell, config: Config, answered: Sequence[Answered]) -> list[Answered]:
     """The prompts that have a scored response. A line for what is missing; ValueError where nothing was scored."""
     came = sum(len(one.turns) + one.unscored for one in answered)
     if lost := sum(one.lost for one in answered):
-        run.note(f"eva: {lost} of {came + lost} responses did not come or had no room")
+        tell(f"{lost} of {came + lost} responses did not come or had no room")
     if unscored := sum(one.unscored for one in answered):
         if unscored == came:
             raise ValueError(
                 f"reward_model: none of {came} responses got a reward; does {config.reward_model} answer?"
             )
-        run.note(f"eva: {unscored} of {came} responses got no reward and are left out")
+        tell(f"{unscored} of {came} responses got no reward and are left out")
     kept = [one for one in answered if one.turns]
     if not kept and answered:
         raise ValueError("prompts: none leaves room for a response; use a model with a longer context")
@@ -557,23 +550,26 @@ def rates_of(config: Config, steps: int) -> list[float]:
 
 
 def nano_prompts(config: Config) -> tuple[list[Prompt], list[Prompt]]:
-    """Short sums to begin with, and held-out sums of all lengths."""
+    """Sums to begin with that are all but mastered, and held-out sums of all lengths."""
     count = config.prompts_per_step * (config.steps if config.next_prompts == "split" else 1)
-    lengths = [1 + i % config.warmup_terms for i in range(max(1, count))]
+    lengths = [1 + i % (1 + config.warmup_terms) for i in range(count)]
     every = [1 + i % graded_sums.MOST_TERMS for i in range(config.eval_count)]
     return graded_sums.sums(lengths, derive_seed(config.seed, 0, 2)), graded_sums.sums(every, 0)
 
 
 def load_policy(config: Config, run: Run) -> LanguageModel:
-    """The solver before the first iteration; nano is made for sums, and warmed up on short ones."""
+    """The solver before the first iteration; nano is made for sums, and shown that short ones are easy."""
     shown = partial(
-        graded_sums.demonstrations, most_terms=config.warmup_terms, creator=config.creator == POLICY
+        graded_sums.demonstrations,
+        careful_terms=config.warmup_terms,
+        care=config.warmup_care,
+        creator=config.creator == POLICY,
     )
     policy = load_model(config, (), run.status, build=partial(_nano, config))
     if config.warmup_steps:
 
         def batch_of(step: int) -> TokenBatch:
-            rows = shown(config.warmup_rows, derive_seed(config.seed, 0, step), care=config.warmup_care)
+            rows = shown(config.warmup_rows, derive_seed(config.seed, 0, step))
             return demonstration_batch(policy, *rows)
 
         imitate(
@@ -588,8 +584,12 @@ def load_policy(config: Config, run: Run) -> LanguageModel:
 
 
 def _nano(config: Config) -> tuple[object, object]:
-    prompts, replies = graded_sums.demonstrations(2000, 0, most_terms=graded_sums.MOST_TERMS, creator=True)
+    prompts, replies = graded_sums.demonstrations(2000, 0, careful_terms=0, care=0.0, creator=True)
     return build_nano_of(prompts, replies, config.seed, whole_words=True, soft=True)
+
+
+def _tell(run: Run, step: int, text: str) -> None:
+    run.note(f"step {step}: {text}")
 
 
 def _shuffled(rows: Sequence[Row], seed: int) -> list[Row]:

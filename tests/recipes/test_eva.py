@@ -50,19 +50,6 @@ SMALL = (
 RUN = f"train eva --steps 2 {SMALL} --run-dir"
 
 
-class Notes:
-    """Takes what a run would say."""
-
-    def __init__(self) -> None:
-        self.said: list[str] = []
-
-    def note(self, text: str) -> None:
-        self.said.append(text)
-
-
-NOBODY: Any = Notes()
-
-
 def rows(run: Path) -> list[dict[str, float]]:
     """The rows of a run's metrics, without times, speeds and memory."""
     lines = (run / "metrics.jsonl").read_text().splitlines()
@@ -152,7 +139,7 @@ def begun(whole: Path) -> tuple[LanguageModel, list[Answered]]:
     """The model of the run's last step, and prompts that it has answered."""
     policy = load_policy(list_checkpoints(whole / "checkpoints")[-1])
     prompts = graded_sums.sums([1] * 12, seed=1)
-    answered, _ = eva.answer(eva.Config(), NOBODY, {SOLVER: policy, SCORER: RULE}, prompts, seed=0)
+    answered, _ = eva.answer(eva.Config(), print, {SOLVER: policy, SCORER: RULE}, prompts, seed=0)
     return policy, answered
 
 
@@ -163,9 +150,8 @@ def test_every_loss_learns(loss: str, begun: tuple[LanguageModel, list[Answered]
     before = {name: value.clone() for name, value in policy.model.state_dict().items()}
     rates = {"sppo": 1e-5}
     config = replace(eva.Config(), loss=loss, epochs=4, learning_rate=rates.get(loss, 3e-4)).resolved()
-    run = SimpleNamespace(note=NOBODY.note, directory=tmp_path)
     pairs = pack_pairs(policy, preference_rows(answered, keep_equal=False))
-    metrics = eva.learn(config, run, policy, answered, 1, "preferences", 0)  # type: ignore[arg-type]
+    metrics = eva.learn(config, print, policy, answered, 0)
     after = pairs.compared_with(policy).reference_logprobs
     policy.model.load_state_dict(before)
     first = pairs.compared_with(policy).reference_logprobs
@@ -338,17 +324,17 @@ def answered(rewards: dict[str, list[float | None]]) -> list[Any]:
 
 
 def test_all_rewards_equal_are_drawn_evenly_and_told() -> None:
-    notes = Notes()
+    notes: list[str] = []
     groups = answered({f"p{i}": [1.0, 1.0] for i in range(8)})
     found = [
-        eva.draw(eva.Config(), notes, groups, seed)[0].text  # type: ignore[arg-type]
+        eva.draw(eva.Config(), notes.append, groups, seed)[0].text  # type: ignore[arg-type]
         for seed in range(400)
     ]
-    assert set(notes.said) == {"eva: reward_gap is 0 for all prompts, so they are drawn evenly"}
+    assert set(notes) == {"reward_gap is 0 for all prompts, so they are drawn evenly"}
     assert min(found.count(f"p{i}") for i in range(8)) > 25, "50 expected of each"
-    assert eva.prefer(eva.Config().resolved(), notes, Packs(), []) == {}  # type: ignore[arg-type]
-    assert eva.reinforce(eva.Config().resolved(), notes, Packs(), groups) == {}  # type: ignore[arg-type]
-    assert notes.said[-1] == "eva: no prompt has a better and a worse response, so nothing is learned"
+    assert eva.prefer(eva.Config().resolved(), notes.append, Packs(), []) == {}  # type: ignore[arg-type]
+    assert eva.reinforce(eva.Config().resolved(), notes.append, Packs(), groups) == {}  # type: ignore[arg-type]
+    assert notes[-1] == "no prompt has a better and a worse response, so nothing is learned"
 
 
 class Packs:
@@ -358,19 +344,19 @@ class Packs:
 
 
 def test_too_few_with_weight_are_told() -> None:
-    notes = Notes()
+    notes: list[str] = []
     groups = answered({f"p{i}": [0.0, float(i == 3)] for i in range(8)})
-    assert [p.text for p in eva.draw(eva.Config(), notes, groups, 0)] == ["p3"]  # type: ignore[arg-type]
-    assert notes.said == ["eva: only 1 of 2 prompts have any weight; fewer are evolved"]
+    assert [p.text for p in eva.draw(eva.Config(), notes.append, groups, 0)] == ["p3"]  # type: ignore[arg-type]
+    assert notes == ["only 1 of 2 prompts have any weight; fewer are evolved"]
 
 
 def test_missing_rewards_are_told_and_none_at_all_is_an_error() -> None:
-    notes, config = Notes(), eva.Config()
+    notes, config = list[str](), eva.Config()
     groups = answered({"a": [None, 1.0], "b": [None, None]})
-    assert [one.prompt.text for one in eva.scored(notes, config, groups)] == ["a"]  # type: ignore[arg-type]
-    assert notes.said == ["eva: 3 of 4 responses got no reward and are left out"]
+    assert [one.prompt.text for one in eva.scored(notes.append, config, groups)] == ["a"]  # type: ignore[arg-type]
+    assert notes == ["3 of 4 responses got no reward and are left out"]
     with pytest.raises(ValueError, match="reward_model: none of 2 responses got a reward; does rule answer"):
-        eva.scored(notes, config, answered({"a": [None, None]}))  # type: ignore[arg-type]
+        eva.scored(notes.append, config, answered({"a": [None, None]}))  # type: ignore[arg-type]
 
 
 def test_an_empty_evolution_and_copies_are_told() -> None:
@@ -387,15 +373,15 @@ def test_an_empty_evolution_and_copies_are_told() -> None:
         ("2+2", ["6 of 8 mutations say nothing new", "1 of 2 evolved prompts are copies"], ["2+2"]),
         ("1+1", ["7 of 8 mutations say nothing new", "1 of 1 evolved prompts are copies"], []),
     ):
-        run = Notes()
+        told: list[str] = []
         cast[CREATOR] = ScriptedPolicy(lambda ask, k, said=said: said)
-        evolved, _ = eva.evolve(eva.Config(), run, cast, base, base, seed=0)  # type: ignore[arg-type]
+        evolved, _ = eva.evolve(eva.Config(), told.append, cast, base, base, seed=0)  # type: ignore[arg-type]
         assert [one.prompt.text for one in evolved] == found
-        assert len(run.said) == len(notes)
-        assert all(note in line for note, line in zip(notes, run.said, strict=True))
+        assert len(told) == len(notes)
+        assert all(note in line for note, line in zip(notes, told, strict=True))
     paper = replace(eva.Config(), keep_copies=True)
     cast[CREATOR] = ScriptedPolicy(lambda ask, k: "2+2")
-    evolved, _ = eva.evolve(paper, Notes(), cast, base, base, seed=0)  # type: ignore[arg-type]
+    evolved, _ = eva.evolve(paper, print, cast, base, base, seed=0)  # type: ignore[arg-type]
     assert [one.prompt.text for one in evolved] == ["2+2", "2+2"]
 
 
@@ -461,7 +447,7 @@ def test_any_model_learns_from_files_and_a_reward_model(
         ("--responses 0", "responses: must be at least 1, got 0"),
         ("--prompts x.jsonl", "a rule scores sums and nothing else"),
         ("--evolve-methods wild", "evolve_methods: 'wild' is none of constraints"),
-        ("--warmup-terms 9", "warmup_terms: must be at most 8, got 9"),
+        ("--warmup-terms 8", "warmup_terms: must be below 8, got 8"),
         (
             "--creator nobody",
             "creator: must be server:URL#MODEL, classifier:FOLDER or model:FOLDER, got 'nobody'",
