@@ -28,6 +28,7 @@ CHANGEABLE = (
     "steps",
     "device",
     "dtype",
+    "attn_implementation",
     "threads",
     "gradient_checkpointing",
     "max_batch_tokens",
@@ -80,6 +81,11 @@ class RecipeConfig:
     def resolved(self) -> typing.Any:
         """The configuration with every default that depends on other settings written out, as a run keeps it."""
         return self
+
+    @property
+    def attn_implementation(self) -> str:
+        """What `LanguageModel.load` is told, where recipes do not ask for it."""
+        return "auto"
 
     @property
     def uses_reference(self) -> bool:
