@@ -7,14 +7,12 @@ role, beside supervised batches. The preset `nano` plays a language of trigger w
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from itertools import count
 from pathlib import Path
 from typing import Any, Literal
 
-import numpy as np
 import torch
 
 from selfplay_fast.config import RecipeConfig, nearest
@@ -30,13 +28,12 @@ from selfplay_fast.learn import (
     distributed,
     only_roles,
     pack,
-    pack_dialogues,
     ppo_clip_loss,
     reinforce_pp_advantages,
     shaped_rewards,
     update,
 )
-from selfplay_fast.learn.chat_rows import read_rows
+from selfplay_fast.learn.chat_rows import read_rows, row_batches
 from selfplay_fast.learn.losses import k1_kl
 from selfplay_fast.learn.warmup import demonstration_batch, imitate
 from selfplay_fast.play import Cast, play, trigger_game
@@ -47,6 +44,7 @@ from selfplay_fast.play.attack_game import (
     function_judge,
     mark_attacked,
     read_seeds,
+    seeds_of_step,
 )
 from selfplay_fast.play.attack_prompts import DIRECT_PROMPTS, AttackPrompts
 from selfplay_fast.play.attack_rules import ATTACKER, DEFENDER, JUDGE, Payoff
@@ -137,7 +135,7 @@ class Config(RecipeConfig):
     triggers_seed: int = 0
     """which words are nano's triggers follows from it"""
     warmup_steps: int = 40
-    """supervised steps on random attacks and answers before self-play: nano's way to learn the form"""
+    """supervised steps before self-play, on random attacks and on a defender with holes: nano's pretraining"""
     warmup_rows: int = 128
     """replies of each of these steps"""
     warmup_learning_rate: float = 6e-3
@@ -255,7 +253,8 @@ def train(config: Config, run: Run) -> None:
     for step in run.steps(config.steps, start=state.step):
         seed = derive_seed(config.seed, step)
         with run.phase("rollout"):
-            played = _play(cast, setting.seeds_of(step, config), seed, setting.rules)
+            seeds = seeds_of_step(setting.seeds, step, config.prompts_per_step, config.seed)
+            played = _play(cast, seeds, seed, setting.rules)
             episodes, dropped = counted_games(played, remove_ties=config.remove_ties)
             _tell(run, step, episodes, dropped)
         metrics = {f"dropped/{why}": float(number) for why, number in dropped.items()}
@@ -272,7 +271,7 @@ def train(config: Config, run: Run) -> None:
                     learner.optimizer,
                     batch.shuffled(seed),
                     _update(config),
-                    beside=setting.beside(config, learner.policy, seed),
+                    beside=_beside(config, setting, learner.policy, seed),
                 )
             metrics |= learner.named(about)
             if learner.policy is policy:
@@ -290,8 +289,8 @@ def train(config: Config, run: Run) -> None:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Learner:
-    """Weights that learn, the roles that they play, what they diverge from and where they are kept."""
+class Weights:
+    """What learns: a policy, the roles that it plays, what it diverges from, where it is kept."""
 
     roles: tuple[str, ...]
     policy: LanguageModel
@@ -307,9 +306,9 @@ class Learner:
 
 def _learners(
     config: Config, run: Run, policy: LanguageModel, optimizer: torch.optim.Optimizer, step: int
-) -> list[Learner]:
+) -> list[Weights]:
     """One for all roles that learn; or a second one for the attacker, with adapters beside the same frozen weights."""
-    own = Learner(
+    own = Weights(
         roles=(ATTACKER, DEFENDER) if config.roles == "both" else (config.roles,),
         policy=policy,
         optimizer=optimizer,
@@ -333,7 +332,7 @@ def _learners(
         saved = folder / f"step-{step:06d}"
         load_adapters(model, saved / "model")
         checkpoint.restore_optimizer(steps, saved)
-    other = Learner(
+    other = Weights(
         roles=(ATTACKER,), policy=attacker, optimizer=steps, reference=attacker, folder=folder, name=ATTACKER
     )
     return [other, replace(own, roles=(DEFENDER,))]
@@ -369,29 +368,6 @@ class Setting:
             judge=judge,
         )
 
-    def seeds_of(self, step: int, config: Config) -> list[Seed]:
-        """Those of a step: all of them in an order of its own in every pass, then from the beginning."""
-        chosen = []
-        for place in range((step - 1) * config.prompts_per_step, step * config.prompts_per_step):
-            epoch, rest = divmod(place, len(self.seeds))
-            if rest == 0 or not chosen:
-                order = np.random.default_rng(derive_seed(config.seed, 1, epoch)).permutation(len(self.seeds))
-            chosen.append(self.seeds[order[rest]])
-        return chosen
-
-    def beside(self, config: Config, policy: LanguageModel, seed: int) -> Beside | None:
-        """Supervised batches for the optimizer steps of one update."""
-        if not (config.sft and config.sft_rows):
-            return None
-
-        def batches() -> Iterator[TokenBatch]:
-            for number in count():
-                rng = np.random.default_rng(derive_seed(seed, 1, number))
-                drawn = rng.integers(len(self.rows), size=config.sft_rows)
-                yield pack_dialogues(policy, [self.rows[i] for i in drawn])
-
-        return Beside(batches=batches(), weight=config.sft)
-
 
 def _triggers(config: Config) -> tuple[list[Seed], list[Seed], Policy]:
     game = trigger_game.TriggerGame.hidden(config.triggers_seed)
@@ -423,8 +399,9 @@ def _rows(config: Config, seeds: Sequence[Seed]) -> list[Mapping[str, Any]]:
 
 
 def load_policy(config: Config, run: Run) -> LanguageModel:
-    """The model named by the configuration; nano is made for the language of triggers, and warmed up on its form."""
-    prompts, replies = trigger_game.demonstrations(4096, seed=0)
+    """The model that is named; nano is made for the language of triggers, and warmed up on its players."""
+    game = trigger_game.TriggerGame.hidden(config.triggers_seed)
+    prompts, replies = game.demonstrations(4096, seed=0)
     policy = load_model(
         config,
         (),
@@ -435,7 +412,7 @@ def load_policy(config: Config, run: Run) -> LanguageModel:
 
         def batch_of(step: int) -> TokenBatch:
             seed = derive_seed(config.seed, 0, step)
-            return demonstration_batch(policy, *trigger_game.demonstrations(config.warmup_rows, seed))
+            return demonstration_batch(policy, *game.demonstrations(config.warmup_rows, seed))
 
         imitate(
             policy,
@@ -448,7 +425,7 @@ def load_policy(config: Config, run: Run) -> LanguageModel:
     return policy
 
 
-def _cast(config: Config, run: Run, learners: Sequence[Learner], judge: Policy) -> Cast:
+def _cast(config: Config, run: Run, learners: Sequence[Weights], judge: Policy) -> Cast:
     """Who plays: a defender that does not learn is that of step 0."""
     playing = {role: learner.policy for learner in learners for role in learner.roles}
     (last,) = learners[-1:]
@@ -475,7 +452,7 @@ def _pack(episodes: Sequence[Episode], roles: Sequence[str]) -> TokenBatch | Non
 
 
 def _with_advantages(
-    config: Config, batch: TokenBatch, learner: Learner, episodes: Sequence[Episode]
+    config: Config, batch: TokenBatch, learner: Weights, episodes: Sequence[Episode]
 ) -> tuple[TokenBatch, dict[str, float]]:
     """REINFORCE++: rewards with the divergence of each token, summed from behind, whitened by role."""
     own = torch.from_numpy(batch.sampler_logprobs)
@@ -506,6 +483,14 @@ def _update(config: Config) -> Update:
         max_loss=config.max_loss,
         max_batch_tokens=config.max_batch_tokens,
     )
+
+
+def _beside(config: Config, setting: Setting, policy: LanguageModel, seed: int) -> Beside | None:
+    """Supervised batches for the optimizer steps of one update."""
+    if not (config.sft and setting.rows):
+        return None
+    batches = row_batches(policy, setting.rows, size=config.sft_rows, seed=derive_seed(seed, 1))
+    return Beside(batches=batches, weight=config.sft)
 
 
 def _tell(run: Run, step: int, episodes: Sequence[Episode], dropped: Mapping[str, int]) -> None:
