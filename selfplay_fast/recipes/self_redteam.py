@@ -98,15 +98,15 @@ class Config(RecipeConfig):
     """roles think before they answer, unseen; off: they answer directly"""
     seed: int = 0
     """everything random follows from it"""
-    steps: int = 100
+    steps: int = 30
     """self-play iterations"""
     prompts_per_step: int = 128
     """games per iteration"""
-    sequences_per_update: int | None = 32
+    sequences_per_update: int | None = 64
     """replies per optimizer step; none: all of an iteration"""
-    learning_rate: float = 3e-4
+    learning_rate: float = 2e-4
     """AdamW's, betas 0.9 and 0.95, constant"""
-    kl: float = 0.01
+    kl: float = 0.05
     """weight of the divergence from the model of step 0 (k1), in the reward of each token"""
     reward_limit: float = 10.0
     """rewards beyond it are clipped"""
@@ -114,7 +114,7 @@ class Config(RecipeConfig):
     """whose tokens are whitened together; `batch`: those of both roles"""
     clip: float = 0.2
     """PPO clip range"""
-    sft: float = 1.0
+    sft: float = 0.1
     """weight of the supervised loss in each optimizer step"""
     sft_rows: int = 8
     """dialogues of each supervised batch; 0: none"""
@@ -122,7 +122,7 @@ class Config(RecipeConfig):
     """whose log-probs the ratio and the divergence are taken of; `learner` computes them anew"""
     temperature: float = 1.0
     """sampling temperature"""
-    max_tokens: int = 12
+    max_tokens: int = 10
     """reply length limit, reasoning included"""
     judge_tokens: int = 64
     """reply length limit of a judge on a server"""
@@ -134,17 +134,17 @@ class Config(RecipeConfig):
     """a loss beyond it has exploded, and the run stops"""
     triggers_seed: int = 0
     """which words are nano's triggers follows from it"""
-    warmup_steps: int = 40
+    warmup_steps: int = 50
     """supervised steps before self-play, on random attacks and on a defender with holes: nano's pretraining"""
-    warmup_rows: int = 128
+    warmup_rows: int = 192
     """replies of each of these steps"""
     warmup_learning_rate: float = 6e-3
     """of embeddings and head in the warm-up; the layers' is three tenths of it"""
-    eval_every: int = 20
+    eval_every: int = 10
     """steps between evaluations"""
     eval_games: int = 512
     """games of an evaluation: half from held-out seeds as they are, half attacked"""
-    checkpoint_every: int = 20
+    checkpoint_every: int = 10
     """steps between checkpoints; the first and the two newest stay"""
     device: str = "auto"
     """where the model lives: `cpu`, `cuda`, or `auto` for a GPU where there is one"""
@@ -218,7 +218,10 @@ PRESETS = {
         judge="server:http://127.0.0.1:8000/v1#allenai/wildguard",
         seed=8888,
         steps=200,
+        sequences_per_update=32,
         learning_rate=5e-7,
+        kl=0.01,
+        sft=1.0,
         old_logprobs="learner",
         sft_rows=32,
         max_tokens=2048,
