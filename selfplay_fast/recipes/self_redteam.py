@@ -15,7 +15,7 @@ from typing import Any, Literal
 
 import torch
 
-from selfplay_fast.config import RecipeConfig, nearest
+from selfplay_fast.config import RecipeConfig, check_warmed_up
 from selfplay_fast.evaluate.attack_scores import attack_metrics, counted_games, diversity_metrics
 from selfplay_fast.games import Style
 from selfplay_fast.learn import (
@@ -76,7 +76,7 @@ class Config(RecipeConfig):
     """`nano` (built here), a local transformers folder, or a hub id"""
     seeds: str = TRIGGERS
     """what games begin with: `triggers`, nano's language, or a file of JSON lines with `vanilla` and `data_type`"""
-    held_out: str = TRIGGERS
+    held_out_seeds: str = TRIGGERS
     """seeds of evaluations, as `seeds`"""
     demonstrations: str = TRIGGERS
     """dialogues of the supervised batches: `triggers`, or a file of JSON lines with `messages`; empty: none"""
@@ -134,8 +134,9 @@ class Config(RecipeConfig):
     """a loss beyond it has exploded, and the run stops"""
     triggers_seed: int = 0
     """which words are nano's triggers follows from it"""
-    warmup_steps: int = 50
-    """supervised steps before self-play, on random attacks and on a defender with holes: nano's pretraining"""
+    warmup_steps: int | None = None
+    """supervised steps before self-play, on random attacks and on a defender with holes: nano's pretraining; None: 50
+    for nano, 0 for other models"""
     warmup_rows: int = 192
     """replies of each of these steps"""
     warmup_learning_rate: float = 6e-3
@@ -167,7 +168,7 @@ class Config(RecipeConfig):
     def __post_init__(self) -> None:
         for names, low in _LEAST.items():
             for name in names.split():
-                if getattr(self, name) < low:
+                if (getattr(self, name) or 0) < low:
                     raise ValueError(f"{name}: must be at least {low}, got {getattr(self, name)}")
         if self.sequences_per_update is not None and self.sequences_per_update < 1:
             raise ValueError(f"sequences_per_update: must be at least 1, got {self.sequences_per_update}")
@@ -181,17 +182,13 @@ class Config(RecipeConfig):
             raise ValueError(f"attacked_share: must be between 0 and 1, got {self.attacked_share}")
         if self.sft_rows and not self.demonstrations:
             raise ValueError("demonstrations: name a file for the supervised batches, or set sft_rows to 0")
-        own = {name: getattr(self, name) == TRIGGERS for name in ("seeds", "held_out", "judge")}
+        own = {name: getattr(self, name) == TRIGGERS for name in ("seeds", "held_out_seeds", "judge")}
         if len(set(own.values())) > 1:
             raise ValueError(
-                f"seeds, held_out, judge: triggers are a language of their own, all three are or none is; got "
+                f"seeds, held_out_seeds, judge: triggers are a language of their own, all three are or none is; got "
                 f"{', '.join(f'{name} {getattr(self, name)!r}' for name in own)}"
             )
-        if self.model != "nano" and self.warmup_steps:
-            raise ValueError(
-                f"model: {self.model!r} is not nano{nearest(self.model, ['nano'])}, and only nano is warmed up; "
-                "for other models set warmup_steps to 0, as --preset paper does"
-            )
+        check_warmed_up(self.model, self.warmup_steps)
         if self.lora_rank and self.model == "nano":
             raise ValueError("lora_rank: nano is small, and trained whole; set it to 0, or name a model")
         if self.lora_per_role and not (self.lora_rank and self.roles == "both"):
@@ -207,13 +204,18 @@ class Config(RecipeConfig):
         """Is the divergence from the model of step 0 in the rewards?"""
         return self.kl > 0
 
+    def resolved(self) -> Config:
+        """With the warm-up that this model gets."""
+        warm = 50 if self.model == "nano" else 0
+        return replace(self, warmup_steps=warm if self.warmup_steps is None else self.warmup_steps)
+
 
 PRESETS = {
     "nano": Config(),
     "paper": Config(
         model="meta-llama/Llama-3.1-8B-Instruct",
         seeds="wildjailbreak.jsonl",
-        held_out="wildjailbreak_eval.jsonl",
+        held_out_seeds="wildjailbreak_eval.jsonl",
         demonstrations="demonstrations.jsonl",
         judge="server:http://127.0.0.1:8000/v1#allenai/wildguard",
         seed=8888,
@@ -225,7 +227,6 @@ PRESETS = {
         old_logprobs="learner",
         sft_rows=32,
         max_tokens=2048,
-        warmup_steps=0,
         eval_every=5,
         eval_games=1024,
         checkpoint_every=10,
@@ -235,6 +236,7 @@ PRESETS = {
 
 def train(config: Config, run: Run) -> None:
     """Self-play from the first step, or from the newest checkpoint of the run."""
+    config = config.resolved()
     torch.set_num_threads(config.threads)
     if config.lora_rank:
         check_installed()
@@ -383,7 +385,7 @@ def _named(config: Config) -> tuple[list[Seed], list[Seed], Policy]:
     judge = load_judge(
         config.judge, device=distributed.local_device(config.device), timeout=config.judge_timeout
     )
-    return read_seeds(config.seeds), read_seeds(config.held_out), judge
+    return read_seeds(config.seeds), read_seeds(config.held_out_seeds), judge
 
 
 def _prompts(config: Config) -> AttackPrompts:

@@ -104,8 +104,9 @@ def named(base: Path, toy_policy: LanguageModel, tmp_path: Path) -> str:
     (tmp_path / "seeds.jsonl").write_text("\n".join(map(json.dumps, rows)))
     chat = [{"role": "user", "content": "take turns"}, {"role": "assistant", "content": "and more"}]
     (tmp_path / "rows.jsonl").write_text(json.dumps({"messages": chat}))
-    files = f"--seeds {tmp_path}/seeds.jsonl --held-out {tmp_path}/seeds.jsonl --demonstrations {tmp_path}/rows.jsonl"
-    return f"--model {base} --judge classifier:{tmp_path}/judge {files} --warmup-steps 0"
+    seeds, chats = tmp_path / "seeds.jsonl", tmp_path / "rows.jsonl"
+    files = f"--seeds {seeds} --held-out-seeds {seeds} --demonstrations {chats}"
+    return f"--model {base} --judge classifier:{tmp_path}/judge {files}"
 
 
 def test_adapters_of_each_role_go_on_to_the_same_digits(named: str, tmp_path: Path) -> None:
@@ -238,7 +239,7 @@ def test_advantages_are_those_of_the_sequential_port(
         return torch.from_numpy(np.concatenate([logprobs(text, "reference") for text in texts]))
 
     monkeypatch.setattr(self_redteam, "batch_logprobs", reference)
-    config = replace(self_redteam.Config(), whitened_by=whitened_by)
+    config = replace(self_redteam.Config(), whitened_by=whitened_by, kl=0.01)
     learner = self_redteam.Weights(
         roles=(ATTACKER, DEFENDER),
         policy=None,
@@ -351,9 +352,9 @@ def test_seeds_of_nano_s_language_are_of_four_kinds() -> None:
         ({"clip": 0.0}, "clip: must be above 0"),
         ({"attacked_share": 1.5}, "attacked_share: must be between"),
         ({"demonstrations": ""}, "demonstrations: name a file"),
-        ({"judge": "server:http://x/v1#m"}, "seeds, held_out, judge: triggers are"),
+        ({"judge": "server:http://x/v1#m"}, "seeds, held_out_seeds, judge: triggers are"),
         ({"lora_per_role": True}, "lora_per_role: needs two roles"),
-        ({"model": "path/to/model"}, "model: .* set warmup_steps to 0"),
+        ({"model": "path/to/model", "warmup_steps": 5}, "model: .* leave warmup_steps out"),
         ({"lora_rank": 8}, "lora_rank: nano"),
     ],
 )
