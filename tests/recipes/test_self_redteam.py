@@ -4,6 +4,7 @@ import hashlib
 import importlib.util
 import json
 import shutil
+from collections.abc import Callable
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
@@ -134,6 +135,25 @@ def test_adapters_of_each_role_go_on_to_the_same_digits(named: str, tmp_path: Pa
     ]
     data = [path.read_bytes() for path in weights]
     assert data[0] == data[2] != data[1] == data[3]
+
+
+@pytest.mark.long
+def test_two_processes_learn_what_one_does(
+    named: str, tmp_path: Path, on_ranks: Callable[..., tuple[list[int], list[str]]]
+) -> None:
+    """Oracle: the single process, its losses, divergences and gradients to 1e-5."""
+    size = (
+        "--steps 2 --prompts-per-step 5 --sequences-per-update 4 --sft-rows 2 --eval-games 2 --eval-every 9"
+    )
+    run = f"train self_redteam {named} {size} --max-tokens 4 --old-logprobs learner --device cpu --run-dir {tmp_path}"
+    assert main(f"{run}/one".split()) == 0
+    codes, output = on_ranks(2, *f"{run}/two".split())
+    assert codes == [0, 0], output
+    one, two = rows(tmp_path / "one"), rows(tmp_path / "two")
+    for key in ("loss", "beside_loss", "kl", "grad_norm", "trained_tokens", "attack_game/return/defender"):
+        ours, theirs = ([row[key] for row in found[1:]] for found in (one, two))
+        assert theirs == pytest.approx(ours, abs=1e-5), key
+    assert len({row["loss"] for row in one[1:]}) == 2
 
 
 @pytest.mark.parametrize("roles", [ATTACKER, DEFENDER])
