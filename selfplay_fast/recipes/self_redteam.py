@@ -63,7 +63,7 @@ TRIGGERS = "triggers"
 
 _LEAST = {
     "steps warmup_steps lora_rank sft_rows": 0,
-    "prompts_per_step max_tokens threads max_batch_tokens warmup_rows checkpoint_every": 1,
+    "prompts_per_step max_tokens judge_tokens threads max_batch_tokens warmup_rows checkpoint_every": 1,
     "eval_every eval_games": 1,
 }
 
@@ -98,7 +98,7 @@ class Config(RecipeConfig):
     """roles think before they answer, unseen; off: they answer directly"""
     seed: int = 0
     """everything random follows from it"""
-    steps: int = 30
+    steps: int = 24
     """self-play iterations"""
     prompts_per_step: int = 128
     """games per iteration"""
@@ -106,7 +106,7 @@ class Config(RecipeConfig):
     """replies per optimizer step; none: all of an iteration"""
     learning_rate: float = 2e-4
     """AdamW's, betas 0.9 and 0.95, constant"""
-    kl: float = 0.05
+    kl: float = 0.1
     """weight of the divergence from the model of step 0 (k1), in the reward of each token"""
     reward_limit: float = 10.0
     """rewards beyond it are clipped"""
@@ -122,7 +122,7 @@ class Config(RecipeConfig):
     """whose log-probs the ratio and the divergence are taken of; `learner` computes them anew"""
     temperature: float = 1.0
     """sampling temperature"""
-    max_tokens: int = 10
+    max_tokens: int = 7
     """reply length limit, reasoning included"""
     judge_tokens: int = 64
     """reply length limit of a judge on a server"""
@@ -135,17 +135,17 @@ class Config(RecipeConfig):
     triggers_seed: int = 0
     """which words are nano's triggers follows from it"""
     warmup_steps: int | None = None
-    """supervised steps before self-play, on random attacks and on a defender with holes: nano's pretraining; None: 50
+    """supervised steps before self-play, on random attacks and on a defender with holes: nano's pretraining; None: 40
     for nano, 0 for other models"""
     warmup_rows: int = 192
     """replies of each of these steps"""
     warmup_learning_rate: float = 6e-3
     """of embeddings and head in the warm-up; the layers' is three tenths of it"""
-    eval_every: int = 10
+    eval_every: int = 12
     """steps between evaluations"""
     eval_games: int = 512
     """games of an evaluation: half from held-out seeds as they are, half attacked"""
-    checkpoint_every: int = 10
+    checkpoint_every: int = 12
     """steps between checkpoints; the first and the two newest stay"""
     device: str = "auto"
     """where the model lives: `cpu`, `cuda`, or `auto` for a GPU where there is one"""
@@ -206,7 +206,7 @@ class Config(RecipeConfig):
 
     def resolved(self) -> Config:
         """With the warm-up that this model gets."""
-        warm = 50 if self.model == "nano" else 0
+        warm = 40 if self.model == "nano" else 0
         return replace(self, warmup_steps=warm if self.warmup_steps is None else self.warmup_steps)
 
 
@@ -433,11 +433,10 @@ def load_policy(config: Config, run: Run) -> LanguageModel:
 def _cast(config: Config, run: Run, learners: Sequence[Weights], judge: Policy) -> Cast:
     """Who plays: a defender that does not learn is that of step 0."""
     playing = {role: learner.policy for learner in learners for role in learner.roles}
-    (last,) = learners[-1:]
     if config.roles == "attacker":
         first = run.checkpoints / "step-000000"
         playing[DEFENDER] = checkpoint.load_policy(first, **placement(config))
-    return {ATTACKER: last.policy, **playing, JUDGE: judge}
+    return {ATTACKER: learners[-1].policy, **playing, JUDGE: judge}
 
 
 def _play(cast: Cast, seeds: Sequence[Seed], seed: int, rules: Rules) -> list[Episode]:
