@@ -9,7 +9,8 @@ from selfplay_fast.learn.advantages import (
 )
 from selfplay_fast.learn.chat_rows import pack_dialogues, pack_pairs
 from selfplay_fast.learn.credit import discounted_sums, gae, moving_advantages, segment_normalise
-from selfplay_fast.learn.losses import PolicyLoss, policy_loss, ppo_clip_loss, reinforce_loss
+from selfplay_fast.learn.critic_update import batch_values, critic_update
+from selfplay_fast.learn.losses import PolicyLoss, policy_loss, ppo_clip_loss, reinforce_loss, value_clip_loss
 from selfplay_fast.learn.packing import TokenBatch, pack, pack_chats
 from selfplay_fast.learn.preference_update import PairBatch, preference_update
 from selfplay_fast.learn.preferences import (
@@ -22,14 +23,19 @@ from selfplay_fast.learn.preferences import (
     simpo_loss,
     sppo_loss,
 )
-from selfplay_fast.learn.update import Update, update
+from selfplay_fast.learn.token_rewards import reinforce_pp_advantages, shaped_rewards, whiten
+from selfplay_fast.learn.update import Beside, Update, batch_logprobs, update
 
 __all__ = [
+    "Beside",
     "PairBatch",
     "PolicyLoss",
     "RoleBaseline",
     "TokenBatch",
     "Update",
+    "batch_logprobs",
+    "batch_values",
+    "critic_update",
     "discounted_sums",
     "dpo_loss",
     "gae",
@@ -46,13 +52,17 @@ __all__ = [
     "preference_loss",
     "preference_update",
     "reinforce_loss",
+    "reinforce_pp_advantages",
     "role_conditioned_advantages",
     "rpo_loss",
     "segment_normalise",
+    "shaped_rewards",
     "simpo_loss",
     "sppo_loss",
     "summed_rewards",
     "turn_level_advantages",
     "update",
+    "value_clip_loss",
+    "whiten",
     "without_forfeits",
 ]

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import chain
 from typing import Any, Literal
 
@@ -21,18 +21,16 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from selfplay_fast._native import TokenTree
-from selfplay_fast.kernels.token_logprobs import token_logprobs
 from selfplay_fast.learn import distributed
-from selfplay_fast.learn.losses import Surrogate, k2_kl, truncated_importance
+from selfplay_fast.learn.losses import Surrogate, k2_kl, negative_log_likelihood, truncated_importance
 from selfplay_fast.learn.packing import TokenBatch, dealt, minibatches
 from selfplay_fast.policies.adapters import without_adapters
-from selfplay_fast.policies.language_model import LanguageModel
+from selfplay_fast.policies.base import Learner
 from selfplay_fast.policies.prefix_forward import (
     Cache,
     HiddenBlock,
     PrefixTree,
     block_batches,
-    head_weight,
     prefix_trees,
     run_blocks,
     shared_cache,
@@ -49,7 +47,8 @@ class Update:
     the learning rates of the steps, the last for all after it; none: the optimizer's own. ``magnet`` is the weight of a
     KL penalty towards ``reference`` (see `recipes.spiral`), estimated by ``kl``. ``max_grad_norm`` clips.
     ``max_importance`` weighs the loss of each token by `truncated_importance` with that limit; None: not at all. A loss
-    beyond ``max_loss`` has exploded.
+    beyond ``max_loss`` has exploded. ``token_mean``: each optimizer step takes the mean over the trained tokens of its
+    own samples, whatever the batch's weights sum to.
     """
 
     loss: Surrogate
@@ -62,6 +61,7 @@ class Update:
     kl: Callable[[Tensor, Tensor], Tensor] = k2_kl
     max_importance: float | None = None
     max_loss: float = 1e6
+    token_mean: bool = False
     block_tokens: int = 512
     max_batch_tokens: int = 16384
 
@@ -89,6 +89,18 @@ class Update:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class Beside:
+    """What every optimizer step learns from besides: ``weight`` times the loss on the next of ``batches``.
+
+    With demonstrations this is PTX, which keeps a policy from forgetting (Ouyang et al. 2022, arXiv 2203.02155, Eq. 2).
+    """
+
+    batches: Iterator[TokenBatch]
+    weight: float = 1.0
+    loss: Surrogate = negative_log_likelihood
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class _Group:
     """One prefix tree and, for each of its scored tokens in tree order, its place in the batch's arrays."""
 
@@ -98,7 +110,7 @@ class _Group:
     pair: NDArray[np.int64]  # [S] pair of each, in that order
 
 
-def _groups(policy: LanguageModel, batch: TokenBatch, settings: Update) -> list[_Group]:
+def _groups(policy: Learner, batch: TokenBatch, settings: Update) -> list[_Group]:
     trees = prefix_trees(
         batch.sequences,
         batch.first.tolist(),
@@ -141,23 +153,19 @@ def _each_block(model: Any, group: _Group, max_tokens: int, visit: Visit) -> Non
 
 
 def _pair_logprobs(
-    model: Any, tree: TokenTree, block: HiddenBlock, temperature: float
+    policy: Learner, tree: TokenTree, block: HiddenBlock, temperature: float
 ) -> tuple[Tensor, Tensor]:
     targets = torch.as_tensor(tree.pair_target[block.pairs], device=block.hidden.device)
-    result = token_logprobs(
-        block.hidden, head_weight(model), targets, temperature=temperature, return_entropy=True
-    )
-    assert isinstance(result, tuple)
-    return result
+    return policy.per_token(block.hidden, targets, temperature)
 
 
 @torch.no_grad()
-def _batch_logprobs(policy: LanguageModel, batch: TokenBatch, settings: Update) -> Tensor:
+def _batch_logprobs(policy: Learner, batch: TokenBatch, settings: Update) -> Tensor:
     """Log-prob [T] of every completion token of the batch under another policy."""
     logprobs = torch.zeros(int(batch.offsets[-1]), device=policy.model.device)
 
     def visit(tree: TokenTree, block: HiddenBlock, tokens: NDArray[np.int64], pair: Tensor) -> None:
-        pair_logp, _ = _pair_logprobs(policy.model, tree, block, batch.temperature)
+        pair_logp, _ = _pair_logprobs(policy, tree, block, batch.temperature)
         logprobs[torch.as_tensor(tokens, device=logprobs.device)] = pair_logp[pair]
 
     policy.model.eval()
@@ -165,6 +173,26 @@ def _batch_logprobs(policy: LanguageModel, batch: TokenBatch, settings: Update) 
         policy.forward_passes.add(group.tree.passes)
         _each_block(policy.model, group, settings.max_batch_tokens, visit)
     return logprobs
+
+
+def batch_logprobs(
+    policy: Learner, batch: TokenBatch, settings: Update, *, reference: Learner | None = None
+) -> Tensor:
+    """Log-prob of every completion token of the batch, float32 [T] on the CPU, under the policy or the ``reference``.
+
+    The policy as its own reference stands for the model without its adapters. Ranks share the samples.
+    """
+    policy.forget()
+    mine, parts = distributed.share()
+    samples = np.arange(batch.num_samples)
+    with distributed.together(), without_adapters(policy.model) if reference is policy else nullcontext():
+        own = _batch_logprobs(reference or policy, batch.take(samples[mine::parts]), settings).cpu()
+    found = torch.zeros(int(batch.offsets[-1]))
+    for rank, logprobs in enumerate(distributed.gather(own)):
+        lengths = np.diff(batch.offsets)[rank::parts]
+        starts = np.repeat(batch.offsets[:-1][rank::parts] - np.cumsum(lengths) + lengths, lengths)
+        found[torch.from_numpy(starts + np.arange(len(logprobs)))] = logprobs
+    return found
 
 
 class _Pass:
@@ -175,11 +203,16 @@ class _Pass:
     """
 
     def __init__(
-        self, model: Any, batch: TokenBatch, settings: Update, old: Tensor | None, reference: Tensor | None
+        self,
+        policy: Learner,
+        batch: TokenBatch,
+        settings: Update,
+        old: Tensor | None,
+        reference: Tensor | None,
     ) -> None:
-        self.model, self.settings, self.temperature = model, settings, batch.temperature
+        self.policy, self.settings, self.temperature = policy, settings, batch.temperature
         self.advantages, self.weights, self.sampler = (
-            torch.as_tensor(column, device=model.device)
+            torch.as_tensor(column, device=policy.model.device)
             for column in (batch.advantages, batch.weights, batch.sampler_logprobs)
         )
         self.on_policy = old is None
@@ -190,7 +223,7 @@ class _Pass:
         self.tokens = 0
 
     def visit(self, tree: TokenTree, block: HiddenBlock, tokens: NDArray[np.int64], pair: Tensor) -> Tensor:
-        pair_logp, pair_entropy = _pair_logprobs(self.model, tree, block, self.temperature)
+        pair_logp, pair_entropy = _pair_logprobs(self.policy, tree, block, self.temperature)
         place = torch.as_tensor(tokens, device=pair_logp.device)
         logp, weights = pair_logp[pair], self.weights[place]
         if self.on_policy or self.own is not self.old:
@@ -259,14 +292,17 @@ def _mismatch(gap: Tensor) -> dict[str, float]:
 
 
 def update(
-    policy: LanguageModel,
+    policy: Learner,
     optimizer: torch.optim.Optimizer,
     batch: TokenBatch,
     settings: Update,
     *,
-    reference: LanguageModel | None = None,
+    reference: Learner | None = None,
+    beside: Beside | None = None,
 ) -> dict[str, float]:
     """Improve the policy on one batch and return metrics, those of the first, on-policy pass where passes differ.
+
+    A critic learns by `critic_update`, which is this.
 
     Raises FloatingPointError when a loss or gradient is not finite or a loss exploded; that step is not taken, on any
     rank. The policy as its own ``reference`` stands for the model without its adapters.
@@ -279,6 +315,8 @@ def update(
     policy.forget()  # its memory is needed, and the weights will change
     model.eval()  # the log-probs of the sampler: no dropout
     whole = [batch] if settings.minibatch is None else minibatches(batch, settings.minibatch)
+    if settings.token_mean:
+        whole = [part.token_mean() for part in whole]
     with distributed.together():
         parts = [_part(policy, dealt(part, distributed.share()), settings, reference) for part in whole]
         for part in parts:
@@ -295,7 +333,7 @@ def update(
                 rate = settings.rates[min(steps, len(settings.rates) - 1)]
                 for group in optimizer.param_groups:
                     group["lr"] = rate
-            passed.append(_learn(policy, optimizer, part, settings, first=epoch == 0))
+            passed.append(_learn(policy, optimizer, part, settings, beside, first=epoch == 0))
             steps += 1
         metrics = _mean(passed) | metrics
     computed = sum(distributed.gather(sum(g.tree.computed_tokens for part in parts for g in part.groups)))
@@ -313,7 +351,7 @@ class _Part:
     pull: Tensor | None
 
 
-def _part(policy: LanguageModel, own: TokenBatch, settings: Update, reference: LanguageModel | None) -> _Part:
+def _part(policy: Learner, own: TokenBatch, settings: Update, reference: Learner | None) -> _Part:
     pull = None
     if reference is not None and settings.magnet > 0:
         with without_adapters(policy.model) if reference is policy else nullcontext():
@@ -322,11 +360,17 @@ def _part(policy: LanguageModel, own: TokenBatch, settings: Update, reference: L
 
 
 def _learn(
-    policy: LanguageModel, optimizer: torch.optim.Optimizer, part: _Part, settings: Update, *, first: bool
+    policy: Learner,
+    optimizer: torch.optim.Optimizer,
+    part: _Part,
+    settings: Update,
+    beside: Beside | None,
+    *,
+    first: bool,
 ) -> dict[str, float]:
     """One optimizer step. Where the part has no old log-probs, this pass is on-policy and leaves them there."""
     optimizer.zero_grad(set_to_none=True)
-    batch_pass = _Pass(policy.model, part.batch, settings, part.old, part.pull)
+    batch_pass = _Pass(policy, part.batch, settings, part.old, part.pull)
     with distributed.together(), _enough_memory(settings.max_batch_tokens):
         for group in part.groups:
             policy.forward_passes.add(group.tree.passes)
@@ -339,6 +383,14 @@ def _learn(
     policy.version += 1
     part.old = batch_pass.old
     return passed | {"grad_norm": norm}
+
+
+def _beside(policy: Learner, beside: Beside, settings: Update) -> tuple[_Pass, list[_Group]]:
+    """A pass over this rank's share of the next batch."""
+    own = dealt(next(beside.batches), distributed.share())
+    weighed = replace(own, weights=own.weights * np.float32(beside.weight))
+    plain = replace(settings, loss=beside.loss, max_importance=None)
+    return _Pass(policy, weighed, plain, None, None), _groups(policy, own, settings)
 
 
 def _mean(rows: Sequence[dict[str, float]]) -> dict[str, float]:

@@ -21,6 +21,7 @@ from typing import Any
 import numpy as np
 
 from selfplay_fast.play.outstanding import Outstanding
+from selfplay_fast.play.scheduler import Cast, play
 from selfplay_fast.records import Ask, Episode, Key, Reply, Turn
 
 Protocol = Generator["Ask | Sequence[Ask]", Any, "Outcome"]
@@ -99,7 +100,7 @@ def _are_messages(append: Any) -> bool:
 
 
 class DialogueTable:
-    """Runs ``protocol(item)`` for every item; the episode of item i has index i.
+    """Runs ``protocol(item)`` for every item; the episode of item i has index i, or ``indices[i]``: it names the draws.
 
     The protocol is a generator: it yields one Ask, or several at once, is sent their replies and returns an `Outcome`.
     TypeError, with the name of the protocol and the number of the item, where it does something else; what it raises
@@ -115,15 +116,23 @@ class DialogueTable:
     """
 
     def __init__(
-        self, protocol: Callable[[Any], Protocol], items: Sequence[Any], *, seed: int, name: str = ""
+        self,
+        protocol: Callable[[Any], Protocol],
+        items: Sequence[Any],
+        *,
+        seed: int,
+        name: str = "",
+        indices: Sequence[int] | None = None,
     ) -> None:
+        if indices is not None and (len(indices) != len(items) or len(set(indices)) != len(indices)):
+            raise ValueError(f"indices: must be {len(items)} different numbers, one per item")
         self.name = name or getattr(protocol, "__name__", "dialogue")
         self.seed = seed
         self._finished: list[Episode] = []
         self._new: list[Ask] = []
         self._outstanding = Outstanding()
         self._running: dict[int, _Dialogue] = {}
-        for index, item in enumerate(items):
+        for index, item in zip(range(len(items)) if indices is None else indices, items, strict=True):
             self._running[index] = _Dialogue(protocol(item), f"protocol {self.name!r}, item {index}")
             self._advance(index, None)
 
@@ -169,3 +178,17 @@ class DialogueTable:
         """Episodes that ended since the last call."""
         finished, self._finished = self._finished, []
         return finished
+
+
+def play_dialogues(
+    cast: Cast,
+    protocol: Callable[[Any], Protocol],
+    items: Sequence[Any],
+    *,
+    seed: int,
+    name: str = "",
+    share: tuple[int, int] = (0, 1),
+) -> list[Episode]:
+    """Play a dialogue about every item to its end. ``share`` = (i, n): of those whose number is i modulo n."""
+    mine = range(share[0], len(items), share[1])
+    return play(cast, [DialogueTable(protocol, [items[i] for i in mine], seed=seed, name=name, indices=mine)])
