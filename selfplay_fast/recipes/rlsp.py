@@ -289,7 +289,10 @@ def train(config: Config, run: Run) -> None:
             episodes = answered(played, step, run.note)
         with run.phase("advantages"):
             settings = Update(
-                loss=ppo_clip_loss(config.clip), old="sampler", **_steps(config, step, config.learning_rate)
+                loss=ppo_clip_loss(config.clip),
+                old="sampler",
+                token_mean=True,
+                **_steps(config, step, config.learning_rate),
             )
             batch = packed(config, episodes).shuffled(seed)
             logprobs = batch_logprobs(policy, batch, settings)
@@ -487,7 +490,6 @@ def _steps(config: Config, step: int, peak: float) -> dict[str, Any]:
     return {
         "minibatch": config.sequences_per_update,
         "epochs": config.epochs,
-        "token_mean": True,
         "rates": cosine_rates(
             range((step - 1) * updates, step * updates),
             config.steps * updates,

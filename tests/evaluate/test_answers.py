@@ -1,4 +1,4 @@
-"""Boxed answers. Oracles: counting braces (tests/oracles/rlsp.py), fractions, math-verify's own examples of equality."""
+"""Boxed answers. Oracles: counting braces (tests/oracles/rlsp.py), fractions, algebra."""
 
 import subprocess
 import sys

@@ -88,8 +88,8 @@ def test_files_are_read(tmp_path: Path) -> None:
     (problem,) = read_problems("problems", path)
     assert (problem.question, problem.answer, problem.worked()) == ("1+1", "2", "\\boxed{2}")
     path.write_text('{"problem": "1+1", "answer": 2}\n')
-    with pytest.raises(ValueError, match="^problems: line 1 of .*answer must be a text, got 2$"):
+    with pytest.raises(ValueError, match=r"^problems: line 1 of .*answer must be a text, got 2$"):
         read_problems("problems", path)
     path.write_text("\n")
-    with pytest.raises(ValueError, match="^problems: there is no problem in"):
+    with pytest.raises(ValueError, match=r"^problems: there is no problem in"):
         read_problems("problems", path)
