@@ -96,14 +96,17 @@ def effort_judge(name: str, attempts: int = 10) -> EffortJudge:
     if name.startswith("server:"):
         from selfplay_fast.policies.openai_server import OpenAIServer
 
-        server = OpenAIServer.from_name(name)
-        server.check()
+        try:
+            server = OpenAIServer.from_name(name)
+            server.check()
+        except ValueError as error:
+            raise ValueError(f"judge: {error}") from None
         return EffortJudge(cast={"judge": server}, attempts=attempts)
     module, _, function = name.partition(":")
     try:
         found = getattr(importlib.import_module(module), function)
     except (ImportError, AttributeError, ValueError) as error:
-        raise ValueError(f"{name!r} is not to be found: {error}") from None
+        raise ValueError(f"judge: {name!r} is not to be found: {error}") from None
     if not callable(found):
-        raise ValueError(f"{name!r} is no function")
+        raise ValueError(f"judge: {name!r} is no function")
     return EffortJudge(function=found)

@@ -19,6 +19,7 @@ import numpy as np
 
 from selfplay_fast.arguments import json_lines, shown
 from selfplay_fast.policies.streams import derive_seed
+from selfplay_fast.records import Message
 
 Source = Callable[[int, int, int], "list[Problem]"]  # step 0, 1 …, count, seed -> the problems of a step
 
@@ -34,9 +35,15 @@ class Problem:
     answer: str
     steps: tuple[str, ...] = ()
 
+    def asked(self, prompt: str = "{question}") -> list[Message]:
+        """The question as a chat, {question} in the prompt standing for it."""
+        return [{"role": "user", "content": prompt.replace("{question}", self.question)}]
+
     def worked(self, shown: int | None = None) -> str:
-        """A reply with the first ``shown`` steps, all unless given, and the right answer."""
-        return " ".join([*self.steps[:shown], f"\\boxed{{{self.answer}}}"])
+        """A reply with the first ``shown`` steps, all unless given, and what they come to."""
+        steps = self.steps[:shown]
+        came_to = steps[-1].rpartition("=")[2] if steps else self.answer
+        return " ".join([*steps, f"\\boxed{{{came_to}}}"])
 
 
 def chains(steps: Sequence[int], modulus: int, seed: int) -> list[Problem]:
@@ -62,11 +69,16 @@ def _chain(count: int, modulus: int, rng: np.random.Generator) -> Problem:
     return Problem(question=f"modulo {modulus}: {' '.join(asked)}", answer=str(value), steps=tuple(steps))
 
 
-def half_worked(problems: Sequence[Problem], stop: float, seed: int) -> list[str]:
-    """A reply to each problem that writes one step on paper at least, stops after each with chance ``stop``, and then
-    knows the answer, as nobody can who does not write."""
-    shown = np.random.default_rng(seed).geometric(stop, len(problems))
-    return [problem.worked(int(count)) for problem, count in zip(problems, shown, strict=True)]
+def half_worked(
+    problems: Sequence[Problem], stop: float, seed: int, prompt: str = "{question}"
+) -> list[dict[str, list[Message]]]:
+    """A dialogue about each problem, in TRL's format, by somebody careless, who stops after each step on paper with
+    chance ``stop``, and takes what it came to for the answer. What is fully worked is right."""
+    shown = np.random.default_rng(seed).geometric(stop, len(problems)).tolist()
+    return [
+        {"messages": [*problem.asked(prompt), {"role": "assistant", "content": problem.worked(count)}]}
+        for problem, count in zip(problems, shown, strict=True)
+    ]
 
 
 def read_problems(what: str, path: str | Path) -> list[Problem]:

@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from selfplay_fast.arguments import json_lines
-from selfplay_fast.config import RecipeConfig, nearest
+from selfplay_fast.config import RecipeConfig
 from selfplay_fast.evaluate.answers import AnswerVerifier, answer_metrics, first_boxed
 from selfplay_fast.learn import (
     RoleBaseline,
@@ -58,7 +58,7 @@ from selfplay_fast.policies.adapters import check_installed
 from selfplay_fast.policies.language_model import LanguageModel
 from selfplay_fast.policies.nano import build_nano_of
 from selfplay_fast.policies.streams import derive_seed
-from selfplay_fast.records import Ask, Episode, Message, Reply, Sampling
+from selfplay_fast.records import Ask, Episode, Reply, Sampling
 from selfplay_fast.run import Run
 from selfplay_fast.throughput import Throughput
 from selfplay_fast.training import adam, computed_in, load_critic, load_model, load_reference, start
@@ -99,15 +99,15 @@ class Config(RecipeConfig):
     """everything random follows from it"""
     demonstrations: str = MADE
     """what is imitated first: `chains`, made here, a JSONL file of dialogues (`messages`), or nothing"""
-    demonstration_steps: int = 150
+    demonstration_steps: int = 300
     """supervised steps on them"""
-    demonstrations_per_step: int = 48
+    demonstrations_per_step: int = 32
     """dialogues of each of these steps"""
     demonstration_learning_rate: float = 3e-3
     """its peak; it falls to 0"""
-    demonstration_stop: float = 0.5
-    """of those made here: the chance that a demonstration stops after each step on paper, and guesses the answer"""
-    steps: int = 60
+    demonstration_stop: float = 0.45
+    """of those made here: the chance that one stops after a step on paper, and takes what it came to for the answer"""
+    steps: int = 30
     """PPO iterations"""
     problems_per_step: int = 64
     """problems per iteration, one reply each"""
@@ -115,7 +115,7 @@ class Config(RecipeConfig):
     """replies per optimizer step; none: all of an iteration"""
     epochs: int = 1
     """passes over the replies of an iteration"""
-    learning_rate: float = 1e-4
+    learning_rate: float = 2e-4
     """AdamW's peak for the policy, betas 0.9 and 0.95; falls along a cosine to a tenth"""
     critic_learning_rate: float = 1e-3
     """the critic's"""
@@ -162,7 +162,7 @@ class Config(RecipeConfig):
     """sampling temperature of evaluation"""
     max_prompt_tokens: int = 2048
     """longer problems are left out"""
-    max_tokens: int = 48
+    max_tokens: int = 56
     """reply length limit"""
     max_grad_norm: float = 1.0
     """gradient clipping, of policy and critic alike"""
@@ -213,20 +213,18 @@ class Config(RecipeConfig):
                 raise ValueError(f"{name}: must be above 0 and at most 1, got {getattr(self, name)}")
         if "{question}" not in self.prompt:
             raise ValueError("prompt: must hold {question}, which stands for the problem")
-        if self.model == "nano" and MADE not in (self.problems, self.demonstrations):
+        if self.demonstrations == MADE != self.problems:
             raise ValueError(
-                f"model: nano's words are those of problems made here; set problems to {MADE}, or name a model"
-            )
-        if self.model != "nano" and self.demonstrations == MADE != self.problems:
-            raise ValueError(
-                f"model: {self.model!r} is not nano{nearest(self.model, ['nano'])}; name a file of demonstrations, or "
-                "set demonstrations to nothing, as --preset paper does"
+                "demonstrations: those made here are about other problems; name a file of dialogues, or leave it empty"
             )
         if self.lora_rank and self.model == "nano":
             raise ValueError("lora_rank: nano is small, and trained whole; set it to 0, or name a model")
-        chains(self.chain_steps, self.chain_modulus, 0)
         if not self.chain_steps:
             raise ValueError("chain_steps: name at least one length")
+        try:
+            chains(self.chain_steps, self.chain_modulus, 0)
+        except ValueError as error:
+            raise ValueError(f"chain_{error}") from None
 
     @property
     def style(self) -> Literal["brief"]:
@@ -264,7 +262,7 @@ def train(config: Config, run: Run) -> None:
     if config.lora_rank:
         check_installed()
     distributed.check_enough(config.problems_per_step, "problems_per_step")
-    judge = _judge(config)
+    judge = effort_judge(config.judge, config.judge_attempts) if config.judge else None
     verifier = run.enter(AnswerVerifier(config.answers, timeout=config.answer_timeout))
     policy, optimizer, state = start(
         config,
@@ -280,7 +278,7 @@ def train(config: Config, run: Run) -> None:
     reference = load_reference(config, run, policy) if config.kl else None
     problems = _problems(config, run, policy)
     throughput = Throughput(run, policy, computed_in(config), reference)
-    cast = {"solver": policy} | ({} if judge is None else judge.cast)
+    cast = {"solver": policy, **({} if judge is None else judge.cast)}
     for step in run.steps(config.steps, start=state.step):
         seed = derive_seed(config.seed, step)
         with run.phase("rollout"):
@@ -336,8 +334,8 @@ def solve(
         top_k=config.top_k,
         max_tokens=config.max_tokens,
     )
-    said = yield Ask(role="solver", append=_asked(config, problem), sampling=sampling)
-    if said.failure is not None:
+    said = yield Ask(role="solver", append=problem.asked(config.prompt), sampling=sampling)
+    if said.finish_reason == "forfeit":
         return Outcome(returns={"solver": 0.0}, kept={"failure": said.failure})
     found = first_boxed(said.text)
     reasoning = said.text if found is None else found[1]
@@ -426,7 +424,7 @@ def load_policy(config: Config, run: Run) -> LanguageModel:
 
 def _nano(config: Config) -> tuple[Any, Any]:
     problems = made_here(config.chain_steps, config.chain_modulus)(0, 300, 0)
-    read = [_asked(config, problem)[0]["content"] for problem in problems]
+    read = [problem.asked(config.prompt)[0]["content"] for problem in problems]
     return build_nano_of(read, [problem.worked() for problem in problems], config.seed)
 
 
@@ -439,13 +437,9 @@ def _demonstrations(config: Config, policy: LanguageModel) -> Callable[[int], To
     source = made_here(config.chain_steps, config.chain_modulus)
 
     def batch_of(step: int) -> TokenBatch:
-        problems = source(step, count, seed)
-        replies = half_worked(problems, config.demonstration_stop, derive_seed(seed, step, 1))
-        chats = [
-            [*_asked(config, problem), {"role": "assistant", "content": reply}]
-            for problem, reply in zip(problems, replies, strict=True)
-        ]
-        return pack_dialogues(policy, [{"messages": chat} for chat in chats])
+        own = derive_seed(seed, step, 1)
+        rows = half_worked(source(step, count, seed), config.demonstration_stop, own, config.prompt)
+        return pack_dialogues(policy, rows)
 
     return batch_of
 
@@ -455,24 +449,13 @@ def _problems(config: Config, run: Run, policy: LanguageModel) -> Source:
     if config.problems == MADE:
         return made_here(config.chain_steps, config.chain_modulus)
     asked = read_problems("problems", config.problems)
-    prompts = policy.encode([policy.render(_asked(config, problem), fresh=True) for problem in asked])
+    prompts = policy.encode([policy.render(problem.asked(config.prompt), fresh=True) for problem in asked])
     fitting = [p for p, prompt in zip(asked, prompts, strict=True) if len(prompt) <= config.max_prompt_tokens]
     if left := len(asked) - len(fitting):
         run.note(f"problems: {left} of {len(asked)} are over {config.max_prompt_tokens} tokens and left out")
     if not fitting:
         raise ValueError(f"max_prompt_tokens: no problem has at most {config.max_prompt_tokens}; allow more")
     return listed(fitting)
-
-
-def _asked(config: Config, problem: Problem) -> list[Message]:
-    return [{"role": "user", "content": config.prompt.replace("{question}", problem.question)}]
-
-
-def _judge(config: Config) -> EffortJudge | None:
-    try:
-        return effort_judge(config.judge, config.judge_attempts) if config.judge else None
-    except ValueError as error:
-        raise ValueError(f"judge: {error}") from None
 
 
 def _play(
@@ -518,14 +501,12 @@ def _metrics(episodes: Sequence[Episode], logprobs: Tensor, reference: Tensor | 
 def _evaluate(
     config: Config, verifier: AnswerVerifier, policy: LanguageModel, *, full: bool
 ) -> dict[str, float]:
-    """Accuracy and length on other problems."""
-    made = config.eval_problems == MADE
-    source = (
-        made_here(config.chain_steps, config.chain_modulus)
-        if made
-        else listed(read_problems("eval_problems", config.eval_problems))
-    )
-    seed = derive_seed(config.seed, -1)
-    problems = source(0, config.eval_episodes if full else config.eval_episodes_between, seed)
+    """Accuracy and length on other problems, each of them once."""
+    count, seed = config.eval_episodes if full else config.eval_episodes_between, derive_seed(config.seed, -1)
+    if config.eval_problems == MADE:
+        source = made_here(config.chain_steps, config.chain_modulus)
+    else:
+        source = listed(read_problems("eval_problems", config.eval_problems))
+    problems = list(dict.fromkeys(source(0, count, seed)))
     protocol = partial(solve, config, verifier.equal, None, temperature=config.eval_temperature)
-    return answer_metrics(_play({"solver": policy}, protocol, list(dict.fromkeys(problems)), seed), "eval_")
+    return answer_metrics(_play({"solver": policy}, protocol, problems, seed), "eval_")

@@ -329,7 +329,7 @@ def test_files_of_problems_and_demonstrations(
         ({"chain_modulus": 4}, "chain_modulus: must be"),
         ({"chain_steps": ()}, "chain_steps: name at least"),
         ({"chain_steps": (0,)}, "chain_steps: must be"),
-        ({"model": "path/to/model"}, "model: .* is not nano"),
+        ({"problems": "file"}, "demonstrations: .* name a file"),
         ({"lora_rank": 8}, "lora_rank: nano"),
     ],
 )
