@@ -39,6 +39,7 @@ SKIPPED = 2  # first steps
 MODEL = {
     "head": ["learn.update:token_logprobs"],
     "drawing tokens": ["policies.decode:draw"],
+    "captured steps": ["torch.cuda:CUDAGraph.replay"],  # whose forward passes no hook sees
     "loss": ["learn.update:_Pass.visit"],
     "backward": ["torch:Tensor.backward", "torch:autograd.backward"],
     "optimizer": ["torch.optim:AdamW.step", "torch.optim:AdamW.zero_grad", "torch.nn.utils:clip_grad_norm_"],

@@ -5,7 +5,7 @@ from __future__ import annotations
 import resource
 import sys
 import time
-from collections import Counter
+from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 
@@ -15,8 +15,8 @@ class Phases:
 
     def __init__(self) -> None:
         self.counts: Callable[[], Mapping[str, float]] = dict
-        self._seconds: Counter[str] = Counter()
-        self._counted: dict[str, Counter[str]] = {}
+        self._seconds: defaultdict[str, float] = defaultdict(float)
+        self._counted: defaultdict[tuple[str, str], float] = defaultdict(float)  # by phase and total
         self._gpu: dict[str, float] = {}
         self._largest = 0.0  # of a GPU's memory, in phases that are over
 
@@ -29,17 +29,17 @@ class Phases:
         yield
         _finish_gpu_work()
         self._seconds[name] += time.perf_counter() - began
-        done = {key: total - before.get(key, 0) for key, total in self.counts().items()}
-        self._counted.setdefault(name, Counter()).update(done)
+        for key, total in self.counts().items():
+            self._counted[name, key] += total - before.get(key, 0)
         self._gpu[name] = max(self._gpu.get(name, 0.0), _gpu_peak())
 
     def seconds(self, *names: str) -> float:
         """How long these phases took."""
-        return sum(self._seconds[name] for name in names)
+        return sum(self._seconds.get(name, 0.0) for name in names)
 
     def counted(self, name: str, count: str) -> float:
         """By how much a running total grew in a phase."""
-        return self._counted.get(name, Counter())[count]
+        return self._counted.get((name, count), 0)
 
     def row(self) -> dict[str, float]:
         """Seconds of each phase, and memory: the process's and the GPU's largest so far, the GPU's largest by phase."""

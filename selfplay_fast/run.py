@@ -70,6 +70,8 @@ class Run:
         self.phases = Phases()  # since the last row
         self._step = 0
         self._new = False
+        self._changes: list[dict[str, Any]] = []  # of options, when the run was resumed
+        self._told = 0  # how many of them have been
 
     @classmethod
     def create(
@@ -129,6 +131,8 @@ class Run:
             wandb=content.get("wandb"),
             profile=profile,
         )
+        run._changes = data.read_changes(content)
+        run._told = len(run._changes)
         try:
             run.checkpoints.mkdir(exist_ok=True)
             (directory / data.EPISODES).mkdir(exist_ok=True)
@@ -141,8 +145,10 @@ class Run:
         """The folder of the checkpoints."""
         return self.directory / data.CHECKPOINTS
 
-    def replace_config(self, config: Any) -> None:
-        """Go on with another configuration (a longer run), and write it down."""
+    def replace_config(self, config: Any, from_step: int) -> None:
+        """Go on with another configuration (a longer run, on another device) from this step, and write it down."""
+        for option, (before, after) in configs.differences(self.config, config).items():
+            self._changes.append({"from_step": from_step, "option": option, "before": before, "after": after})
         self.config = config
         self._write_config()
 
@@ -232,8 +238,20 @@ class Run:
                 path.unlink()
         for path in self.directory.rglob(".*.tmp"):  # half a file of a run that was killed while it wrote
             path.unlink()
+        self._settle_changes(step + 1)
         self._step = step
         self._began = time.monotonic() - (rows[-1].get("time_s") or 0.0 if rows else 0.0)
+
+    def _settle_changes(self, step: int) -> None:
+        """What was changed before or now holds from this step at the latest: all from there is made anew."""
+        late = [change for change in self._changes if change["from_step"] > step]
+        for change in late:
+            change["from_step"] = step
+        for change in self._changes[self._told :]:
+            self.note(f"from step {step}: {data.describe_change(change)}")
+        self._told = len(self._changes)
+        if late:
+            self._write_config()
 
     def fail(self, error: BaseException) -> None:
         """Close what is open after an error and keep the traceback in `error.txt`; the run can be resumed.
@@ -288,7 +306,11 @@ class Run:
             "tensorboard": self._tensorboard,
             "wandb": self._wandb,
         }
-        content["config"] = configs.config_to_dict(self.config)
+        if self._changes:
+            content["changes"] = self._changes
+        content["config"] = configs.config_to_dict(
+            self.config
+        )  # last: a file that is cut short lacks some of it
         text = yaml.safe_dump(content, sort_keys=False, allow_unicode=True, width=110)
         configs.write_atomic(self.directory / data.CONFIG, text)
 
@@ -349,7 +371,7 @@ class Follower(Run):
     def truncate(self, step: int) -> None:
         pass
 
-    def replace_config(self, config: Any) -> None:
+    def replace_config(self, config: Any, from_step: int) -> None:
         self.config = config
 
     def fail(self, error: BaseException) -> None:

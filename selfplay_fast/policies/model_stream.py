@@ -256,6 +256,7 @@ def worded(
         policy_version=version,
         hidden=hidden,
         unclosed=unclosed,
+        closed_by_force=not said.trained.all(),
         history=ask.followed_by("" if unclosed else text),
     )
 

@@ -89,7 +89,7 @@ class RowCache:
         """No rows; the room stays, and so do captured steps as long as the weights are where they were."""
         self.clear()
         if weights_at != self._weights_at:
-            self._steps.clear()
+            self._drop_steps()
             self._weights_at = weights_at
 
     def clear(self) -> None:
@@ -152,13 +152,17 @@ class RowCache:
         self._reserve(count, longest, self.layers())
         if shape not in self._steps:
             if not self.static:
-                self._steps.clear()
+                self._drop_steps()
             self._steps[shape] = _Step(self.model, self._cache, shape, self._graph_pool())
         step = self._steps[shape]
         step.inputs[:, :count] = torch.from_numpy(np.stack([tokens, self.lengths])).to(step.inputs.device)
         step.inputs[:, count:] = 0
         self.lengths = self.lengths + 1
         return step()[:count]
+
+    def _drop_steps(self) -> None:
+        self._steps.clear()
+        self._pool = None  # memory that no graph uses any more is gone
 
     def _graph_pool(self) -> Any:
         """Memory that all captured steps share, one of which runs at a time; None where none is captured."""
@@ -183,7 +187,7 @@ class RowCache:
             width += max(0, min(self.max_tokens // rows - width, max(_ROOM, width // 4)))
         for layer in self._cache.layers:  # one after another: old and new are there together
             layer.keys, layer.values = (_grown(part, rows, width) for part in (layer.keys, layer.values))
-        self._steps.clear()
+        self._drop_steps()
 
 
 class _Step:

@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from selfplay_fast.arguments import json_lines
-from selfplay_fast.config import RecipeConfig
+from selfplay_fast.config import RecipeConfig, check_warmed_up
 from selfplay_fast.evaluate.answers import AnswerVerifier, answer_metrics, first_boxed
 from selfplay_fast.learn import (
     RoleBaseline,
@@ -54,7 +54,6 @@ from selfplay_fast.play.word_problems import (
     read_problems,
 )
 from selfplay_fast.policies import Policy
-from selfplay_fast.policies.adapters import check_installed
 from selfplay_fast.policies.language_model import LanguageModel
 from selfplay_fast.policies.nano import build_nano_of
 from selfplay_fast.policies.streams import derive_seed
@@ -219,12 +218,17 @@ class Config(RecipeConfig):
             )
         if self.lora_rank and self.model == "nano":
             raise ValueError("lora_rank: nano is small, and trained whole; set it to 0, or name a model")
+        check_warmed_up(self.model, None)
         if not self.chain_steps:
             raise ValueError("chain_steps: name at least one length")
         try:
             chains(self.chain_steps, self.chain_modulus, 0)
         except ValueError as error:
             raise ValueError(f"chain_{error}") from None
+
+    @property
+    def uses_reference(self) -> bool:
+        return self.kl > 0
 
     @property
     def style(self) -> Literal["brief"]:
@@ -259,8 +263,6 @@ PRESETS = {
 def train(config: Config, run: Run) -> None:
     """PPO from the first iteration, or from the newest checkpoint of the run."""
     torch.set_num_threads(config.threads)
-    if config.lora_rank:
-        check_installed()
     distributed.check_enough(config.problems_per_step, "problems_per_step")
     judge = effort_judge(config.judge, config.judge_attempts) if config.judge else None
     verifier = run.enter(AnswerVerifier(config.answers, timeout=config.answer_timeout))
@@ -275,7 +277,7 @@ def train(config: Config, run: Run) -> None:
     critic, critic_optimizer = load_critic(
         config, run, policy, state.step, rate=config.critic_learning_rate, source=config.critic
     )
-    reference = load_reference(config, run, policy) if config.kl else None
+    reference = load_reference(config, run, policy) if config.uses_reference else None
     problems = _problems(config, run, policy)
     throughput = Throughput(run, policy, computed_in(config), reference)
     cast = {"solver": policy, **({} if judge is None else judge.cast)}

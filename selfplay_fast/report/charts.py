@@ -74,6 +74,10 @@ def sections(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     learning += chart(
         "Tokens on which they differ", outside, "share of ratios outside 0.9 … 1.1", percent=True
     )
+    happened = [key for key in summary.TROUBLES if any(summary.number(row.get(key)) for row in rows)]
+    wrong = [(key, summary.TROUBLES[key]) for key in happened]
+    learning += chart("Replies that went wrong", wrong, percent=True)
+    used.update(summary.TROUBLES if "forfeit_rate" in happened else ("forfeits", *summary.TROUBLES))
     learning += chart("Seconds per step", [(key, _pretty(key)) for key in keys if summary.is_phase(key)])
     utilised = [(key, _pretty(key.removesuffix("_mfu"))) for key in keys if key.endswith("_mfu")]
     learning += chart("Model FLOPs utilisation", utilised, "share of the card's peak", percent=True)

@@ -13,8 +13,8 @@ def ask(tokens, turn):
 
 
 def test_the_room_stays_until_it_is_released(toy_policy):
-    """Oracle: the same buffer after a second turn and after all is forgotten, none in another thread's speaker, a new one
-    for other options."""
+    """Oracle: the same buffer after a second turn and after all is forgotten, none in another thread's speaker, a new
+    one for other options."""
     toy_policy.generate([ask(20, 0)])
     room = toy_policy.take_room()
     toy_policy.give_room(room)
