@@ -73,11 +73,14 @@ def half_worked(
     problems: Sequence[Problem], stop: float, seed: int, prompt: str = "{question}"
 ) -> list[dict[str, list[Message]]]:
     """A dialogue about each problem, in TRL's format, by somebody careless, who stops after each step on paper with
-    chance ``stop``, and takes what it came to for the answer. What is fully worked is right."""
-    shown = np.random.default_rng(seed).geometric(stop, len(problems)).tolist()
+    chance ``stop``, and takes what it came to for the answer. What is fully worked, as all is where ``stop`` is 0, is
+    right."""
+    counts = (
+        np.random.default_rng(seed).geometric(stop, len(problems)) if stop else [MOST_STEPS] * len(problems)
+    )
     return [
-        {"messages": [*problem.asked(prompt), {"role": "assistant", "content": problem.worked(count)}]}
-        for problem, count in zip(problems, shown, strict=True)
+        {"messages": [*problem.asked(prompt), {"role": "assistant", "content": problem.worked(int(count))}]}
+        for problem, count in zip(problems, counts, strict=True)
     ]
 
 

@@ -73,7 +73,7 @@ _NOT_NEGATIVE = "learning_rate critic_learning_rate demonstration_learning_rate 
 _ABOVE_0 = (
     "temperature logprob_temperature clip value_clip max_grad_norm max_loss reward_limit answer_timeout"
 )
-_SHARES = "discount gae_lambda correctness_weight learning_rate_warmup"
+_SHARES = "discount gae_lambda correctness_weight learning_rate_warmup demonstration_careful"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -98,15 +98,17 @@ class Config(RecipeConfig):
     """everything random follows from it"""
     demonstrations: str = MADE
     """what is imitated first: `chains`, made here, a JSONL file of dialogues (`messages`), or nothing"""
-    demonstration_steps: int = 300
+    demonstration_steps: int = 200
     """supervised steps on them"""
     demonstrations_per_step: int = 32
     """dialogues of each of these steps"""
     demonstration_learning_rate: float = 3e-3
     """its peak; it falls to 0"""
+    demonstration_careful: float = 0.6
+    """of those made here: the share of supervised steps that is fully worked, before careless ones"""
     demonstration_stop: float = 0.45
-    """of those made here: the chance that one stops after a step on paper, and takes what it came to for the answer"""
-    steps: int = 30
+    """of careless ones: the chance to stop after a step on paper, and take what it came to for the answer"""
+    steps: int = 24
     """PPO iterations"""
     problems_per_step: int = 64
     """problems per iteration, one reply each"""
@@ -439,8 +441,9 @@ def _demonstrations(config: Config, policy: LanguageModel) -> Callable[[int], To
     source = made_here(config.chain_steps, config.chain_modulus)
 
     def batch_of(step: int) -> TokenBatch:
-        own = derive_seed(seed, step, 1)
-        rows = half_worked(source(step, count, seed), config.demonstration_stop, own, config.prompt)
+        careful = step < config.demonstration_careful * config.demonstration_steps
+        stop = 0.0 if careful else config.demonstration_stop
+        rows = half_worked(source(step, count, seed), stop, derive_seed(seed, step, 1), config.prompt)
         return pack_dialogues(policy, rows)
 
     return batch_of

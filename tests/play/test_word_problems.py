@@ -48,6 +48,10 @@ def test_demonstrations_stop_early() -> None:
     chats = [row["messages"] for row in half_worked(problems, 0.5, seed=4, prompt="Say {question}")]
     assert [chat[0]["content"] for chat in chats] == [f"Say {problem.question}" for problem in problems]
     replies = [chat[1]["content"] for chat in chats]
+    careful = half_worked(problems[:9], 0.0, seed=4)
+    assert [row["messages"][1]["content"] for row in careful] == [
+        problem.worked() for problem in problems[:9]
+    ]
     shown = [reply.count("=") for reply in replies]
     assert min(shown) == 1
     assert sum(shown) / len(shown) == pytest.approx(2, abs=0.15)

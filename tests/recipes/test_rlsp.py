@@ -378,3 +378,25 @@ def test_the_paper_s_preset_is_the_published_configuration() -> None:
     for field in fields(recipe.Config):
         assert f"\n    {field.name}: " in source
         assert source.split(f"\n    {field.name}: ", 1)[1].splitlines()[1].startswith('    """'), field.name
+
+
+# -- processes ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.long
+def test_two_processes_learn_what_one_does(on_ranks, base: Path, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
+    """Oracle: the single process: its curves to 1e-4, those of policy and critic; and a single process goes on from
+    the checkpoint of two."""
+    settings = [*RUN.replace("--steps 3", "--steps 2").split()[:-1], "--model", str(base)]
+    settings += ["--demonstrations", "", "--learning-rate", "1e-3", "--run-dir"]
+    assert main([*settings, str(tmp_path / "one")]) == 0
+    codes, said = on_ranks(2, *settings, str(tmp_path / "two"))
+    assert codes == [0, 0], said
+    for run in ("one", "two"):
+        assert main(["train", "--resume", str(tmp_path / run), "--steps", "3"]) == 0
+    names = ("loss", "grad_norm", "critic_loss", "critic_grad_norm", "explained_variance", "reward")
+    names += ("reference_kl", "reply_tokens")
+    for ours, theirs in zip(rows(tmp_path / "one"), rows(tmp_path / "two"), strict=True):
+        for name in names:
+            assert ours.get(name) == pytest.approx(theirs.get(name), abs=1e-4), name
+    assert rows(tmp_path / "one")[-1]["grad_norm"] > 0
