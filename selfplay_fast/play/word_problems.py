@@ -23,6 +23,7 @@ from selfplay_fast.records import Message
 
 Source = Callable[[int, int, int], "list[Problem]"]  # step 0, 1 …, count, seed -> the problems of a step
 
+SIGNS = "+-*"
 _PRIMES = (3, 5, 7)  # one digit each
 MOST_STEPS = len(ascii_lowercase)
 
@@ -46,22 +47,27 @@ class Problem:
         return " ".join([*steps, f"\\boxed{{{came_to}}}"])
 
 
-def chains(steps: Sequence[int], modulus: int, seed: int) -> list[Problem]:
-    """A chain of so many steps for each entry of ``steps``; all follow from the seed. ValueError where none can be."""
+def chains(steps: Sequence[int], modulus: int, seed: int, signs: str = SIGNS) -> list[Problem]:
+    """A chain of so many steps of these operations for each entry of ``steps``; all follow from the seed.
+
+    ValueError where none can be.
+    """
     if modulus not in _PRIMES:
         raise ValueError(f"modulus: must be one of {', '.join(map(str, _PRIMES))}, got {modulus}")
     if not all(1 <= count <= MOST_STEPS for count in steps):
         raise ValueError(f"steps: must be between 1 and {MOST_STEPS}, got {sorted(set(steps))}")
+    if not signs or set(signs) - set(SIGNS):
+        raise ValueError(f"signs: must be some of {SIGNS}, got {signs!r}")
     rng = np.random.default_rng(seed)
-    return [_chain(count, modulus, rng) for count in steps]
+    return [_chain(count, modulus, signs, rng) for count in steps]
 
 
-def _chain(count: int, modulus: int, rng: np.random.Generator) -> Problem:
+def _chain(count: int, modulus: int, signs: str, rng: np.random.Generator) -> Problem:
     value = int(rng.integers(modulus))
     asked, steps = [str(value)], []
-    signs = rng.choice(list("+-*"), count).tolist()
+    drawn = rng.choice(list(signs), count).tolist()
     operands = rng.integers(1, modulus, count).tolist()
-    for name, sign, operand in zip(ascii_lowercase, signs, operands, strict=False):
+    for name, sign, operand in zip(ascii_lowercase, drawn, operands, strict=False):
         before = value
         value = {"+": value + operand, "-": value - operand, "*": value * operand}[sign] % modulus
         asked.append(f"{name}{sign}{operand}")
@@ -99,10 +105,10 @@ def _problem(row: Mapping[str, Any]) -> Problem:
     return Problem(question=row["problem"], answer=row["answer"])
 
 
-def made_here(steps: Sequence[int], modulus: int) -> Source:
+def made_here(steps: Sequence[int], modulus: int, signs: str = SIGNS) -> Source:
     """New chains in every step, of all these lengths, equally often."""
     return lambda step, count, seed: chains(
-        [steps[i % len(steps)] for i in range(count)], modulus, derive_seed(seed, step)
+        [steps[i % len(steps)] for i in range(count)], modulus, derive_seed(seed, step), signs
     )
 
 

@@ -92,13 +92,15 @@ class Config(RecipeConfig):
     """steps of the problems that are made here: the grades of their length, equally often"""
     chain_modulus: int = 3
     """what their sums are taken modulo: 3, 5 or 7"""
+    chain_signs: str = "+"
+    """their operations: some of `+-*`"""
     prompt: str = "{question}"
     """what the solver is asked"""
     seed: int = 0
     """everything random follows from it"""
     demonstrations: str = MADE
     """what is imitated first: `chains`, made here, a JSONL file of dialogues (`messages`), or nothing"""
-    demonstration_steps: int = 200
+    demonstration_steps: int = 140
     """supervised steps on them"""
     demonstrations_per_step: int = 32
     """dialogues of each of these steps"""
@@ -106,7 +108,7 @@ class Config(RecipeConfig):
     """its peak; it falls to 0"""
     demonstration_careful: float = 0.6
     """of those made here: the share of supervised steps that is fully worked, before careless ones"""
-    demonstration_stop: float = 0.45
+    demonstration_stop: float = 0.6
     """of careless ones: the chance to stop after a step on paper, and take what it came to for the answer"""
     steps: int = 24
     """PPO iterations"""
@@ -224,7 +226,7 @@ class Config(RecipeConfig):
         if not self.chain_steps:
             raise ValueError("chain_steps: name at least one length")
         try:
-            chains(self.chain_steps, self.chain_modulus, 0)
+            chains(self.chain_steps, self.chain_modulus, 0, self.chain_signs)
         except ValueError as error:
             raise ValueError(f"chain_{error}") from None
 
@@ -427,7 +429,7 @@ def load_policy(config: Config, run: Run) -> LanguageModel:
 
 
 def _nano(config: Config) -> tuple[Any, Any]:
-    problems = made_here(config.chain_steps, config.chain_modulus)(0, 300, 0)
+    problems = made_here(config.chain_steps, config.chain_modulus, config.chain_signs)(0, 300, 0)
     read = [problem.asked(config.prompt)[0]["content"] for problem in problems]
     return build_nano_of(read, [problem.worked() for problem in problems], config.seed)
 
@@ -438,7 +440,7 @@ def _demonstrations(config: Config, policy: LanguageModel) -> Callable[[int], To
     if config.demonstrations != MADE:
         rows = [row for _, row in json_lines("demonstrations", Path(config.demonstrations), dict)]
         return lambda step: pack_dialogues(policy, [rows[i] for i in in_turn(len(rows), count, step, seed)])
-    source = made_here(config.chain_steps, config.chain_modulus)
+    source = made_here(config.chain_steps, config.chain_modulus, config.chain_signs)
 
     def batch_of(step: int) -> TokenBatch:
         careful = step < config.demonstration_careful * config.demonstration_steps
@@ -452,7 +454,7 @@ def _demonstrations(config: Config, policy: LanguageModel) -> Callable[[int], To
 def _problems(config: Config, run: Run, policy: LanguageModel) -> Source:
     """Those to learn from."""
     if config.problems == MADE:
-        return made_here(config.chain_steps, config.chain_modulus)
+        return made_here(config.chain_steps, config.chain_modulus, config.chain_signs)
     asked = read_problems("problems", config.problems)
     prompts = policy.encode([policy.render(problem.asked(config.prompt), fresh=True) for problem in asked])
     fitting = [p for p, prompt in zip(asked, prompts, strict=True) if len(prompt) <= config.max_prompt_tokens]
@@ -509,7 +511,7 @@ def _evaluate(
     """Accuracy and length on other problems, each of them once."""
     count, seed = config.eval_episodes if full else config.eval_episodes_between, derive_seed(config.seed, -1)
     if config.eval_problems == MADE:
-        source = made_here(config.chain_steps, config.chain_modulus)
+        source = made_here(config.chain_steps, config.chain_modulus, config.chain_signs)
     else:
         source = listed(read_problems("eval_problems", config.eval_problems))
     problems = list(dict.fromkeys(source(0, count, seed)))

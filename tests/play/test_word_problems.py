@@ -87,6 +87,19 @@ def test_chains_that_cannot_be(steps: tuple[int, ...], modulus: int, problem: st
         chains(steps, modulus, 0)
 
 
+def test_operations_can_be_chosen() -> None:
+    """Oracle: the words of the problems; one line for an operation that there is not."""
+    signs = {
+        sign
+        for problem in chains([9] * 9, 7, seed=0, signs="+*")
+        for sign in problem.question
+        if sign in "+-*"
+    }
+    assert signs == {"+", "*"}
+    with pytest.raises(ValueError, match=r"^signs: must be some of"):
+        chains([1], 3, seed=0, signs="+/")
+
+
 def test_files_are_read(tmp_path: Path) -> None:
     """Oracle: the rows, and one line with file and line number for one that is no problem."""
     path = tmp_path / "problems.jsonl"

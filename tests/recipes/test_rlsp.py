@@ -327,6 +327,7 @@ def test_files_of_problems_and_demonstrations(
         ({"top_p": 0.0}, "top_p: must be above 0"),
         ({"prompt": "solve"}, "prompt: must hold"),
         ({"chain_modulus": 4}, "chain_modulus: must be"),
+        ({"chain_signs": "/"}, "chain_signs: must be"),
         ({"chain_steps": ()}, "chain_steps: name at least"),
         ({"chain_steps": (0,)}, "chain_steps: must be"),
         ({"problems": "file"}, "demonstrations: .* name a file"),
