@@ -20,8 +20,18 @@ import torch
 from torch import Tensor
 
 from selfplay_fast.arguments import json_lines
-from selfplay_fast.config import RecipeConfig, check_warmed_up
+from selfplay_fast.config import (
+    Count,
+    Natural,
+    NotNegative,
+    Nucleus,
+    Positive,
+    Share,
+    Temperature,
+    check_warmed_up,
+)
 from selfplay_fast.evaluate.answers import AnswerVerifier, answer_metrics, first_boxed
+from selfplay_fast.games import Style
 from selfplay_fast.learn import (
     RoleBaseline,
     TokenBatch,
@@ -59,29 +69,25 @@ from selfplay_fast.policies.nano import build_nano_of
 from selfplay_fast.policies.streams import derive_seed
 from selfplay_fast.records import Ask, Episode, Reply, Sampling
 from selfplay_fast.run import Run
+from selfplay_fast.settings import SampleConfig
 from selfplay_fast.throughput import Throughput
-from selfplay_fast.training import adam, computed_in, load_critic, load_model, load_reference, start
+from selfplay_fast.training import (
+    adam,
+    computed_in,
+    finish_step,
+    load_critic,
+    load_model,
+    load_reference,
+    start,
+)
 
 MADE = "chains"  # problems and demonstrations that are made here
 
-_LEAST = {
-    "steps freezing_actor_steps demonstration_steps top_k eval_temperature lora_rank": 0,
-    "problems_per_step epochs max_tokens max_prompt_tokens threads max_batch_tokens checkpoint_every": 1,
-    "eval_every eval_episodes eval_episodes_between judge_attempts demonstrations_per_step": 1,
-}
-_NOT_NEGATIVE = "learning_rate critic_learning_rate demonstration_learning_rate weight_decay kl length_bonus"
-_ABOVE_0 = (
-    "temperature logprob_temperature clip value_clip max_grad_norm max_loss reward_limit answer_timeout"
-)
-_SHARES = "discount gae_lambda correctness_weight learning_rate_warmup demonstration_careful"
-
 
 @dataclass(frozen=True, kw_only=True)
-class Config(RecipeConfig):
+class Config(SampleConfig):
     """RLSP's settings; the defaults are the `nano` preset."""
 
-    model: str = "nano"
-    """`nano` (built here), a local transformers folder, or a hub id"""
     critic: str = ""
     """what the critic begins as: a folder or hub id of the same family; empty: the model after its demonstrations"""
     problems: str = MADE
@@ -96,133 +102,85 @@ class Config(RecipeConfig):
     """their operations: some of `+-*`"""
     prompt: str = "{question}"
     """what the solver is asked"""
-    seed: int = 0
-    """everything random follows from it"""
     demonstrations: str = MADE
     """what is imitated first: `chains`, made here, a JSONL file of dialogues (`messages`), or nothing"""
-    demonstration_steps: int = 140
+    demonstration_steps: Natural = 140
     """supervised steps on them"""
-    demonstrations_per_step: int = 32
+    demonstrations_per_step: Count = 32
     """dialogues of each of these steps"""
-    demonstration_learning_rate: float = 3e-3
+    demonstration_learning_rate: NotNegative = 3e-3
     """its peak; it falls to 0"""
-    demonstration_careful: float = 0.6
+    demonstration_careful: Share = 0.6
     """of those made here: the share of supervised steps that is fully worked, before careless ones"""
-    demonstration_stop: float = 0.6
+    demonstration_stop: Nucleus = 0.6
     """of careless ones: the chance to stop after a step on paper, and take what it came to for the answer"""
-    steps: int = 24
+    steps: Natural = 24
     """PPO iterations"""
-    problems_per_step: int = 64
+    problems_per_step: Count = 64
     """problems per iteration, one reply each"""
-    sequences_per_update: int | None = 32
+    sequences_per_update: Count | None = 32
     """replies per optimizer step; none: all of an iteration"""
-    epochs: int = 1
+    epochs: Count = 1
     """passes over the replies of an iteration"""
-    learning_rate: float = 2e-4
+    learning_rate: NotNegative = 2e-4
     """AdamW's peak for the policy, betas 0.9 and 0.95; falls along a cosine to a tenth"""
-    critic_learning_rate: float = 1e-3
+    critic_learning_rate: NotNegative = 1e-3
     """the critic's"""
-    learning_rate_warmup: float = 0.03
+    learning_rate_warmup: Share = 0.03
     """share of the optimizer steps until the peak"""
-    weight_decay: float = 0.0
-    """of AdamW"""
-    freezing_actor_steps: int = 4
+    weight_decay: NotNegative = 0.0
+    """of AdamW, for the policy"""
+    freezing_actor_steps: Natural = 4
     """iterations in which only the critic learns"""
-    length_bonus: float = 3.0
+    length_bonus: NotNegative = 3.0
     """C: a reply is paid C / L less, L being the length of its reasoning in tokens (characters / 4); 0: nothing"""
     judge: str = ""
     """who grades effort: nobody, `strategies` (a count of different steps), a function of question and reasoning,
     `MODULE:FUNCTION`, or a model on a server, `server:URL#MODEL`"""
-    judge_attempts: int = 10
+    judge_attempts: Count = 10
     """how often a model is asked for a grade that can be read"""
-    correctness_weight: float = 0.8
+    correctness_weight: Share = 0.8
     """of the reward of the answer where there is a judge; the grade has the rest"""
     answers: Literal["math", "exact"] = "exact"
     """how answers are compared: by mathematics (math-verify), or as texts and plain numbers"""
-    answer_timeout: float = 5.0
+    answer_timeout: Positive = 5.0
     """seconds for one comparison; afterwards the answer is wrong"""
-    reward_limit: float = 10.0
+    reward_limit: Positive = 10.0
     """what the reward of a reply is clipped to, either way"""
-    kl: float = 0.05
+    kl: NotNegative = 0.05
     """weight of the divergence from the model of step 0 (k1), in the reward of every token"""
-    discount: float = 1.0
+    discount: Share = 1.0
     """gamma"""
-    gae_lambda: float = 0.95
+    gae_lambda: Share = 0.95
     """lambda of the generalised advantages"""
-    clip: float = 0.2
-    """PPO clip range"""
-    value_clip: float = 0.2
+    value_clip: Positive = 0.2
     """how far a value may usefully move in an iteration"""
-    temperature: float = 1.0
-    """sampling temperature of training"""
-    top_p: float = 1.0
+    top_p: Nucleus = 1.0
     """nucleus, in training and evaluation"""
-    top_k: int = 0
+    top_k: Natural = 0
     """most tokens to choose from in both, 0 for all"""
-    logprob_temperature: float = 1.0
+    logprob_temperature: Temperature = 1.0
     """of the log-probs in loss and penalty, whatever was sampled at"""
-    eval_temperature: float = 1.0
-    """sampling temperature of evaluation"""
-    max_prompt_tokens: int = 2048
+    max_prompt_tokens: Count = 2048
     """longer problems are left out"""
-    max_tokens: int = 56
-    """reply length limit"""
-    max_grad_norm: float = 1.0
-    """gradient clipping, of policy and critic alike"""
-    max_loss: float = 1e6
-    """a loss beyond it has exploded, and the run stops"""
-    eval_every: int = 10
-    """iterations between evaluations"""
-    eval_episodes: int = 512
+    max_tokens: Count = 56
+    eval_temperature: NotNegative = 1.0
+    """sampling temperature of evaluation"""
+    eval_every: Count = 8
+    eval_episodes: Count = 512
     """problems at the first and last evaluation; fewer make a short run"""
-    eval_episodes_between: int = 128
+    eval_episodes_between: Count = 128
     """the same at the evaluations in between"""
-    checkpoint_every: int = 20
-    """iterations between checkpoints; the first and the two newest stay"""
-    device: str = "auto"
-    """where the models live: `cpu`, `cuda`, or `auto` for a GPU where there is one"""
-    dtype: Literal["auto", "float32", "bfloat16"] = "auto"
-    """what passes are computed in; weights that are trained are float32 beside it. `auto`: bfloat16 on a GPU, but for
-    nano"""
-    lora_rank: int = 0
-    """train adapters of this rank at all linear layers of the policy but the head, and nothing else of it; 0: all"""
-    gradient_checkpointing: bool = False
-    """compute layers again in the backward pass: a third more work, a small part of the memory"""
-    max_batch_tokens: int = 16384
-    """tokens of one forward pass over prompts and of one micro-batch"""
-    max_cache_tokens: int | None = None
-    """tokens whose keys and values replies in the making hold; None: 16 times as many as in a pass"""
-    threads: int = 1
-    """CPU threads of the models; more help only where cores are idle"""
 
     def __post_init__(self) -> None:
-        for names, low in _LEAST.items():
-            for name in names.split():
-                if getattr(self, name) < low:
-                    raise ValueError(f"{name}: must be at least {low}, got {getattr(self, name)}")
-        if self.sequences_per_update is not None and self.sequences_per_update < 1:
-            raise ValueError(f"sequences_per_update: must be at least 1, got {self.sequences_per_update}")
-        for name in _NOT_NEGATIVE.split():
-            if not 0 <= getattr(self, name) < float("inf"):
-                raise ValueError(f"{name}: must be a number and not negative, got {getattr(self, name)}")
-        for name in _ABOVE_0.split():
-            if not getattr(self, name) > 0:
-                raise ValueError(f"{name}: must be above 0, got {getattr(self, name)}")
-        for name in _SHARES.split():
-            if not 0 <= getattr(self, name) <= 1:
-                raise ValueError(f"{name}: must be between 0 and 1, got {getattr(self, name)}")
-        for name in ("top_p", "demonstration_stop"):
-            if not 0 < getattr(self, name) <= 1:
-                raise ValueError(f"{name}: must be above 0 and at most 1, got {getattr(self, name)}")
+        super().__post_init__()
+        check_warmed_up(self.model, None)
         if "{question}" not in self.prompt:
             raise ValueError("prompt: must hold {question}, which stands for the problem")
         if self.demonstrations == MADE != self.problems:
             raise ValueError(
                 "demonstrations: those made here are about other problems; name a file of dialogues, or leave it empty"
             )
-        if self.lora_rank and self.model == "nano":
-            raise ValueError("lora_rank: nano is small, and trained whole; set it to 0, or name a model")
-        check_warmed_up(self.model, None)
         if not self.chain_steps:
             raise ValueError("chain_steps: name at least one length")
         try:
@@ -235,7 +193,7 @@ class Config(RecipeConfig):
         return self.kl > 0
 
     @property
-    def style(self) -> Literal["brief"]:
+    def style(self) -> Style:
         """Of games, which are not played here."""
         return "brief"
 
@@ -266,7 +224,6 @@ PRESETS = {
 
 def train(config: Config, run: Run) -> None:
     """PPO from the first iteration, or from the newest checkpoint of the run."""
-    torch.set_num_threads(config.threads)
     distributed.check_enough(config.problems_per_step, "problems_per_step")
     judge = effort_judge(config.judge, config.judge_attempts) if config.judge else None
     verifier = run.enter(AnswerVerifier(config.answers, timeout=config.answer_timeout))
@@ -285,6 +242,13 @@ def train(config: Config, run: Run) -> None:
     problems = _problems(config, run, policy)
     throughput = Throughput(run, policy, computed_in(config), reference)
     cast = {"solver": policy, **({} if judge is None else judge.cast)}
+
+    def save(step: int) -> None:
+        done = checkpoint.TrainState(step=step, baseline=RoleBaseline())
+        learner = (critic, critic_optimizer)
+        with run.phase("checkpoint"):
+            checkpoint.save_checkpoint(run.checkpoints, policy, optimizer, done, critic=learner)
+
     for step in run.steps(config.steps, start=state.step):
         seed = derive_seed(config.seed, step)
         with run.phase("rollout"):
@@ -314,16 +278,10 @@ def train(config: Config, run: Run) -> None:
                 metrics |= update(policy, optimizer, batch, settings)
         metrics |= _metrics(episodes, logprobs, known) | {"no_room": len(played) - len(episodes)}
         metrics |= throughput.metrics(episodes, batch, epochs=config.epochs)
+        rewards = [[turn.reward for turn in episode.turns] for episode in episodes]
+        evaluate = partial(_evaluate, config, verifier, policy)
         last = step == config.steps
-        if last or step % config.eval_every == 0:
-            with run.phase("evaluation"):
-                metrics |= _evaluate(config, verifier, policy, full=last)
-        run.log(step, metrics, episodes)
-        if last or step % config.checkpoint_every == 0:
-            with run.phase("checkpoint"):
-                done = checkpoint.TrainState(step=step, baseline=RoleBaseline())
-                learner = (critic, critic_optimizer)
-                checkpoint.save_checkpoint(run.checkpoints, policy, optimizer, done, critic=learner)
+        finish_step(config, run, step, metrics, episodes, rewards, last=last, evaluate=evaluate, save=save)
 
 
 def solve(
@@ -339,6 +297,7 @@ def solve(
         top_p=config.top_p,
         top_k=config.top_k,
         max_tokens=config.max_tokens,
+        max_think_tokens=config.max_think_tokens,
     )
     said = yield Ask(role="solver", append=problem.asked(config.prompt), sampling=sampling)
     if said.finish_reason == "forfeit":
