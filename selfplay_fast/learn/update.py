@@ -371,15 +371,21 @@ def _learn(
     """One optimizer step. Where the part has no old log-probs, this pass is on-policy and leaves them there."""
     optimizer.zero_grad(set_to_none=True)
     batch_pass = _Pass(policy, part.batch, settings, part.old, part.pull)
+    passes = [(batch_pass, part.groups)]
+    if beside is not None:
+        passes.append(_beside(policy, beside, settings))
     with distributed.together(), _enough_memory(settings.max_batch_tokens):
-        for group in part.groups:
-            policy.forward_passes.add(group.tree.passes)
-            policy.backward_passes.add(group.tree.passes)
-            _each_block(policy.model, group, settings.max_batch_tokens, batch_pass.visit)
+        for each, groups in passes:
+            for group in groups:
+                policy.forward_passes.add(group.tree.passes)
+                policy.backward_passes.add(group.tree.passes)
+                _each_block(policy.model, group, settings.max_batch_tokens, each.visit)
     distributed.reduce_gradients(policy.model)
     passed = batch_pass.metrics(first=first)
+    if beside is not None:
+        passed["beside_loss"] = passes[1][0].metrics(first=False)["loss"]
     with distributed.sharded(policy.model):
-        norm = _step(optimizer, settings, passed["loss"])
+        norm = _step(optimizer, settings, passed["loss"] + passed.get("beside_loss", 0.0))
     policy.version += 1
     part.old = batch_pass.old
     return passed | {"grad_norm": norm}

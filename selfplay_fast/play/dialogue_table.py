@@ -100,7 +100,8 @@ def _are_messages(append: Any) -> bool:
 
 
 class DialogueTable:
-    """Runs ``protocol(item)`` for every item; the episode of item i has index i, or ``indices[i]``: it names the draws.
+    """Runs ``protocol(item)`` for every item; the episode of item i has index i, or ``indices[i]``, which names
+    its draws.
 
     The protocol is a generator: it yields one Ask, or several at once, is sent their replies and returns an `Outcome`.
     TypeError, with the name of the protocol and the number of the item, where it does something else; what it raises
