@@ -27,8 +27,7 @@ class PromptSet:
 
     def of_step(self, step: int, count: int) -> list[str]:
         """The prompts of step 1, 2, …: ``count`` after those of the step before; from the beginning after the last."""
-        places = np.arange((step - 1) * count, step * count) % len(self.train)
-        return [self.train[place] for place in places]
+        return [self.train[place % len(self.train)] for place in range((step - 1) * count, step * count)]
 
     def passes(self, tree: Refined) -> bool:
         """Is the result of this tree good: by the rule, or where there is none by the votes?"""

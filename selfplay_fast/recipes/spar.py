@@ -41,7 +41,7 @@ from selfplay_fast.play.prompt_sets import WORDS, PromptSet, prompt_set
 from selfplay_fast.play.refine_data import negatives, preference_rows, refiner_rows, response_rows
 from selfplay_fast.play.refine_table import ACTOR, REFINER
 from selfplay_fast.play.word_demonstrations import actor_chat, demonstration_texts, refiner_chat
-from selfplay_fast.play.word_tasks import PROMPTS, RuleJudge, read_word_task
+from selfplay_fast.play.word_tasks import PROMPTS, read_word_task, rule_judge
 from selfplay_fast.policies import Policy
 from selfplay_fast.policies.adapters import check_installed
 from selfplay_fast.policies.language_model import LanguageModel
@@ -410,7 +410,7 @@ def judges(config: Config, prompts: PromptSet) -> dict[str, Policy]:
         return {}
     if config.judge == "rule":
         assert prompts.read is not None
-        return {JUDGE: RuleJudge(prompts.read, texts_of(config))}
+        return {JUDGE: rule_judge(prompts.read, texts_of(config))}
     server = OpenAIServer.from_name(config.judge)
     server.check()
     return {JUDGE: server}
