@@ -132,6 +132,12 @@ def adam(
     return torch.optim.AdamW(trained, lr=rate, betas=betas, weight_decay=weight_decay)
 
 
+def fresh_adam(policy: LanguageModel, *, betas: tuple[float, float] = (0.9, 0.95)) -> torch.optim.Optimizer:
+    """The same, without a rate or states: for whoever gives the rates of a few steps, and begins anew after them."""
+    with distributed.sharded(policy.model):
+        return adam(policy, rate=0.0, betas=betas)
+
+
 def second_model(
     config: ModelSettings, run: Run, name: str, step: int, *, build: Callable[[], LanguageModel]
 ) -> LanguageModel:
@@ -150,10 +156,8 @@ def second_model(
 
 def save_second_model(run: Run, name: str, step: int, policy: LanguageModel) -> None:
     """Weights only: its optimizer begins anew in every step."""
-    with distributed.sharded(policy.model):
-        optimizer = adam(policy, rate=0.0)
     state = checkpoint.TrainState(step=step, baseline=RoleBaseline())
-    checkpoint.save_checkpoint(run.checkpoints / name, policy, optimizer, state, keep=3)
+    checkpoint.save_checkpoint(run.checkpoints / name, policy, fresh_adam(policy), state, keep=3)
 
 
 def start(

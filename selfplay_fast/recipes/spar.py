@@ -10,6 +10,7 @@ judge, after a supervised warm-up that stands for the paper's bootstrapping. doc
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -50,9 +51,10 @@ from selfplay_fast.policies.streams import derive_seed
 from selfplay_fast.records import Episode, Sampling
 from selfplay_fast.refine_search import Draft, Refined, RefineOptions, best_of
 from selfplay_fast.run import Run
-from selfplay_fast.training import adam, load_model, save_second_model, second_model, start
+from selfplay_fast.training import adam, fresh_adam, load_model, save_second_model, second_model, start
 
 JUDGE = "judge"
+_BETAS = (0.9, 0.999)  # AdamW's, in the trainer of the released code
 Row = dict[str, Any]
 _LEAST = {
     "held_out prompts_per_step responses judgements branch keep depth max_tokens judge_tokens refine_tokens": 1,
@@ -121,11 +123,11 @@ class Config(RecipeConfig):
     """of the responses to held-out prompts; 0: greedy"""
     beta: float = 0.1
     """of DPO"""
-    nll_weight: float = 0.1
+    nll_weight: float = 1.0
     """of the chosen responses' mean negative log-likelihood, added to DPO's loss"""
-    dpo_rate: float = 1e-4
+    dpo_rate: float = 5e-4
     """AdamW's peak for the actor; rises over `rate_warmup`, falls in a line to 0"""
-    dpo_epochs: int = 1
+    dpo_epochs: int = 3
     """passes over the pairs"""
     pairs_per_update: int = 16
     """pairs per optimizer step"""
@@ -235,7 +237,9 @@ PRESETS = {
         max_tokens=2048,
         judge_tokens=2048,
         refine_tokens=3072,
+        nll_weight=0.1,
         dpo_rate=2e-7,
+        dpo_epochs=1,
         pairs_per_update=32,
         sft_rate=2e-6,
         sft_epochs=5,
@@ -290,7 +294,7 @@ def train(config: Config, run: Run) -> None:
         with run.phase("checkpoint"):
             save_second_model(run, REFINER, step, refiner)
             done = checkpoint.TrainState(step=step, baseline=state.baseline)
-            checkpoint.save_checkpoint(run.checkpoints, actor, fresh_adam(actor, rate=0.0), done)
+            checkpoint.save_checkpoint(run.checkpoints, actor, fresh_adam(actor), done)
 
 
 def respond(config: Config, cast: Cast, prompts: Sequence[str], seed: int) -> list[Refined]:
@@ -346,7 +350,7 @@ def prefer(config: Config, actor: LanguageModel, rows: Sequence[Row], seed: int)
     steps = config.dpo_epochs * -(-pairs.num_pairs // config.pairs_per_update)
     metrics = preference_update(
         actor,
-        fresh_adam(actor, rate=config.dpo_rate),
+        fresh_adam(actor, betas=_BETAS),
         pairs.compared_with(actor),
         rpo_loss(config.beta, nll_weight=config.nll_weight),
         minibatch=config.pairs_per_update,
@@ -373,7 +377,7 @@ def imitate(config: Config, refiner: LanguageModel, rows: Sequence[Row], seed: i
         max_grad_norm=config.max_grad_norm,
         max_batch_tokens=config.max_batch_tokens,
     )
-    metrics = update(refiner, fresh_adam(refiner, rate=config.sft_rate), batch, settings)
+    metrics = update(refiner, fresh_adam(refiner, betas=_BETAS), batch, settings)
     return {f"sft/{name}": metrics[name] for name in ("loss", "grad_norm")}
 
 
@@ -391,12 +395,13 @@ def evaluate(config: Config, cast: Cast, prompts: PromptSet) -> dict[str, float]
         if len(tree.nodes) > 1
     ]
     found = grown(config, cast, begun, config.options(), derive_seed(seed, 1), samplings)
-    count = len(drafts)
-    return {
-        "accuracy": sum(prompts.passes(tree) for tree in first) / count,
-        "search_accuracy": sum(prompts.passes(tree) for tree in found) / count,
-        "search_responses": sum(len(tree.nodes) for tree in found) / count,
-    }
+    task = WORDS if config.prompts == WORDS else "prompts"
+    metrics = {f"{task}/search_responses": sum(len(tree.nodes) for tree in found) / len(drafts)}
+    for name, trees in (("accuracy", first), ("search_accuracy", found)):
+        share = sum(prompts.passes(tree) for tree in trees) / len(drafts)
+        metrics[f"{task}/{name}"] = share
+        metrics[f"{task}/{name}_error"] = math.sqrt(share * (1 - share) / len(drafts))
+    return metrics
 
 
 def texts_of(config: Config) -> RefinePrompts:
@@ -449,12 +454,6 @@ def load_actor(config: Config, run: Run, prompts: PromptSet) -> LanguageModel:
 def first_refiner(config: Config, run: Run, actor: LanguageModel) -> LanguageModel:
     """The model that is named, or the actor as it is at first."""
     return load_model(replace(config, model=config.refiner), (), run.status) if config.refiner else actor
-
-
-def fresh_adam(policy: LanguageModel, *, rate: float) -> torch.optim.Optimizer:
-    """AdamW with the betas of the released code's trainer."""
-    with distributed.sharded(policy.model):
-        return adam(policy, rate=rate, betas=(0.9, 0.999))
 
 
 def write_rows(folder: Path, step: int, rows: Sequence[Row]) -> None:

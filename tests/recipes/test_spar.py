@@ -247,7 +247,7 @@ def test_word_tasks_are_learned(tmp_path: Path) -> None:
     assert (
         main(["train", "spar", "--threads", "1", "--device", "cpu", "--run-dir", str(tmp_path / "run")]) == 0
     )
-    found = [row["accuracy"] for row in rows(tmp_path / "run")]
+    found = [row["words/accuracy"] for row in rows(tmp_path / "run")]
     error = np.sqrt(sum(p * (1 - p) / 200 for p in (found[0], found[-1])))
     assert found[-1] > found[0] + 3 * error
 
