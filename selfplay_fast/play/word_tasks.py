@@ -27,8 +27,8 @@ VOCABULARY = (
 LENGTHS = range(2, 6)
 ENDINGS = (".", "!", "?")
 CASES = {"capitals": str.upper, "small": str.lower}
-LETTERS = "abcdefghjkmnprst"
-COUNTS = range(2, 11)
+LETTERS = "abcdefgh"
+COUNTS = range(2, 7)
 
 PROMPTS = RefinePrompts(  # few words: each is a token or two of a tiny model
     judge=f"{{prompt}}\n{{response}}\n{VERDICT}?",
