@@ -15,11 +15,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import numpy as np
 import torch
 
+from selfplay_fast.arguments import shown
 from selfplay_fast.config import RecipeConfig, nearest, write_atomic
 from selfplay_fast.games import Style
 from selfplay_fast.learn import (
@@ -46,12 +47,14 @@ from selfplay_fast.play.word_tasks import PROMPTS, read_word_task, rule_judge
 from selfplay_fast.policies import Policy
 from selfplay_fast.policies.adapters import check_installed
 from selfplay_fast.policies.language_model import LanguageModel
-from selfplay_fast.policies.openai_server import OpenAIServer
 from selfplay_fast.policies.streams import derive_seed
 from selfplay_fast.records import Episode, Sampling
 from selfplay_fast.refine_search import Draft, Refined, RefineOptions, best_of
 from selfplay_fast.run import Run
 from selfplay_fast.training import adam, fresh_adam, load_model, save_second_model, second_model, start
+
+if TYPE_CHECKING:
+    from selfplay_fast.policies.openai_server import OpenAIServer
 
 JUDGE = "judge"
 _BETAS = (0.9, 0.999)  # AdamW's, in the trainer of the released code
@@ -191,7 +194,7 @@ class Config(RecipeConfig):
                 "set it to refiner"
             )
         if self.judge not in ("rule", REFINER):
-            OpenAIServer.from_name(self.judge)
+            _server(self.judge)
         if self.model != "nano" and self.warmup_steps:
             raise ValueError(
                 f"model: {self.model!r} is not nano{nearest(self.model, ['nano'])}, and only nano is warmed up; "
@@ -416,9 +419,17 @@ def judges(config: Config, prompts: PromptSet) -> dict[str, Policy]:
     if config.judge == "rule":
         assert prompts.read is not None
         return {JUDGE: rule_judge(prompts.read, texts_of(config))}
-    server = OpenAIServer.from_name(config.judge)
+    server = _server(config.judge)
     server.check()
     return {JUDGE: server}
+
+
+def _server(name: str) -> OpenAIServer:
+    if not name.startswith("server:"):
+        raise ValueError(f"judge: must be rule, {REFINER} or server:URL#MODEL, got {shown(name)}")
+    from selfplay_fast.policies.openai_server import OpenAIServer  # of an extra
+
+    return OpenAIServer.from_name(name)
 
 
 def load_actor(config: Config, run: Run, prompts: PromptSet) -> LanguageModel:
