@@ -22,5 +22,6 @@ stubs:
 	.ci/stubs selfplay_fast/_native.pyi
 
 format:
+	python .ci/places.py
 	ruff check --fix . && ruff format .
 	clang-format -i $$(git ls-files '*.cpp' '*.h' '*.cu' '*.cuh')

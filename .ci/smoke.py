@@ -54,7 +54,12 @@ foreign = {
     "pydantic",
 }
 clients = ("endpoint", "openai_server", "token_servers", "model_server")
-of_extras = (".integrations.", ".evaluate.benchmarks", *(f".policies.{name}" for name in clients))
+of_extras = (
+    ".integrations.",
+    ".evaluate.benchmarks",
+    ".evaluate.instructions",
+    *(f".policies.{name}" for name in clients),
+)
 for module_info in walk_packages(spf.__path__, "selfplay_fast."):  # what the package imports is declared
     try:
         import_module(module_info.name)

@@ -1,6 +1,6 @@
 """SPaR's character sequences: what is learned from pairs that differ in what matters only, and from others.
 
-"Write 7 times c", in whatever case. A response with the wrong count in small letters is rejected; chosen is the right
+"Write 5 times c", in whatever case. A response with the wrong count in small letters is rejected; chosen is the right
 count in small letters (refined pairs, which differ in the count alone) or in capitals (interfering pairs). Cheng et al.
 2024, arXiv 2412.11605, section 4.4, with the nano model: it has been warmed up on miscounted demonstrations, few of
 them in capitals, and learns from pairs of its own miscounts by SPaR's loss. Every few steps it answers every task 16

@@ -3,8 +3,10 @@
     for seed in 0 1 2; do selfplay-fast train spiral --games kuhn_poker --seed $seed --run-dir runs/kuhn-$seed; done
     python bench/learning_curves.py kuhn_poker/nash_conv spiral-kuhn runs/kuhn-0 runs/kuhn-1 runs/kuhn-2
 
-One row per run: the metric at evenly spaced evaluations, its last value, minutes, and the last legal-reply rate and
-scored mass of that game.
+One row per run: the metric at evenly spaced evaluations (± one standard error, if it has one), and last, minutes,
+and the last legal-reply rate and scored mass of that game. A run evaluated again, over more games, has a column more:
+
+    selfplay-fast evaluate runs/kuhn-0 --episodes 1024 --json > runs/kuhn-0/evaluation.json
 """
 
 from __future__ import annotations
@@ -15,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 RESULTS = Path(__file__).parent / "results"
+AGAIN = "evaluation.json"
 
 
 def read(run: Path) -> list[dict[str, Any]]:
@@ -27,6 +30,13 @@ def curve(rows: list[dict[str, Any]], metric: str) -> list[tuple[int, float]]:
     return [(row["step"], row[metric]) for row in rows if row.get(metric) is not None]
 
 
+def shown(value: float | None, error: float | None = None, digits: int = 3) -> str:
+    """A cell of the table."""
+    if value is None:
+        return ""
+    return f"{value:.{digits}f}" if error is None else f"{value:.{digits}f} ± {error:.{digits}f}"
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -36,28 +46,37 @@ def main() -> None:
     parser.add_argument("runs", type=Path, nargs="+")
     parser.add_argument("--points", type=int, default=7, help="columns of the table")
     arguments = parser.parse_args()
-    game = arguments.metric.split("/")[0]
-    curves = {run: curve(read(run), arguments.metric) for run in arguments.runs}
+    metric, game = arguments.metric, arguments.metric.split("/")[0]
+    curves = {run: curve(read(run), metric) for run in arguments.runs}
     missing = [str(run) for run, points in curves.items() if not points]
     if missing:
-        parser.error(f"{arguments.metric} is not in {', '.join(missing)}")
+        parser.error(f"{metric} is not in {', '.join(missing)}")
     steps = [step for step, _ in next(iter(curves.values()))]
     last = len(steps) - 1
-    shown = sorted({steps[round(k * last / max(1, arguments.points - 1))] for k in range(arguments.points)})
-    print(f"| run | {' | '.join(f'step {step}' for step in shown)} | minutes | legal replies | scored mass |")
-    print("|---" * (len(shown) + 4) + "|")
+    columns = sorted({steps[round(k * last / max(1, arguments.points - 1))] for k in range(arguments.points)})
+    again = {run: json.loads((run / AGAIN).read_text()) for run in curves if (run / AGAIN).exists()}
+    titles = ["run", *(f"step {step}" for step in columns), *(["again"] if again else [])]
+    print(f"| {' | '.join([*titles, 'minutes', 'legal replies', 'scored mass'])} |")
+    print("|---" * (len(titles) + 3) + "|")
     RESULTS.mkdir(exist_ok=True)
     with (RESULTS / f"{arguments.name}.jsonl").open("w") as file:
         for run, points in curves.items():
             rows, values = read(run), dict(points)
-            cells = [f"{values[step]:.3f}" if step in values else "" for step in shown]
+            errors = dict(curve(rows, f"{metric}_error"))
+            cells = [shown(values.get(step), errors.get(step)) for step in columns]
+            repeated = again.get(run, {})
+            if again:
+                cells.append(shown(repeated.get(metric), repeated.get(f"{metric}_error")))
             final = rows[-1]
-            extras = [final["time_s"] / 60, final.get(f"{game}/legal_rate"), final.get(f"{game}/scored_mass")]
-            texts = [
-                "" if x is None else f"{x:.{digits}f}" for x, digits in zip(extras, (1, 3, 3), strict=True)
-            ]
-            print(f"| {run.name} | {' | '.join(cells + texts)} |")
-            record = {"run": run.name, "metric": arguments.metric, "minutes": extras[0], "curve": points}
+            minutes = final["time_s"] / 60
+            cells.append(shown(minutes, digits=1))
+            cells += [shown(final.get(f"{game}/{key}")) for key in ("legal_rate", "scored_mass")]
+            print(f"| {' | '.join([run.name, *cells])} |")
+            record = {"run": run.name, "metric": metric, "minutes": minutes, "curve": points}
+            if errors:
+                record["errors"] = [errors.get(step) for step, _ in points]
+            if repeated:
+                record["again"] = [repeated.get(metric), repeated.get(f"{metric}_error")]
             file.write(json.dumps(record) + "\n")
 
 

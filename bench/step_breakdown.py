@@ -39,6 +39,7 @@ SKIPPED = 2  # first steps
 MODEL = {
     "head": ["learn.update:token_logprobs"],
     "drawing tokens": ["policies.decode:draw"],
+    "captured steps": ["torch.cuda:CUDAGraph.replay"],  # whose forward passes no hook sees
     "loss": ["learn.update:_Pass.visit"],
     "backward": ["torch:Tensor.backward", "torch:autograd.backward"],
     "optimizer": ["torch.optim:AdamW.step", "torch.optim:AdamW.zero_grad", "torch.nn.utils:clip_grad_norm_"],
@@ -132,8 +133,9 @@ class WatchedRun(Run):
 
 
 def after_all_launches() -> float:
-    """The wall clock, once a GPU has done what it was given."""
-    torch.cuda.synchronize()
+    """The wall clock, once a GPU has done what it was given; while a graph is captured nothing may wait for it."""
+    if not torch.cuda.is_current_stream_capturing():
+        torch.cuda.synchronize()
     return time.perf_counter()
 
 
@@ -159,6 +161,16 @@ def hook_forward(clock: Clock, model: torch.nn.Module) -> None:
         module.register_forward_hook(lambda *_: clock.leave(), always_call=True)
 
 
+def of_large_models(options: argparse.Namespace) -> dict[str, Any]:
+    """What models other than nano are run with."""
+    return {
+        "style": "spiral",
+        "max_tokens": options.max_tokens,
+        "samples_per_step": options.samples,
+        "max_cache_tokens": 65536,
+    }
+
+
 def train(options: argparse.Namespace, steps: int, clock: Clock | None, profile: Any = None) -> WatchedRun:
     config = spiral.Config(
         model=options.model,
@@ -168,7 +180,7 @@ def train(options: argparse.Namespace, steps: int, clock: Clock | None, profile:
         eval_episodes=1,
         checkpoint_every=10**6,
         device=options.device,
-        **({} if options.model == "nano" else {"style": "spiral", "max_tokens": options.max_tokens}),
+        **({} if options.model == "nano" else of_large_models(options)),
     )
     clock_or_none = clock or Clock(time.process_time)
     load = spiral.load_policy
@@ -231,6 +243,7 @@ def main() -> None:
     parser.add_argument("--model", default="nano")
     parser.add_argument("--warmup-steps", type=int, default=30, help="of nano, until replies have their form")
     parser.add_argument("--max-tokens", type=int, default=512, help="of replies; nano says at most 16")
+    parser.add_argument("--samples", type=int, default=128, help="of a step; nano has as many as the recipe")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--functions", type=int, default=0)
     options = parser.parse_args()

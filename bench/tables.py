@@ -37,9 +37,13 @@ BLOCK = re.compile(r"(<!-- bench (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
 
 
 def newest(name: str) -> list[dict[str, Any]]:
-    """The last row of every (device, case, unit) in ``bench/results/NAME.jsonl``, in the order of the file."""
+    """The last row of every (device, model, case, unit) in ``bench/results/NAME.jsonl``, in the order of the file."""
     rows = [json.loads(line) for line in (RESULTS / f"{name}.jsonl").read_text().splitlines()]
-    return list({(row["device"], row["case"], row["unit"]): row for row in rows}.values())
+    return list({(row["device"], _model(row), row["case"], row["unit"]): row for row in rows}.values())
+
+
+def _model(row: dict[str, Any]) -> str:
+    return str(row.get("model", "nano"))
 
 
 def table(name: str) -> str:
@@ -49,7 +53,8 @@ def table(name: str) -> str:
         versions = ", ".join(
             f"{key} {row[key]}" for key in PACKAGES if row.get(key, "not installed") != "not installed"
         )
-        title = f"{row['cpu']}, {row['device']}, {versions}"
+        model = "" if _model(row) == "nano" else f", Qwen3 {_model(row).upper()} of random weights"
+        title = f"{row['cpu']}, {row['device']}{model}, {versions}"
         if title != last:
             columns = [
                 "case",

@@ -6,12 +6,13 @@ Batches come from rollouts of the untrained nano model whose replies all have th
 log-probs without stored logits, clipping and optimizer; the peers sort by length. Padded rows fill micro-batches of
 the size that ours has; packed rows hold sequences one after another whose positions start anew, up to
 ``--packed-tokens`` or the longest (SDPA builds a row's whole mask, so longer rows are slower). Before anything is
-timed, the gradients of all three are asserted equal to 1e-5 of the largest one, in float32 and with nano's sharp
-heads made flat.
+timed, the gradients of all three are asserted equal to 1e-5 of the largest one (on a GPU 1e-4), in float32 and with
+nano's sharp heads made flat.
 
 Times are of forward, backward and step, on a CPU in CPU seconds of one thread. "Samples per 1,000 tokens run" counts
 what goes through the model, padding left out; MiB is the peak beyond what was there before, on a CPU to be read of the
-first case of a process only: later ones find its memory in the allocator's hands.
+first case of a process only: later ones find its memory in the allocator's hands. With ``--model`` a Qwen3 of random
+weights in bfloat16 is timed; gradients are asserted equal with nano then, in float32.
 
     python bench/tree_training.py [--cases spiral-8 spiral-256 mars-32 spar-64] [--device cuda]
 """
@@ -23,6 +24,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
+import _qwen3
 import numpy as np
 import torch
 from _measure import machine, measure, peak_resident, print_table, save
@@ -231,11 +233,12 @@ def compared(policy: LanguageModel, ways: dict[str, Callable[[], object]]) -> tu
         memory[name] = peak(policy.model.device, train)
         found.append([parameter.grad.clone() for parameter in policy.model.parameters()])
     want, *others = found
+    tolerance = 1e-5 if policy.model.device.type == "cpu" else 1e-4  # a GPU adds in another order
     scale = max(float(gradient.abs().max()) for gradient in want)
     worst = 0.0
     for name, got in zip(list(ways)[1:], others, strict=True):
         off = max(float((a - b).abs().max()) for a, b in zip(got, want, strict=True)) / scale
-        assert off <= 1e-5, f"{name}: gradients differ by {off:.1e} of the largest"
+        assert off <= tolerance, f"{name}: gradients differ by {off:.1e} of the largest"
         worst = max(worst, off)
     return worst, memory
 
@@ -250,8 +253,10 @@ def peak(device: torch.device, run: Callable[[], object]) -> float:
     return (torch.cuda.max_memory_allocated() - before) / 2**20
 
 
-def bench(policy: LanguageModel, case: Case, args: argparse.Namespace) -> list[dict[str, Any]]:
-    """Rows of one case: tokens that run, then the times against each peer."""
+def bench(
+    policy: LanguageModel, case: Case, args: argparse.Namespace, *, exact: bool = True
+) -> list[dict[str, Any]]:
+    """Rows of one case: tokens that run, then the times against each peer; ``exact``: gradients are compared first."""
     count = args.count or case.count
     title = case.title.format(count)
     batch = batch_of(case.rollout(policy, case.length, count))
@@ -269,7 +274,11 @@ def bench(policy: LanguageModel, case: Case, args: argparse.Namespace) -> list[d
     ways: dict[str, Callable[[], object]] = {"ours": ours}
     for name, passes in rows.items():
         ways[name] = lambda passes=passes: train_rows(policy, optimizer, batch, passes)  # type: ignore[misc]
-    off, memory = compared(policy, ways)
+    off: float | None
+    if exact:
+        off, memory = compared(policy, ways)
+    else:
+        off, memory = None, {name: peak(device, train) for name, train in ways.items()}
 
     def timed(way: Callable[[], object]) -> Callable[[], float]:
         def run() -> float:
@@ -334,14 +343,20 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=2)
     parser.add_argument("--max-batch-tokens", type=int, default=16384)
     parser.add_argument("--packed-tokens", type=int, default=1024)
-    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--model", default="nano", choices=["nano", *_qwen3.SHAPES])
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     args = parser.parse_args()
     torch.set_num_threads(1)
     facts = machine(["torch", "transformers"])
     facts["device"] = torch.cuda.get_device_name() if args.device == "cuda" else "cpu, 1 thread"
-    policy = smooth(forced_length_policy(args.device))
+    facts["model"] = args.model
+    nano = smooth(forced_length_policy(args.device))
+    policy = nano if args.model == "nano" else forced_length_policy(args.device, args.model)
     for name in args.cases:
-        rows = bench(policy, CASES[name], args)
+        if policy is not nano:
+            few = argparse.Namespace(**vars(args) | {"count": 1, "repeats": 1})
+            bench(nano, CASES[name], few)
+        rows = bench(policy, CASES[name], args, exact=policy is nano)
         save("tree_training", facts, rows)
         for unit in ("samples per 1,000 tokens run", "samples/s"):
             print_table(facts, [row for row in rows if row["unit"] == unit], unit)

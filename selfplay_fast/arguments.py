@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import operator
 import re
-from collections.abc import Iterable, Sequence
-from typing import Any
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,6 +15,8 @@ from numpy.typing import NDArray
 _INT64 = 2**63 - 1
 _SEED_MASK = 2**64 - 1
 _SHOWN = 60  # characters of a wrong value that a message repeats
+
+T = TypeVar("T")
 
 
 def whole(what: str, value: Any, low: int = -_INT64 - 1, high: int = _INT64) -> int:
@@ -122,6 +126,51 @@ def option_value(game: str, option: Any, value: Any) -> int | str:
     if not -_INT64 <= number <= _INT64:
         raise ValueError(f"{what} must be {option.low} to {option.high}, got {shown(number)}")
     return number
+
+
+def json_lines(
+    what: str,
+    path: Path,
+    read: Callable[[Mapping[str, Any]], T],
+    *,
+    malformed: Callable[[int, str], None] | None = None,
+) -> Iterator[tuple[int, T]]:
+    """(number from 1, ``read`` of its object) of each line of a JSONL file; empty lines say nothing.
+
+    A line that is no JSON object, or for which ``read`` raises a ValueError or TypeError, is told to ``malformed`` and
+    left out; without that it is a ValueError that names ``what``, the line and the reason, as for a missing file.
+    """
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        reason = "there is no file" if isinstance(error, FileNotFoundError) else f"{error.strerror}:"
+        raise ValueError(f"{what}: {reason} {path}") from None
+    for number, line in enumerate(data.split(b"\n"), 1):
+        if not line.strip():
+            continue
+        try:
+            yield number, read(_json_object(line))
+        except (ValueError, TypeError) as error:
+            if malformed is None:
+                raise ValueError(f"{what}: line {number} of {path}: {error}") from None
+            malformed(number, str(error))
+
+
+def _json_object(data: bytes) -> dict[str, Any]:
+    try:
+        row = json.loads(data.decode())
+        json.dumps(row, ensure_ascii=False).encode()
+    except UnicodeDecodeError:
+        raise ValueError("it is not UTF-8") from None
+    except UnicodeEncodeError:
+        raise ValueError("it holds half a character (a lone surrogate)") from None
+    except json.JSONDecodeError as error:
+        raise ValueError(f"it is not JSON: {error.msg} at character {error.colno}") from None
+    except RecursionError:
+        raise ValueError("it is nested too deeply") from None
+    if not isinstance(row, dict):
+        raise ValueError("it is no JSON object")
+    return row
 
 
 def shown(value: Any) -> str:

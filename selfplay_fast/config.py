@@ -20,6 +20,21 @@ from typing import Any
 
 RECIPES = "selfplay_fast.recipes"
 
+# Options that say where and how a run computes, and how long; the others say what it learns, and stay as they are.
+CHANGEABLE = (
+    "steps",
+    "device",
+    "dtype",
+    "threads",
+    "gradient_checkpointing",
+    "max_batch_tokens",
+    "max_cache_tokens",
+    "rollout_servers",
+    "rollout_concurrency",
+    "rollout_timeout",
+    "server_patience",
+)
+
 
 class RecipeConfig:
     """What every recipe's `Config` inherits."""
@@ -27,6 +42,24 @@ class RecipeConfig:
     def resolved(self) -> typing.Any:
         """The configuration with every default that depends on other settings written out, as a run keeps it."""
         return self
+
+    @property
+    def uses_reference(self) -> bool:
+        """Does the loss compare with the model of step 0, which is then kept beside the one that learns?"""
+        return False
+
+
+def check_warmed_up(model: str, steps: int | None) -> None:
+    """ValueError where a model other than nano is to be warmed up, or is nano misspelt."""
+    if model == "nano":
+        return
+    hint = nearest(model, ["nano"])
+    if steps:
+        raise ValueError(
+            f"model: {model!r} is not nano{hint}, and only nano is warmed up; leave warmup_steps out, or set it to 0"
+        )
+    if hint and "/" not in model and not Path(model).is_dir():
+        raise ValueError(f"model: {model!r} is neither nano nor a folder{hint}")
 
 
 def nearest(word: str, known: Iterable[str], prefix: str = "") -> str:
@@ -56,6 +89,12 @@ def load_recipe(name: str) -> types.ModuleType:
 def config_to_dict(config: Any) -> dict[str, Any]:
     """A configuration as plain values: tuples become lists, everything else stays."""
     return {field.name: _plain(getattr(config, field.name)) for field in dataclasses.fields(config)}
+
+
+def differences(before: Any, after: Any) -> dict[str, tuple[Any, Any]]:
+    """Of two configurations of one recipe: the options that differ, with both values."""
+    ours, theirs = config_to_dict(before), config_to_dict(after)
+    return {name: (ours[name], theirs[name]) for name in ours if ours[name] != theirs[name]}
 
 
 def config_from_dict(config_class: type, values: Mapping[str, Any], source: str = "config") -> Any:

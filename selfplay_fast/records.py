@@ -130,8 +130,9 @@ class Reply:
     ``train_mask`` [T] bool is False on forced tokens. Policies that are not language models leave all four empty.
 
     ``text`` is all that was said. Its first ``hidden`` characters are the reasoning with its tags and belong to the
-    speaker: others read ``public``. ``unclosed``: the reasoning did not end, so nothing is public. ``history``: the
-    messages so far, this reply included, for the next ask; none where ``append`` was not messages.
+    speaker: others read ``public``. ``unclosed``: the reasoning did not end, so nothing is public.
+    ``closed_by_force``: its budget was spent. ``history``: the messages so far, this reply included, for the next ask;
+    none where ``append`` was not messages.
 
     ``finish_reason="forfeit"``: there is none. ``no_room``: because the context is full, which is the speaker's own
     doing; otherwise whoever should have answered did not, and nothing is to be learned from it.
@@ -146,6 +147,7 @@ class Reply:
     policy_version: int = 0
     hidden: int = 0
     unclosed: bool = False
+    closed_by_force: bool = False
     history: Sequence[Message] = ()
     no_room: bool = False
 

@@ -15,10 +15,8 @@ from __future__ import annotations
 import json
 import math
 import os
-import resource
 import secrets
 import shutil
-import sys
 import time
 import traceback
 from collections.abc import Iterator, Mapping, Sequence
@@ -30,6 +28,7 @@ import yaml
 from rich.console import Console
 
 from . import config as configs
+from .phases import Phases
 from .records import Episode, episode_to_json
 from .report import data, write_report
 from .report.terminal import Display, closing_table
@@ -68,9 +67,11 @@ class Run:
         self._open = ExitStack()
         self._trackers: list[Tracker] | None = None  # opened with the first row
         self._began = time.monotonic()
-        self._seconds: dict[str, float] = {}  # by phase, since the last row
+        self.phases = Phases()  # since the last row
         self._step = 0
         self._new = False
+        self._changes: list[dict[str, Any]] = []  # of options, when the run was resumed
+        self._told = 0  # how many of them have been
 
     @classmethod
     def create(
@@ -130,6 +131,8 @@ class Run:
             wandb=content.get("wandb"),
             profile=profile,
         )
+        run._changes = data.read_changes(content)
+        run._told = len(run._changes)
         try:
             run.checkpoints.mkdir(exist_ok=True)
             (directory / data.EPISODES).mkdir(exist_ok=True)
@@ -142,8 +145,10 @@ class Run:
         """The folder of the checkpoints."""
         return self.directory / data.CHECKPOINTS
 
-    def replace_config(self, config: Any) -> None:
-        """Go on with another configuration (a longer run), and write it down."""
+    def replace_config(self, config: Any, from_step: int) -> None:
+        """Go on with another configuration (a longer run, on another device) from this step, and write it down."""
+        for option, (before, after) in configs.differences(self.config, config).items():
+            self._changes.append({"from_step": from_step, "option": option, "before": before, "after": after})
         self.config = config
         self._write_config()
 
@@ -174,11 +179,9 @@ class Run:
 
     @contextmanager
     def phase(self, name: str) -> Iterator[None]:
-        """Time what is done inside; the next row holds the seconds of each phase since the row before, `NAME_s`."""
-        began = time.perf_counter()
-        with _record_function(name) if self._profile else nullcontext():
+        """Time what is done inside; the next row holds what `Phases.row` says of each phase since the row before."""
+        with self.phases.phase(name), _record_function(name) if self._profile else nullcontext():
             yield
-        self._seconds[name] = self._seconds.get(name, 0.0) + time.perf_counter() - began
 
     def enter(self, resource: AbstractContextManager[T]) -> T:
         """Enter a context that is left when the run ends, however it ends."""
@@ -186,7 +189,7 @@ class Run:
 
     def seconds(self, *phases: str) -> float:
         """How long these phases took, since the last row."""
-        return sum(self._seconds.get(name, 0.0) for name in phases)
+        return self.phases.seconds(*phases)
 
     def log(
         self,
@@ -208,9 +211,8 @@ class Run:
             )
         row: dict[str, Any] = {"step": int(step), "time_s": round(self._elapsed(), 3)}
         row.update({key: _number(value) for key, value in metrics.items()})
-        row.update({f"{name}_s": round(seconds, 4) for name, seconds in self._seconds.items()})
-        row.update(_memory())
-        self._seconds.clear()
+        row.update(self.phases.row())
+        self.phases.clear()
         try:
             self._append(json.dumps(row, allow_nan=False) + "\n")
             if episodes:
@@ -236,8 +238,20 @@ class Run:
                 path.unlink()
         for path in self.directory.rglob(".*.tmp"):  # half a file of a run that was killed while it wrote
             path.unlink()
+        self._settle_changes(step + 1)
         self._step = step
         self._began = time.monotonic() - (rows[-1].get("time_s") or 0.0 if rows else 0.0)
+
+    def _settle_changes(self, step: int) -> None:
+        """What was changed before or now holds from this step at the latest: all from there is made anew."""
+        late = [change for change in self._changes if change["from_step"] > step]
+        for change in late:
+            change["from_step"] = step
+        for change in self._changes[self._told :]:
+            self.note(f"from step {step}: {data.describe_change(change)}")
+        self._told = len(self._changes)
+        if late:
+            self._write_config()
 
     def fail(self, error: BaseException) -> None:
         """Close what is open after an error and keep the traceback in `error.txt`; the run can be resumed.
@@ -292,7 +306,11 @@ class Run:
             "tensorboard": self._tensorboard,
             "wandb": self._wandb,
         }
-        content["config"] = configs.config_to_dict(self.config)
+        if self._changes:
+            content["changes"] = self._changes
+        content["config"] = configs.config_to_dict(
+            self.config
+        )  # last: a file that is cut short lacks some of it
         text = yaml.safe_dump(content, sort_keys=False, allow_unicode=True, width=110)
         configs.write_atomic(self.directory / data.CONFIG, text)
 
@@ -348,12 +366,12 @@ class Follower(Run):
         pass
 
     def log(self, *args: Any, **kwargs: Any) -> None:
-        self._seconds.clear()
+        self.phases.clear()
 
     def truncate(self, step: int) -> None:
         pass
 
-    def replace_config(self, config: Any) -> None:
+    def replace_config(self, config: Any, from_step: int) -> None:
         self.config = config
 
     def fail(self, error: BaseException) -> None:
@@ -368,17 +386,6 @@ def _record_function(name: str) -> Any:
     from torch.profiler import record_function
 
     return record_function(name)
-
-
-def _memory() -> dict[str, float]:
-    """The largest memory so far: of the process, and of the tensors on its GPU."""
-    import torch
-
-    unit = 1 if sys.platform == "darwin" else 1024
-    peak = {"peak_memory_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**20}
-    if torch.cuda.is_initialized():
-        peak["gpu_peak_memory_mib"] = torch.cuda.max_memory_allocated() / 2**20
-    return {name: round(value, 1) for name, value in peak.items()}
 
 
 def _is_half_written(path: Path) -> bool:

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any, Protocol
 
 import torch
 
 from selfplay_fast.games import Style
 from selfplay_fast.learn import RoleBaseline, checkpoint, distributed
-from selfplay_fast.policies.adapters import add_adapters, train_adapters
+from selfplay_fast.learn.memory import Budget, Plan, budget
+from selfplay_fast.model_folder import Facts, check_facts, folder_facts
+from selfplay_fast.policies.adapters import add_adapters, check_installed, train_adapters
+from selfplay_fast.policies.base import ServersGoneError
 from selfplay_fast.policies.language_model import LanguageModel
 from selfplay_fast.policies.nano import build_nano, build_nano_of
 from selfplay_fast.policies.recompute import recompute_layers
@@ -40,6 +44,8 @@ class ModelSettings(Protocol):
     def max_batch_tokens(self) -> int: ...
     @property
     def max_cache_tokens(self) -> int | None: ...
+    @property
+    def uses_reference(self) -> bool: ...
 
 
 def computed_in(config: ModelSettings) -> str:
@@ -59,6 +65,45 @@ def placement(config: ModelSettings) -> dict[str, Any]:
         "max_batch_tokens": config.max_batch_tokens,
         "max_cache_tokens": config.max_cache_tokens,
     }
+
+
+def memory_budget(config: ModelSettings, ranks: int | None = None) -> Budget:
+    """What the run will take on each of its cards. ValueError where the model's configuration cannot be read."""
+    from transformers import AutoConfig
+
+    try:
+        described = AutoConfig.from_pretrained(config.model)
+    except (OSError, ValueError, KeyError) as error:
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise ValueError(f"model {config.model!r}: no configuration can be read: {reason}") from error
+    plan = Plan(
+        dtype=computed_in(config),
+        max_batch_tokens=config.max_batch_tokens,
+        max_cache_tokens=config.max_cache_tokens or 16 * config.max_batch_tokens,
+        lora_rank=config.lora_rank,
+        gradient_checkpointing=config.gradient_checkpointing,
+        reference=config.uses_reference,
+        ranks=distributed.share()[1] if ranks is None else ranks,
+    )
+    return budget(described, plan)
+
+
+def _check_memory(config: ModelSettings, run: Run) -> None:
+    """Show what the run will take of a GPU; ValueError where that is more than it has."""
+    device = torch.device(distributed.local_device("cuda" if config.device == "auto" else config.device))
+    if config.model == "nano" or device.type != "cuda" or not torch.cuda.is_available():
+        return
+    try:
+        counted = memory_budget(config)
+    except (
+        ValueError,
+        RuntimeError,
+        NotImplementedError,
+    ) as error:  # of a model that cannot run without weights
+        run.note(f"memory is not counted before the run: {str(error).strip().splitlines()[0]}")
+        return
+    run.note(counted.table())
+    counted.check(torch.cuda.get_device_properties(device).total_memory)
 
 
 def load_model(
@@ -84,27 +129,26 @@ def load_model(
         placed = {name: value for name, value in placement(config).items() if name != "dtype"}
         policy = LanguageModel(model, tokenizer, **placed, **options)
     else:
+        check_model(config)
         status(f"loading {config.model}")
         policy = LanguageModel.load(config.model, **placement(config), **options)
-        _check_model(config, policy)
+        _check_facts(config, Facts(policy.tokenizer.chat_template is not None, policy.context_limit))
         if config.lora_rank:
             add_adapters(policy.model, config.lora_rank, derive_seed(config.seed, 0))
     _prepare(config, policy)
     return policy
 
 
-def _check_model(config: ModelSettings, policy: LanguageModel) -> None:
-    """ValueError where a model cannot play like this."""
-    if policy.tokenizer.chat_template is None and config.style in ("spiral", "mars"):
-        raise ValueError(
-            f"model: {config.model!r} has no chat template; put one into its folder (chat_template.jinja), "
-            "or use --style brief"
-        )
-    if config.max_tokens >= policy.context_limit:
-        raise ValueError(
-            f"max_tokens: {config.max_tokens} leave no room for a prompt in the model's context of "
-            f"{policy.context_limit} tokens; use fewer"
-        )
+def check_model(config: ModelSettings) -> None:
+    """ValueError, before a model is loaded, where it is not there or cannot play like this, or a package is missing."""
+    if config.lora_rank:
+        check_installed()
+    if config.model != "nano":
+        _check_facts(config, folder_facts(config.model))
+
+
+def _check_facts(config: ModelSettings, facts: Facts) -> None:
+    check_facts(config.model, facts, style=config.style, max_tokens=config.max_tokens)
 
 
 def _prepare(config: ModelSettings, policy: LanguageModel) -> None:
@@ -122,6 +166,17 @@ def load_reference(config: ModelSettings, run: Run, policy: LanguageModel, **opt
         return policy
     as_computed = placement(config) | {"dtype": computed_in(config)} | options
     return checkpoint.load_policy(run.checkpoints / "step-000000", **as_computed)
+
+
+@contextmanager
+def saved_if_servers_go(run: Run, step: int, save: Callable[[int], None]) -> Iterator[None]:
+    """Where servers are gone for good, ``save`` this step, the last that is finished, before the run stops."""
+    try:
+        yield
+    except ServersGoneError:
+        if not (run.checkpoints / f"step-{step:06d}").exists():
+            save(step)
+        raise
 
 
 def adam(
@@ -184,6 +239,7 @@ def start(
         run.truncate(state.step)
         return policy, optimizer, state
     run.truncate(-1)
+    _check_memory(config, run)
     with run.phase("start"):
         policy = build()
     with distributed.sharded(policy.model):

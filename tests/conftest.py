@@ -149,7 +149,8 @@ class ScriptedServer:
     async def _converse(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         head = (await reader.readuntil(b"\r\n\r\n")).decode().split("\r\n")
         headers = {k.lower(): v for k, _, v in (line.partition(": ") for line in head[1:] if line)}
-        body = json.loads(await reader.readexactly(int(headers["content-length"])))
+        size = int(headers.get("content-length", 0))
+        body = json.loads(await reader.readexactly(size)) if size else None
         self.seen.append((head[0].split()[1], headers, body))
         key = json.dumps(body)
         self._attempts[key] += 1

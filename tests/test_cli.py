@@ -37,6 +37,8 @@ class Config(RecipeConfig):
     """how long"""
     learning_rate: float = 1e-3
     """how fast"""
+    threads: int = 1
+    """with how many"""
     magnet: bool = False
     """a switch"""
     order: Literal["post", "pre"] = "post"
@@ -119,6 +121,19 @@ def test_train_stopped_and_resumed(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["train", "toy", "--resume=r"]) == 0
 
 
+def test_where_and_how_a_resumed_run_computes_may_change() -> None:
+    """Oracle: the options given, read back with the step from which they hold; the toy ran to step 3."""
+    assert main(["train", "toy", "--run-dir", "r"]) == 0
+    assert "changes" not in yaml.safe_load(Path("r/config.yaml").read_text())
+    assert main(["train", "--resume", "r", "--threads", "2", "--steps", "4"]) == 0
+    content = yaml.safe_load(Path("r/config.yaml").read_text())
+    assert (content["config"]["threads"], content["config"]["steps"]) == (2, 4)
+    assert {change["option"]: (change["before"], change["after"]) for change in content["changes"]} == {
+        "threads": (1, 2),
+        "steps": (3, 4),
+    }
+
+
 def test_train_fails_in_one_line_and_keeps_the_run(refused: Callable[..., str], capsys) -> None:
     """Oracle: the recipe's own message as the last line, the traceback in error.txt, the rows kept."""
     assert main(["train", "toy", "--fail", "nan", "--run-dir", "r"]) == 2
@@ -166,7 +181,9 @@ def test_a_refused_start_leaves_no_folder() -> None:
         ("train spiral --eval-every 0", ["--eval-every: must be at least 1"]),
         ("train spiral --device nowhere", ["--device: must be cpu, cuda", "'nowhere'"]),
         ("train spiral --invalid-reward nan", ["--invalid-reward: must be a number, got nan"]),
-        ("train spiral --model nanoo", ["--model: 'nanoo'", "did you mean 'nano'", "warmup_steps"]),
+        ("train spiral --model nanoo", ["--model: 'nanoo'", "did you mean 'nano'"]),
+        ("train spiral --model a/model --warmup-steps 5", ["--model: 'a/model'", "leave warmup_steps out"]),
+        ("train mars --model a/model --warmup-steps 5", ["--model: 'a/model'", "leave warmup_steps out"]),
         ("train toy --out x", ["unknown option --out; see"]),
         ("train", ["name a recipe", "toy"]),
         ("train --steps 3", ["name a recipe", "toy"]),
@@ -208,7 +225,9 @@ def test_a_resumed_run_keeps_its_settings(refused: Callable[..., str], capsys) -
     """Oracle: the option that may not change is named; another recipe and another folder are refused."""
     assert main(["train", "toy", "--run-dir", "r"]) == 0
     capsys.readouterr()
-    assert "--learning-rate" in refused("train", "--resume", "r", "--learning-rate", "1")
+    message = refused("train", "--resume", "r", "--threads", "2", "--learning-rate", "1")
+    assert "--learning-rate: a resumed run keeps its settings; only --steps, --threads and --prof" in message
+    assert yaml.safe_load(Path("r/config.yaml").read_text())["config"]["threads"] == 1
     assert "is a run of 'toy'" in refused("train", "spiral", "--resume", "r")
     assert "--run-dir" in refused("train", "--resume", "r", "--run-dir", "q")
     assert "--preset" in refused("train", "--resume", "r", "--preset", "paper")
@@ -378,3 +397,26 @@ print([name for name in ("torch", "transformers", "selfplay_fast._native") if na
     command = [sys.executable, "-c", code]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True)
     assert done.stdout.splitlines()[-1] == "[]"
+
+
+def test_usual_mistakes_are_known_at_once(tmp_path: Path) -> None:
+    """Oracle: a fresh process that refuses each of them, by its option, has not imported torch."""
+    (tmp_path / "empty").mkdir()
+    lines = {
+        "train spiral --games nope": "--games: unknown game 'nope'",
+        "train mars --held-out nope": "--held-out: unknown game 'nope'",
+        "train spiral --device cdua": "--device: must be cpu",
+        "train spiral --model ./nope": "--model: there is no folder './nope'",
+        "train spiral --model empty --steps 3": "--model: 'empty' is no model folder",
+        "train --resume nope": "no run at nope",
+    }
+    code = """
+import sys
+from selfplay_fast.cli import main
+print([main(line.split()) for line in sys.argv[1:]], "torch" in sys.modules)
+"""
+    command = [sys.executable, "-c", code, *lines]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[-1] == "[2, 2, 2, 2, 2, 2] False"
+    for line, words in zip(done.stderr.splitlines(), lines.values(), strict=True):
+        assert words in line

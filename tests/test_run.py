@@ -433,8 +433,32 @@ def test_a_folder_in_which_a_start_failed_can_be_used(toy, tmp_path: Path) -> No
 
 def test_replace_config_is_written(run: Run) -> None:
     """Oracle: the longer run read back."""
-    run.replace_config(replace(run.config, steps=9))
+    run.replace_config(replace(run.config, steps=9), from_step=1)
     assert Run.resume(run.directory).config.steps == 9
+
+
+def test_changes_are_told_once_and_hold_from_the_step_that_is_made_first(
+    run: Run, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Oracle: three values in turn. What was changed from step 9 on holds from step 4 if step 3 is gone back to."""
+    for steps, done in ((9, 4), (10, 8)):
+        run = Run.resume(run.directory)
+        run.replace_config(replace(run.config, steps=steps), from_step=done + 1)
+        run.truncate(done)
+    shown = capsys.readouterr().err.splitlines()
+    assert [line for line in shown if "before" in line] == [
+        "from step 5: steps 9, before 3",
+        "from step 9: steps 10, before 9",
+    ]
+    Run.resume(run.directory).truncate(3)
+    assert "from step" not in capsys.readouterr().err
+    content = yaml.safe_load((run.directory / "config.yaml").read_text())
+    assert [(c["from_step"], c["option"], c["before"], c["after"]) for c in content["changes"]] == [
+        (4, "steps", 3, 9),
+        (4, "steps", 9, 10),
+    ]
+    assert list(content)[-1] == "config"
+    assert "from step 4" in run.finish().read_text()
 
 
 def test_config_types_are_checked() -> None:

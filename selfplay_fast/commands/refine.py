@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple
 
 import tyro
 
+from ..arguments import json_lines
 from ..command_line import PROGRAM, UsageError, optional, parse
 from .subject import subject
 
@@ -191,37 +192,25 @@ def _finished_keys(out: Path, known: set[str]) -> set[str]:
 
 
 def _read_prompts(path: Path, *, skip: bool) -> Iterator[_Line]:
-    """The lines that are prompts; others are refused, or skipped with a word. Empty lines say nothing."""
-    for number, data in enumerate(path.read_bytes().split(b"\n"), 1):
-        if not data.strip():
-            continue
-        try:
-            yield _read_line(number, data)
-        except (ValueError, TypeError, RecursionError) as error:
-            reason = str(error) if not isinstance(error, RecursionError) else "it is nested too deeply"
-            if not skip:
-                raise UsageError(
-                    f"--prompts: line {number} of {path}: {reason} (--malformed skip leaves such lines out)"
-                ) from None
-            print(f"line {number} skipped: {reason}", file=sys.stderr)
+    """The lines that are prompts; others are refused, or skipped with a word."""
+
+    def malformed(number: int, reason: str) -> None:
+        if not skip:
+            hint = "(--malformed skip leaves such lines out)"
+            raise UsageError(f"--prompts: line {number} of {path}: {reason} {hint}")
+        print(f"line {number} skipped: {reason}", file=sys.stderr)
+
+    for number, (name, draft) in json_lines("--prompts", path, _read_line, malformed=malformed):
+        yield _Line(number, name, draft)
 
 
-def _read_line(number: int, data: bytes) -> _Line:
+def _read_line(row: Mapping[str, Any]) -> tuple[Any, Draft]:
     from ..refine_search import Draft
 
-    try:
-        row = json.loads(data.decode())
-    except UnicodeDecodeError:
-        raise ValueError("it is not UTF-8") from None
-    except json.JSONDecodeError as error:
-        raise ValueError(f"it is not JSON: {error.msg} at character {error.colno}") from None
-    if not isinstance(row, dict) or row.get("prompt") is None:
-        raise ValueError('it is no object with a "prompt"')
+    if row.get("prompt") is None:
+        raise ValueError('it has no "prompt"')
     texts = {name: row[name] for name in ("prompt", "response", "critique") if row.get(name) is not None}
     for name in ("prompt", "response"):
         if isinstance(texts.get(name), str) and not texts[name].strip():
             raise ValueError(f"its {name} is empty")
-    draft = Draft(**texts)
-    if any("\ud800" <= character <= "\udfff" for text in texts.values() for character in text):
-        raise ValueError("it holds half a character (a lone surrogate)")
-    return _Line(number, row.get("id"), draft)
+    return row.get("id"), Draft(**texts)

@@ -185,19 +185,19 @@ def checkpoint_of(directory: Path, step: int | None) -> Path:
     return wanted
 
 
-def check_games(names: Sequence[str]) -> None:
+def check_games(names: Sequence[str], option: str = "--games") -> None:
     """Make one of each, so that a wrong name or option is reported before any work."""
     from .. import games as engine
 
     if not names:
-        raise UsageError(f"--games: name at least one; there are: {', '.join(engine.names())}")
+        raise UsageError(f"{option}: name at least one; there are: {', '.join(engine.names())}")
     for name in names:
         if "," in name.partition("(")[0]:
-            raise UsageError(f"--games: separate games by spaces: {' '.join(name.split(','))}")
+            raise UsageError(f"{option}: separate games by spaces: {' '.join(name.split(','))}")
         try:
             engine.make(name, batch_size=1)
         except ValueError as error:
-            raise UsageError(f"--games: {error}") from None
+            raise UsageError(f"{option}: {error}") from None
     if len(set(names)) < len(names):
         twice = next(name for name in names if list(names).count(name) > 1)
-        raise UsageError(f"--games: {twice} is named twice")
+        raise UsageError(f"{option}: {twice} is named twice")

@@ -14,6 +14,7 @@ import tyro
 
 from .. import config as configs
 from ..command_line import PROGRAM, UsageError, one_line, optional, parse, value_of
+from .early_checks import check_device_name, check_early
 from .subject import check_games
 
 
@@ -26,11 +27,15 @@ class TrainOptions:
     run_dir: Annotated[Path | None, optional("FOLDER")] = None
     """folder of the new run (default: runs/RECIPE-date-time)"""
     resume: Annotated[Path | None, optional("RUN")] = None
-    """continue the run in this folder with its own settings; only --steps and --profile may be given besides"""
+    """continue the run in this folder with its own settings; only where and how it computes may change, and --steps"""
     tensorboard: bool = False
     """also write TensorBoard scalars into the run folder"""
     wandb: bool = False
     """also log to Weights & Biases; its own variables (WANDB_MODE=offline, WANDB_PROJECT, …) say where and how"""
+    budget: bool = False
+    """print what the run would take of the memory of each card (of as many as WORLD_SIZE says), and end"""
+    card_memory: Annotated[float | None, optional("GB")] = None
+    """of each card, for --budget (default: that of the card here)"""
     profile: bool = False
     """also write a trace of torch's profiler of the second and third step into the run folder"""
 
@@ -40,6 +45,8 @@ def train(arguments: list[str]) -> None:
     if arguments[:1] in (["-h"], ["--help"]):
         print(_train_overview())
         return
+    if "--budget" in arguments:
+        return _print_budget(arguments)
     if int(os.environ.get("WORLD_SIZE", "1")) == 1:  # torchrun sets it
         return _go(*_opened(arguments))
     from ..learn import distributed
@@ -88,6 +95,8 @@ def _opened_together(arguments: list[str]) -> tuple[Any, types.ModuleType]:
 
 
 def _go(run: Any, module: types.ModuleType) -> None:
+    from ..policies.base import ServersGoneError
+
     previous = signal.signal(signal.SIGTERM, _interrupt)
     try:
         module.train(run.config, run)
@@ -96,6 +105,10 @@ def _go(run: Any, module: types.ModuleType) -> None:
         stopped = FloatingPointError(f"{error}; {_where_to_go_on(run)}")
         run.fail(stopped.with_traceback(error.__traceback__))
         raise stopped from error
+    except ServersGoneError as error:
+        run.fail(error)
+        saved = f"step {_steps_done(run)} is saved"
+        raise ServersGoneError(f"{error}; {saved}: {PROGRAM} train --resume {run.directory}") from error
     except BaseException as error:
         run.fail(error)
         if isinstance(error, KeyboardInterrupt):
@@ -126,7 +139,7 @@ def _where_to_go_on(run: Any) -> str:
 def _train_overview() -> str:
     lines = [
         f"usage: {PROGRAM} train RECIPE [options]",
-        f"       {PROGRAM} train --resume RUN [--steps N]",
+        f"       {PROGRAM} train --resume RUN [--steps N] [--device D] …",
         "",
     ]
     lines += ["recipes:"]
@@ -148,7 +161,32 @@ def _first_line_of_recipe(name: str) -> str:
     return (text or "").split("\n")[0]
 
 
-def _created(recipe_name: str, rest: list[str]) -> tuple[Any, types.ModuleType]:
+def _print_budget(arguments: list[str]) -> None:
+    """What the run of a command line would take of memory; ValueError where a card has less."""
+    import torch
+
+    from ..training import memory_budget
+
+    recipe_name, *rest = arguments
+    if recipe_name.startswith("-") or value_of("--resume", rest) is not None:
+        raise UsageError(f"--budget: is of a new run: {PROGRAM} train RECIPE --budget …")
+    _, options, config = _configured(recipe_name, rest)
+    if config.model == "nano":
+        raise UsageError("--budget: nano fits everywhere; name a model with --model")
+    if config.device == "auto":
+        config = dataclasses.replace(config, device="cuda")
+    counted = memory_budget(config, ranks=int(os.environ.get("WORLD_SIZE", "1")))
+    print(counted.table())
+    if options.card_memory is not None:
+        counted.check(options.card_memory * 1e9)
+    elif torch.cuda.is_available():
+        counted.check(torch.cuda.get_device_properties(0).total_memory)
+
+
+def _configured(recipe_name: str, rest: list[str]) -> tuple[types.ModuleType, TrainOptions, Any]:
+    """The recipe, the options of the run and those of the recipe, checked."""
+    if recipe_name in configs.recipe_names():
+        check_early(rest)
     module = configs.load_recipe(recipe_name)
     name = value_of("--preset", rest) or next(iter(module.PRESETS))
     if name not in module.PRESETS:
@@ -158,9 +196,17 @@ def _created(recipe_name: str, rest: list[str]) -> tuple[Any, types.ModuleType]:
         )
     options, config = _parse_train(recipe_name, module, rest, TrainOptions(preset=name), module.PRESETS[name])
     _check_config(config)
+    return module, options, config
 
+
+def _created(recipe_name: str, rest: list[str]) -> tuple[Any, types.ModuleType]:
     from ..run import Run
 
+    module, options, config = _configured(recipe_name, rest)
+    if configs.config_to_dict(config).keys() >= {"model", "style", "max_tokens", "lora_rank"}:
+        from ..training import check_model
+
+        check_model(config)
     run = Run.create(
         recipe_name,
         config.resolved(),
@@ -184,32 +230,38 @@ def _resumed(directory: Path, recipe_name: str | None, rest: list[str]) -> tuple
         raise UsageError("--run-dir: a resumed run stays in its folder; leave it out")
     for flag in ("--preset", "--tensorboard", "--no-tensorboard", "--wandb", "--no-wandb"):
         if any(argument.partition("=")[0] == flag for argument in rest):
-            raise UsageError(
-                f"{flag}: a resumed run keeps its settings; only --steps and --profile can be given"
-            )
-    before, after = configs.config_to_dict(run.config), configs.config_to_dict(config)
-    changed = [key for key in before if before[key] != after[key]]
-    if changed and changed != ["steps"]:
-        other = next(key for key in changed if key != "steps")
-        raise UsageError(
-            f"--{other.replace('_', '-')}: a resumed run keeps its settings; only --steps and --profile can be given"
-        )
+            raise UsageError(f"{flag}: a resumed run keeps its settings; {_may_change(run.config)}")
+    config = config.resolved()
+    changed = configs.differences(run.config, config)
+    for name in changed:
+        if name not in configs.CHANGEABLE:
+            raise UsageError(f"{_flag(name)}: a resumed run keeps its settings; {_may_change(run.config)}")
     _check_config(config)
     if changed:
-        _check_not_shorter(run, config)
-        run.replace_config(config)
+        done = _steps_done(run)
+        if "steps" in changed and config.steps is not None and config.steps < done:
+            raise UsageError(
+                f"--steps: {config.steps} is less than the steps of {run.directory} already done: {done}"
+            )
+        run.replace_config(config, from_step=done + 1)
     return run, module
 
 
-def _check_not_shorter(run: Any, config: Any) -> None:
+def _may_change(config: Any) -> str:
+    names = configs.config_to_dict(config).keys()
+    return f"only {', '.join(_flag(name) for name in configs.CHANGEABLE if name in names)} and --profile may be given"
+
+
+def _flag(name: str) -> str:
+    return f"--{name.replace('_', '-')}"
+
+
+def _steps_done(run: Any) -> int:
+    """The step of the newest checkpoint."""
     from ..learn.checkpoint import list_checkpoints
 
     saved = list_checkpoints(run.checkpoints)
-    done = int(saved[-1].name.removeprefix("step-")) if saved else 0
-    if config.steps is not None and config.steps < done:
-        raise UsageError(
-            f"--steps: {config.steps} is less than the steps of {run.directory} already done: {done}"
-        )
+    return int(saved[-1].name.removeprefix("step-")) if saved else 0
 
 
 def _parse_train(
@@ -236,6 +288,8 @@ def _check_config(config: Any) -> None:
     values = configs.config_to_dict(config)
     if "games" in values:
         check_games(values["games"])
+    if values.get("held_out"):
+        check_games(values["held_out"], "--held-out")
     if values.get("device", "auto") != "auto":
         _check_device(values["device"])
 
@@ -243,8 +297,7 @@ def _check_config(config: Any) -> None:
 def _check_device(name: str) -> None:
     import torch
 
-    if name.partition(":")[0] not in ("cpu", "cuda"):
-        raise UsageError(f"--device: must be cpu, cuda (or cuda:1 …) or auto, got {name!r}")
+    check_device_name(name)
     try:
         torch.empty(0, device=name)
     except (RuntimeError, AssertionError, NotImplementedError) as error:

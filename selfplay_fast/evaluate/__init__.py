@@ -17,7 +17,7 @@ from selfplay_fast.evaluate.scores import (
     score_together,
     search_opponents,
 )
-from selfplay_fast.evaluate.suite import episode_metrics, evaluate_policy
+from selfplay_fast.evaluate.suite import episode_metrics, evaluate_policy, reply_metrics
 
 __all__ = [
     "Score",
@@ -32,6 +32,7 @@ __all__ = [
     "exploitability",
     "fixed_opponents",
     "is_cooperative",
+    "reply_metrics",
     "sampled_exploitability",
     "score_against",
     "score_together",

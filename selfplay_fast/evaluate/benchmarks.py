@@ -67,7 +67,7 @@ def benchmark(
     `questions`, `few_shot`, `chat_template`, `seed` and `lm_eval`, the version. Raises ValueError with one line when a
     task's data cannot be had, or when lm-eval stops for another reason.
     """
-    policy.forget()  # its memory is needed
+    policy.release()  # its memory is needed
     logging.getLogger("lm_eval").setLevel(logging.ERROR)
     try:
         results = lm_eval.simple_evaluate(

@@ -32,6 +32,20 @@ def episode_metrics(episodes: Sequence[Episode]) -> dict[str, float]:
     return metrics
 
 
+def reply_metrics(played: Sequence[Episode]) -> dict[str, float]:
+    """Of all games of a step: ``forfeits``, those in which a reply never came, and ``forfeit_rate``, their share.
+
+    ``unclosed_rate``, where anybody reasons: the share of replies whose reasoning was ended by force or did not end.
+    """
+    forfeits = sum(episode.forfeit is not None for episode in played)
+    metrics: dict[str, float] = {"forfeits": forfeits, "forfeit_rate": forfeits / max(1, len(played))}
+    replies = [turn.reply for episode in played for turn in episode.turns if not turn.reply.lost]
+    unclosed = sum(reply.unclosed or reply.closed_by_force for reply in replies)
+    if unclosed or any(reply.hidden for reply in replies):
+        metrics["unclosed_rate"] = unclosed / len(replies)
+    return metrics
+
+
 def evaluate_policy(
     policy: Policy,
     games: Sequence[str],

@@ -162,6 +162,7 @@ def _batch_logprobs(policy: LanguageModel, batch: TokenBatch, settings: Update) 
 
     policy.model.eval()
     for group in _groups(policy, batch, settings):
+        policy.forward_passes.add(group.tree.passes)
         _each_block(policy.model, group, settings.max_batch_tokens, visit)
     return logprobs
 
@@ -328,6 +329,8 @@ def _learn(
     batch_pass = _Pass(policy.model, part.batch, settings, part.old, part.pull)
     with distributed.together(), _enough_memory(settings.max_batch_tokens):
         for group in part.groups:
+            policy.forward_passes.add(group.tree.passes)
+            policy.backward_passes.add(group.tree.passes)
             _each_block(policy.model, group, settings.max_batch_tokens, batch_pass.visit)
     distributed.reduce_gradients(policy.model)
     passed = batch_pass.metrics(first=first)

@@ -45,7 +45,7 @@ def prompt_set(source: str, held_out: int, seed: int) -> PromptSet:
     texts = [task.prompt for task in word_tasks()] if source == WORDS else read_prompts(Path(source))
     if len(texts) <= held_out:
         raise ValueError(
-            f"held_out: {held_out} of {len(texts)} prompts leave none to learn from; hold out fewer"
+            f"held_out_prompts: {held_out} of {len(texts)} prompts leave none to learn from; hold out fewer"
         )
     fixed = np.random.default_rng(0).permutation(len(texts))
     order = np.random.default_rng(seed).permutation(fixed[held_out:])

@@ -58,11 +58,11 @@ class RefinePrompts:
 
     def actor_chat(self, prompt: str) -> list[Message]:
         """What the actor answers."""
-        return [_user(_filled(self.actor, prompt, ""))]
+        return [_user(filled(self.actor, prompt=prompt))]
 
     def judge_chat(self, prompt: str, response: str) -> list[Message]:
         """What a judge answers with a critique."""
-        return [_user(_filled(self.judge, prompt, response))]
+        return [_user(filled(self.judge, prompt=prompt, response=response))]
 
     def refine_chat(self, prompt: str, response: str, critique: str) -> list[Message]:
         """The judge's conversation, and what it goes on with."""
@@ -71,13 +71,12 @@ class RefinePrompts:
 
     def refine_more(self, prompt: str, response: str) -> list[Message]:
         """The last message of `refine_chat` alone."""
-        return [_user(_filled(self.refine, prompt, response))]
+        return [_user(filled(self.refine, prompt=prompt, response=response))]
 
 
-def _filled(template: str, prompt: str, response: str) -> str:
-    """In one pass: what stands in braces in the texts themselves is left alone."""
-    texts = {"{prompt}": prompt, "{response}": response}
-    return re.sub(r"\{(?:prompt|response)\}", lambda found: texts[found[0]], template)
+def filled(template: str, **texts: str) -> str:
+    """Each {name} replaced by its text, in one pass: what stands in braces in the texts themselves is left alone."""
+    return re.sub(rf"\{{({'|'.join(texts)})\}}", lambda found: texts[found[1]], template)
 
 
 def _user(content: str) -> Message:

@@ -16,7 +16,7 @@ from typing import Any
 
 import torch
 
-ADAPTER_CONFIG = "adapter_config.json"  # what peft calls it; a folder with it holds adapters and no model
+from selfplay_fast.model_folder import ADAPTER_CONFIG
 
 _MISSING = "the package peft is not installed: pip install -c constraints.txt -e '.[lora]'"
 

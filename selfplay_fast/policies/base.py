@@ -12,6 +12,10 @@ Answer = tuple[Ask, list[Reply]]  # an ask as it was submitted, and its ``n`` re
 _MOMENT = 0.02  # seconds
 
 
+class ServersGoneError(ConnectionError):
+    """None of the servers that should answer has been there for as long as they were waited for."""
+
+
 class Policy(Protocol):
     """Anything that answers. ``generate`` returns ``sum(ask.n)`` replies, those of an ask together, in order."""
 

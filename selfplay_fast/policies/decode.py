@@ -21,6 +21,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from selfplay_fast.policies.flops import Passes
 from selfplay_fast.policies.prefill import prefill
 from selfplay_fast.policies.prefix_store import PrefixStore
 from selfplay_fast.policies.row_cache import RowCache
@@ -141,6 +142,7 @@ class Decoder(ABC):
         self.ends = sorted(end_tokens)
         self.stop_check = stop_check
         self.computed = 0  # tokens of prompts that went through the model
+        self.passes = Passes()  # all that did
         self.waiting: deque[Row] = deque()
         self._spoken = self._columns([], np.zeros(0, np.int64))
 
@@ -264,6 +266,7 @@ class TreeDecoder(Decoder):
         spoken.node = place[child]
         tokens = np.empty(len(pairs), np.int64)
         tokens[place] = pairs % span
+        self.passes.add(Passes(len(pairs), int((self.cache.lengths + 1).sum()), len(pairs)))
         return self.cache.extend(tokens)
 
     def _preempt(self) -> None:
@@ -311,7 +314,8 @@ class TreeDecoder(Decoder):
         place = np.zeros(len(prompts), np.int64)
         logits = []
         for part in prefill(self.model, prompts, self.store, self.max_batch_tokens):
-            self.computed += part.computed
+            self.computed += part.passes.tokens
+            self.passes.add(part.passes)
             if part.index:
                 place[part.index] = len(self.cache.lengths) + np.arange(len(part.index))
                 self.cache.add(part.cache, part.columns)

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from selfplay_fast.policies.decode import Decoder, Row
+from selfplay_fast.policies.flops import Passes, alone
 from selfplay_fast.policies.prefix_forward import backbone, head_weight
 
 
@@ -57,12 +58,22 @@ class RowDecoder(Decoder):
         self._spoken = self._columns(rows, np.arange(len(rows)))
         ids = np.stack([row.prompt for row in rows]).astype(np.int64)
         self.computed += ids.size
+        self._count([(0, ids.shape[1])] * len(rows))
         return [self._forward(ids)]
 
     def _extend(self) -> Tensor:
         ids = np.zeros((self._size, 1), np.int64)
         ids[self._spoken.node, 0] = self._spoken.last()
+        ends = [
+            len(row.prompt) + int(said)
+            for row, said in zip(self._spoken.rows, self._spoken.count, strict=True)
+        ]
+        self._count([(end - 1, end) for end in ends])
         return self._forward(ids)
+
+    def _count(self, spans: Sequence[tuple[int, int]]) -> None:
+        ran = alone(spans)
+        self.passes.add(Passes(ran.tokens, ran.pairs, len(spans)))
 
     def _forward(self, ids: NDArray[np.int64]) -> Tensor:
         tokens = torch.from_numpy(ids).to(self.model.device)

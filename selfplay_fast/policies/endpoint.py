@@ -31,6 +31,8 @@ T = TypeVar("T")
 
 MAX_ANSWER = 8 << 20  # bytes, unless more was asked for
 _BYTES = "application/octet-stream"
+_LOOK = 10.0  # seconds within which somebody who is there answers
+_NOBODY_BEHIND = frozenset({502, 503, 504})
 _MAX_WAIT = 30.0  # seconds between attempts, unless the server asks for more
 _ODD = (
     ValueError,
@@ -185,6 +187,18 @@ class Endpoint:
             return read(answer)
         except _ODD as error:
             raise Broken(f"the answer is not of the expected form: {self._line(str(error))}") from None
+
+    async def is_there(self) -> bool:
+        """Does anybody answer at this address, whatever it says? A proxy that finds nobody behind it does not."""
+        try:
+            async with (
+                asyncio.timeout(min(_LOOK, self.limits.timeout)),
+                self.client() as client,
+                client.stream("GET", self.url) as response,
+            ):
+                return response.status_code not in _NOBODY_BEHIND
+        except (TimeoutError, httpx2.RequestError, OSError):
+            return False
 
     async def _exchange(self, client: httpx2.AsyncClient, request: Request) -> Any:
         body_sent: dict[str, Any] = {}

@@ -17,6 +17,7 @@ from selfplay_fast.policies.adapters import adapters_on, check_folder, in_place
 from selfplay_fast.policies.base import answer_all
 from selfplay_fast.policies.chat import ChatTemplate
 from selfplay_fast.policies.decode import Row
+from selfplay_fast.policies.flops import Passes
 from selfplay_fast.policies.model_stream import ModelStream
 from selfplay_fast.policies.prefix_forward import (
     Attention,
@@ -47,9 +48,9 @@ class LanguageModel:
     model's reasoning, None for a model that does not think, ``"auto"`` for those that its tokenizer or its chat
     template has. Templates that drop the reasoning of earlier turns start a new context in each turn;
     ``keep_thinking`` appends to the old one and leaves the reasoning in it.
-    ``computed_tokens`` counts the tokens of prompts that went through the model, ``version`` the updates of the
-    weights. The model stays in eval mode, in training too: dropout would make the log-probs of the learner differ from
-    those of the sampler.
+    ``computed_tokens`` counts the tokens of prompts that went through the model, ``forward_passes`` and
+    ``backward_passes`` all that did, updates included; ``version`` the updates of the weights. The model stays in eval
+    mode, in training too: dropout would make the log-probs of the learner differ from those of the sampler.
 
     ValueError with one line when neither trees nor rows reproduce the model's log-probs.
     """
@@ -81,6 +82,7 @@ class LanguageModel:
         self.block_tokens = block_tokens
         self.version = 0
         self.computed_tokens = 0
+        self.forward_passes, self.backward_passes = Passes(), Passes()
         self.keep_contexts = keep_contexts
         on_gpu = self.model.device.type == "cuda"
         if cuda_graphs and not on_gpu:
@@ -244,20 +246,32 @@ class LanguageModel:
             room = RowCache(
                 self.model, self.max_cache_tokens, static=self.static_shapes, graphs=self.cuda_graphs
             )
+        room.begin(self._weights_at())
         return room
 
     def give_room(self, room: RowCache) -> None:
-        """Nothing is spoken in it any more: keep it for the next, until `forget`."""
+        """Nothing is spoken in it any more: keep it for the next, until `release`."""
         self._room = room
 
     def weights_seen(self) -> tuple[object, ...]:
         """Equal as long as the weights are, whoever changes them or switches adapters off; torch does not count changes
         through ``.data``."""
-        return (adapters_on(self.model), *((p.data_ptr(), p._version) for p in self.model.parameters()))
+        return (*self._weights_at(), *(parameter._version for parameter in self.model.parameters()))
+
+    def _weights_at(self) -> tuple[object, ...]:
+        """Where the weights are, and which of them count: what a captured step goes by."""
+        return (adapters_on(self.model), *(parameter.data_ptr() for parameter in self.model.parameters()))
 
     def forget(self) -> None:
-        """Drop the keys and values of all contexts; what `weights_seen` does not see must call it."""
+        """Drop the keys and values of all contexts; what `weights_seen` does not see must call it.
+
+        The room for rows, at most ``max_cache_tokens``, stays, with the steps that were captured over it.
+        """
         self._store.clear()
+
+    def release(self) -> None:
+        """`forget`, and give all of its memory back."""
+        self.forget()
         self._room = None
 
     def has_stop(self, row: Row) -> bool:
@@ -309,6 +323,7 @@ class LanguageModel:
             )
             for tree in trees:
                 nodes = tree.nodes
+                self.forward_passes.add(tree.passes)
                 logp = np.zeros(len(nodes.pair_node), np.float32)
                 for block in prefix_hidden(self.model, tree, self.max_batch_tokens):
                     targets = torch.as_tensor(nodes.pair_target[block.pairs], device=self.model.device)

@@ -145,6 +145,7 @@ class ModelStream:
         if self._decoder is None:
             self.policy.model.eval()
             self._decoder = self._new_decoder()
+            self._decoder.passes = self.policy.forward_passes
         return self._decoder
 
     def _new_decoder(self) -> Decoder:
@@ -255,6 +256,7 @@ def worded(
         policy_version=version,
         hidden=hidden,
         unclosed=unclosed,
+        closed_by_force=not said.trained.all(),
         history=ask.followed_by("" if unclosed else text),
     )
 

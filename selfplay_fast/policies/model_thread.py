@@ -142,7 +142,7 @@ class ModelThread:
         except Exception as error:  # out of memory, say: those who asked are told, others may ask
             asked, self._asked = self._asked, {}
             self._stream = self.policy.stream()
-            self.policy.forget()
+            self.policy.release()
             for question in asked.values():
                 _give(question.done, _failed(error))
             return

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from transformers import DynamicCache
 
+from selfplay_fast.policies.flops import Passes
 from selfplay_fast.policies.prefix_forward import Cache as KeysValues
 from selfplay_fast.policies.prefix_forward import common_prefix, prefix_groups
 from selfplay_fast.policies.prefix_store import PrefixStore, Slots
@@ -26,7 +27,7 @@ class Prefilled:
     logits: Tensor
     cache: KeysValues
     columns: list[Slots]
-    computed: int  # tokens that went through the model
+    passes: Passes
 
 
 def prefill(
@@ -85,7 +86,9 @@ def _pass(
         logits=output.logits[:, -1],
         cache=[(layer.keys, layer.values) for layer in cache.layers],
         columns=[np.flatnonzero(row) for row in mask],
-        computed=sum(map(len, rests)),
+        passes=Passes(
+            int(mask[:, stored:].sum()), int(((positions + 1) * mask[:, stored:]).sum()), len(prompts)
+        ),
     )
 
 

@@ -23,6 +23,7 @@ from torch import Tensor
 from transformers import DynamicCache
 
 from selfplay_fast._native import TokenTree, tree_mask
+from selfplay_fast.policies.flops import Passes
 from selfplay_fast.policies.tree_attention import tree_block_mask
 from selfplay_fast.records import IntArray
 
@@ -91,6 +92,18 @@ class PrefixTree:
         """Tokens that the model runs over, padding not counted."""
         rows = len(self.nodes.block_offsets) - 1 if self.attention == "rows" else 1
         return len(self.nodes.shared) * rows + len(self.nodes.node_tokens)
+
+    @property
+    def passes(self) -> Passes:
+        """One pass over the tree, padding not counted; each pair of context and target has its row of logits."""
+        shared = len(self.nodes.shared)
+        rows = len(self.nodes.block_offsets) - 1 if self.attention == "rows" else 1
+        pairs = (
+            rows * shared * (shared + 1) // 2
+            + int(self.nodes.node_position.sum())
+            + len(self.nodes.node_tokens)
+        )
+        return Passes(self.computed_tokens, pairs, len(self.nodes.pair_node))
 
 
 def prefix_trees(

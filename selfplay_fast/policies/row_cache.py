@@ -75,6 +75,8 @@ class RowCache:
         self.lengths = np.zeros(0, np.int64)  # [A] tokens of each row
         self._cache: Any = None
         self._steps: dict[tuple[int, int], _Step] = {}
+        self._weights_at: object = None
+        self._pool: Any = None
 
     def slots(self, rows: int, width: int) -> int:
         """Rows times columns that so many rows of this width take, padding counted."""
@@ -82,6 +84,13 @@ class RowCache:
 
     def _shape(self, rows: int, width: int) -> tuple[int, int]:
         return (_static(rows, _LEAST[0]), _static(width, _LEAST[1])) if self.static else (rows, width)
+
+    def begin(self, weights_at: object) -> None:
+        """No rows; the room stays, and so do captured steps as long as the weights are where they were."""
+        self.clear()
+        if weights_at != self._weights_at:
+            self._drop_steps()
+            self._weights_at = weights_at
 
     def clear(self) -> None:
         """No rows; the room stays."""
@@ -143,13 +152,23 @@ class RowCache:
         self._reserve(count, longest, self.layers())
         if shape not in self._steps:
             if not self.static:
-                self._steps.clear()
-            self._steps[shape] = _Step(self.model, self._cache, shape, self.graphs)
+                self._drop_steps()
+            self._steps[shape] = _Step(self.model, self._cache, shape, self._graph_pool())
         step = self._steps[shape]
         step.inputs[:, :count] = torch.from_numpy(np.stack([tokens, self.lengths])).to(step.inputs.device)
         step.inputs[:, count:] = 0
         self.lengths = self.lengths + 1
         return step()[:count]
+
+    def _drop_steps(self) -> None:
+        self._steps.clear()
+        self._pool = None  # memory that no graph uses any more is gone
+
+    def _graph_pool(self) -> Any:
+        """Memory that all captured steps share, one of which runs at a time; None where none is captured."""
+        if self.graphs and self._pool is None:
+            self._pool = torch.cuda.graph_pool_handle()
+        return self._pool
 
     def _reserve(self, rows: int, width: int, like: KeysValues) -> None:
         """Have room, for the rows in use too. Columns that are added are a quarter more than needed, or what
@@ -168,24 +187,24 @@ class RowCache:
             width += max(0, min(self.max_tokens // rows - width, max(_ROOM, width // 4)))
         for layer in self._cache.layers:  # one after another: old and new are there together
             layer.keys, layer.values = (_grown(part, rows, width) for part in (layer.keys, layer.values))
-        self._steps.clear()
+        self._drop_steps()
 
 
 class _Step:
     """One shape's step. ``inputs`` [2, B] int64: the token of each row, and how many came before it."""
 
-    def __init__(self, model: Any, cache: Any, shape: tuple[int, int], graph: bool) -> None:
+    def __init__(self, model: Any, cache: Any, shape: tuple[int, int], pool: Any) -> None:
         self.model, self.cache = model, cache
         self.rows, self.length = shape
         self.inputs = torch.zeros(2, self.rows, dtype=torch.int64, device=model.device)
         self.every_row, self.every_column = (torch.arange(n, device=model.device) for n in shape)
         self.graph: Any = None
-        self.captures = graph
+        self.pool = pool  # of graphs; None: the step is not captured
         self.logits: Tensor
 
     def __call__(self) -> Tensor:
-        """Logits [B, V]; those of a captured step are overwritten by its next call."""
-        if not self.captures:
+        """Logits [B, V]; those of a captured step are overwritten by the next."""
+        if self.pool is None:
             return self._forward()
         if self.graph is None:
             self._capture()
@@ -216,7 +235,7 @@ class _Step:
                 self._forward()
         torch.cuda.current_stream().wait_stream(side)
         self.graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(self.graph):
+        with torch.cuda.graph(self.graph, pool=self.pool):
             self.logits = self._forward()
 
 

@@ -34,6 +34,7 @@ from selfplay_fast.policies.endpoint import (
 )
 from selfplay_fast.policies.language_model import LanguageModel
 from selfplay_fast.policies.model_stream import Said, worded
+from selfplay_fast.policies.patience import Patience
 from selfplay_fast.policies.remote_stream import RemoteStream, run_there
 from selfplay_fast.policies.streams import stream_ids
 from selfplay_fast.records import NO_LOGPROBS, NO_TOKENS, Ask, FinishReason, FloatArray, IntArray, Reply
@@ -111,7 +112,8 @@ class TokenServers:
     ``--logprobs-mode processed_logprobs``.
 
     model: its name, for servers that have several. accepts_weights: False for vLLM. limits: ``concurrency`` is of each
-    server.
+    server. patience: seconds that all of them may be gone; until then asks wait and new weights are kept for them,
+    after that it is a `ServersGoneError`. With 0 their asks are forfeits.
 
         servers = TokenServers(policy, ["http://10.0.0.2:8000/v1", "http://10.0.0.3:8000/v1"])
         servers.hand_over()
@@ -127,6 +129,7 @@ class TokenServers:
         api_key_env: str = API_KEY_ENV,
         accepts_weights: bool = True,
         limits: Limits | None = None,
+        patience: float = 0.0,
     ) -> None:
         check_addresses(urls)
         self.learner = learner
@@ -142,6 +145,7 @@ class TokenServers:
             )
             for url in urls
         ]
+        self._patience = Patience([server.endpoint for server in self._servers], patience)
         self._folder: Path | None = None
         self._weights: _Weights | None = None
 
@@ -150,7 +154,7 @@ class TokenServers:
     def hand_over(self) -> None:
         """Give all servers the learner's weights as they are now. Those that cannot be reached get them when they can.
 
-        ConnectionError when none takes them.
+        ConnectionError when none takes them: the first ones, or without patience any.
         """
         if not self.accepts_weights:
             raise ValueError("hand_over: these servers take no weights (accepts_weights=False)")
@@ -165,7 +169,8 @@ class TokenServers:
         failures = run_there(self._tell_all())
         if old is not None:
             old.file.unlink()
-        if all(server.version != version for server in self._servers):
+        wanted = old is None or not self._patience.seconds
+        if wanted and all(server.version != version for server in self._servers):
             raise ConnectionError(f"no server takes the weights of version {version}: {failures[0]}")
         for failure in failures:
             _LOG.warning("a server has not got the weights of version %d: %s", version, failure)
@@ -250,8 +255,12 @@ class TokenServers:
     async def _speak(self, connections: _Connections, sent: _Sent) -> Answer[_Heard] | Failure:
         if sent.room < 1:
             return Answer(_Heard([_NO_ROOM] * sent.body["n"], None, None))
-        wanted = self._weights  # replies of older ones are not taken
-        return await retried(self.limits, partial(self._attempt, connections, sent, wanted))
+        while True:
+            wanted = self._weights  # replies of older ones are not taken
+            result = await retried(self.limits, partial(self._attempt, connections, sent, wanted))
+            there = isinstance(result, Answer) or result.refused
+            if there or not await self._patience.waited():
+                return result
 
     async def _attempt(self, connections: _Connections, sent: _Sent, wanted: _Weights | None) -> _Heard:
         """One attempt at the server that seems best."""
@@ -303,6 +312,17 @@ def check_addresses(urls: Sequence[str]) -> None:
         raise ValueError("urls: one address stands there twice")
     for url in urls:
         Endpoint(url, api_key_env=API_KEY_ENV, limits=Limits())
+
+
+def check_somebody(urls: Sequence[str]) -> None:
+    """ConnectionError unless somebody answers at one of these addresses."""
+    endpoints = [Endpoint(url, api_key_env=API_KEY_ENV, limits=Limits()) for url in urls]
+
+    async def look() -> bool:
+        return any(await asyncio.gather(*(endpoint.is_there() for endpoint in endpoints)))
+
+    if not run_there(look()):
+        raise ConnectionError(f"nobody answers at {' or '.join(urls)}; start selfplay-fast serve there first")
 
 
 class _Connections:

@@ -68,6 +68,8 @@ def _tree_attention(
 ) -> tuple[Tensor, Tensor | None]:
     if not isinstance(attention_mask, BlockMask):
         return sdpa_attention_forward(module, query, key, value, attention_mask, **options)
+    # For fewer than 128 queries torch has another kernel, which lacks a shape where heads share keys.
+    options["kernel_options"] = {"FORCE_USE_FLEX_ATTENTION": True}
     return flex_attention_forward(module, query, key, value, attention_mask, **options)
 
 

@@ -170,7 +170,8 @@ class VLLMEngine:
         ]
         tokens = np.concatenate([forced, np.array(ids, np.int32)])
         trained = np.arange(len(tokens)) >= len(forced)
-        for place in self._forced(ask, prompt, room, tokens[len(forced) :]):
+        closing = self._forced(ask, prompt, room, tokens[len(forced) :])
+        for place in closing:
             trained[len(forced) + place], logprobs[place] = False, 0.0
         text = self.learner.text(tokens)
         hidden, unclosed = self.learner.hidden(text, prompt)
@@ -184,6 +185,7 @@ class VLLMEngine:
             policy_version=self.version,
             hidden=hidden,
             unclosed=unclosed,
+            closed_by_force=bool(closing),
             history=ask.followed_by("" if unclosed else text),
         )
 

@@ -10,14 +10,20 @@ reading, one temperature. docs/papers.md lists every difference.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, Literal
 
 import torch
 
-from selfplay_fast.config import RecipeConfig, nearest
-from selfplay_fast.evaluate import episode_metrics, evaluate_policy, fixed_opponents, search_opponents
+from selfplay_fast.config import RecipeConfig, check_warmed_up
+from selfplay_fast.evaluate import (
+    episode_metrics,
+    evaluate_policy,
+    fixed_opponents,
+    reply_metrics,
+    search_opponents,
+)
 from selfplay_fast.games import Style
 from selfplay_fast.learn import (
     RoleBaseline,
@@ -46,7 +52,8 @@ from selfplay_fast.policies.language_model import LanguageModel
 from selfplay_fast.policies.streams import derive_seed
 from selfplay_fast.records import Episode, Sampling
 from selfplay_fast.run import Run
-from selfplay_fast.training import adam, load_model, load_reference, start
+from selfplay_fast.throughput import Throughput
+from selfplay_fast.training import adam, computed_in, load_model, load_reference, start
 
 MINI_HANABI = "hanabi(colors=2,ranks=2,hand=3,info_tokens=3)"
 SIMPLE_HANABI = "hanabi(colors=3,ranks=2,hand=5,info_tokens=8)"
@@ -136,8 +143,9 @@ class Config(RecipeConfig):
     """a loss beyond it has exploded, and the run stops"""
     max_turns: int = 50
     """a longer game ends with 0 for all"""
-    warmup_steps: int = 80
-    """supervised steps on uniformly random legal play before self-play: nano's way to learn the reply format"""
+    warmup_steps: int | None = None
+    """supervised steps on uniformly random legal play before self-play: nano's way to learn the reply format; None: 160
+    for nano, 0 for other models"""
     warmup_games: int = 8
     """games of each of these steps"""
     warmup_learning_rate: float = 6e-3
@@ -169,7 +177,7 @@ class Config(RecipeConfig):
     def __post_init__(self) -> None:
         for names, low in _LEAST.items():
             for name in names.split():
-                if getattr(self, name) < low:
+                if (getattr(self, name) or 0) < low:
                     raise ValueError(f"{name}: must be at least {low}, got {getattr(self, name)}")
         if self.sequences_per_update is not None and self.sequences_per_update < 1:
             raise ValueError(f"sequences_per_update: must be at least 1, got {self.sequences_per_update}")
@@ -193,17 +201,21 @@ class Config(RecipeConfig):
         sampled = (self.temperature, self.top_p, self.top_k)
         if self.old_logprobs == "sampler" and sampled != (self.logprob_temperature, 1.0, 0):
             raise ValueError("old_logprobs: the sampler's are of another distribution; set it to learner")
-        if self.model != "nano" and self.warmup_steps:
-            raise ValueError(
-                f"model: {self.model!r} is not nano{nearest(self.model, ['nano'])}, and only nano is warmed up; "
-                "for other models set warmup_steps to 0, as --preset paper does"
-            )
+        check_warmed_up(self.model, self.warmup_steps)
         if self.lora_rank and self.model == "nano":
             raise ValueError("lora_rank: nano is small, and trained whole; set it to 0, or name a model")
         if not self.games:
             raise ValueError("games: name at least one game")
         if self.games_per_step < len(self.games):
             raise ValueError(f"games_per_step: {self.games_per_step} cannot cover {len(self.games)} games")
+
+    @property
+    def uses_reference(self) -> bool:
+        return self.kl > 0
+
+    def resolved(self) -> Config:
+        warm = 160 if self.model == "nano" else 0
+        return replace(self, warmup_steps=warm if self.warmup_steps is None else self.warmup_steps)
 
 
 PRESETS = {
@@ -237,6 +249,7 @@ PRESETS = {
 
 def train(config: Config, run: Run) -> None:
     """Self-play from the first step, or from the newest checkpoint of the run."""
+    config = config.resolved()
     torch.set_num_threads(config.threads)
     if config.lora_rank:
         check_installed()
@@ -250,7 +263,10 @@ def train(config: Config, run: Run) -> None:
         baseline=RoleBaseline(),
         keep_thinking=config.chat,
     )
-    reference = load_reference(config, run, policy, keep_thinking=config.chat) if config.kl else None
+    reference = None
+    if config.uses_reference:
+        reference = load_reference(config, run, policy, keep_thinking=config.chat)
+    throughput = Throughput(run, policy, computed_in(config), reference)
     baseline = state.baseline
     for step in run.steps(config.steps, start=state.step):
         seed = derive_seed(config.seed, step)
@@ -281,12 +297,8 @@ def train(config: Config, run: Run) -> None:
         )
         with run.phase("update"):
             metrics = update(policy, optimizer, batch, settings, reference=reference)
-        seconds = run.seconds("rollout", "advantages", "update")
-        metrics |= episode_metrics(episodes) | {
-            "forfeits": len(played) - len(episodes),
-            "samples_per_s": batch.num_samples / seconds,
-            "tokens_per_s": batch.num_tokens / seconds,
-        }
+        metrics |= episode_metrics(episodes) | reply_metrics(played)
+        metrics |= throughput.metrics(episodes, batch)
         last = step == config.steps
         if last or step % config.eval_every == 0:
             with run.phase("evaluation"):

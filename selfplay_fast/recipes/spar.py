@@ -21,7 +21,7 @@ import numpy as np
 import torch
 
 from selfplay_fast.arguments import shown
-from selfplay_fast.config import RecipeConfig, nearest, write_atomic
+from selfplay_fast.config import RecipeConfig, check_warmed_up, nearest, write_atomic
 from selfplay_fast.games import Style
 from selfplay_fast.learn import (
     RoleBaseline,
@@ -45,7 +45,6 @@ from selfplay_fast.play.refine_table import ACTOR, REFINER
 from selfplay_fast.play.word_demonstrations import actor_chat, demonstration_texts, refiner_chat
 from selfplay_fast.play.word_tasks import PROMPTS, read_word_task, rule_judge
 from selfplay_fast.policies import Policy
-from selfplay_fast.policies.adapters import check_installed
 from selfplay_fast.policies.language_model import LanguageModel
 from selfplay_fast.policies.streams import derive_seed
 from selfplay_fast.records import Episode, Sampling
@@ -60,7 +59,7 @@ JUDGE = "judge"
 _BETAS = (0.9, 0.999)  # AdamW's, in the trainer of the released code
 Row = dict[str, Any]
 _LEAST = {
-    "held_out prompts_per_step responses judgements branch keep depth max_tokens judge_tokens refine_tokens": 1,
+    "held_out_prompts prompts_per_step responses judgements branch keep depth max_tokens judge_tokens refine_tokens": 1,
     "pairs_per_update dialogues_per_update dpo_epochs sft_epochs dpo_cutoff sft_cutoff warmup_dialogues": 1,
     "threads max_batch_tokens": 1,
     "steps warmup_steps lora_rank dpo_rate sft_rate nll_weight warmup_rate": 0,
@@ -81,7 +80,7 @@ class Config(RecipeConfig):
     """the refiner that is trained beside it; empty: a copy of the actor, warmed up as it is"""
     prompts: str = WORDS
     """`words` (tasks that a rule judges), or a JSONL file of objects with a `prompt`"""
-    held_out: int = 200
+    held_out_prompts: int = 200
     """prompts to be measured on, never learned from"""
     judge: str = "rule"
     """who votes: the `refiner`, a `rule` (exact, for tasks that have one), or a server:URL#MODEL"""
@@ -148,9 +147,9 @@ class Config(RecipeConfig):
     """share of an iteration's optimizer steps over which its learning rates rise"""
     max_grad_norm: float = 1.0
     """gradient clipping"""
-    warmup_steps: int = 120
-    """supervised steps of actor and refiner on careless demonstrations before all else: what stands for bootstrapping
-    in nano"""
+    warmup_steps: int | None = None
+    """supervised steps on careless demonstrations of both roles before all else, which stand for bootstrapping; None:
+    120 for nano, 0 for other models"""
     warmup_dialogues: int = 80
     """demonstrations of each of these steps"""
     warmup_rate: float = 3e-3
@@ -178,7 +177,7 @@ class Config(RecipeConfig):
     def __post_init__(self) -> None:
         for names, low in _LEAST.items():
             for name in names.split():
-                if not low <= getattr(self, name) < float("inf"):
+                if not low <= (getattr(self, name) or 0) < float("inf"):
                     raise ValueError(f"{name}: must be a number of at least {low}, got {getattr(self, name)}")
         for name in _SHARES:
             if not 0 <= getattr(self, name) <= 1:
@@ -195,17 +194,17 @@ class Config(RecipeConfig):
             )
         if self.judge not in ("rule", REFINER):
             _server(self.judge)
-        if self.model != "nano" and self.warmup_steps:
-            raise ValueError(
-                f"model: {self.model!r} is not nano{nearest(self.model, ['nano'])}, and only nano is warmed up; "
-                "for other models set warmup_steps to 0, as --preset paper does"
-            )
+        check_warmed_up(self.model, self.warmup_steps)
         if self.model == "nano" and self.prompts != WORDS:
             raise ValueError(
                 "model: nano is warmed up for the task words only; name another, or --prompts words"
             )
         if self.lora_rank and self.model == "nano":
             raise ValueError("lora_rank: nano is small, and trained whole; set it to 0, or name a model")
+
+    def resolved(self) -> Config:
+        warm = 120 if self.model == "nano" else 0
+        return replace(self, warmup_steps=warm if self.warmup_steps is None else self.warmup_steps)
 
     @property
     def refines(self) -> bool:
@@ -248,18 +247,16 @@ PRESETS = {
         sft_epochs=5,
         eval_temperature=0.0,
         dialogues_per_update=64,
-        warmup_steps=0,
     ),
 }
 
 
 def train(config: Config, run: Run) -> None:
     """Iterations from the first, or from the newest checkpoint of the run."""
+    config = config.resolved()
     torch.set_num_threads(config.threads)
-    if config.lora_rank:
-        check_installed()
     distributed.check_enough(config.prompts_per_step, "prompts_per_step")
-    prompts = prompt_set(config.prompts, config.held_out, config.seed)
+    prompts = prompt_set(config.prompts, config.held_out_prompts, config.seed)
     others = judges(config, prompts)
 
     def refiner_after(step: int, actor: LanguageModel) -> LanguageModel:
@@ -436,7 +433,8 @@ def load_actor(config: Config, run: Run, prompts: PromptSet) -> LanguageModel:
     """The actor before the first iteration, warmed up on what both roles say if so configured."""
     nano = config.model == "nano"
     policy = load_model(config, (), run.status, texts=demonstration_texts() if nano else None)
-    if not config.warmup_steps:
+    steps = config.warmup_steps or 0
+    if not steps:
         return policy
     tasks = [read_word_task(prompt) for prompt in prompts.train]
 
@@ -454,7 +452,7 @@ def load_actor(config: Config, run: Run, prompts: PromptSet) -> LanguageModel:
     warmup.imitate(
         policy,
         demonstrations,
-        steps=config.warmup_steps,
+        steps=steps,
         learning_rate=config.warmup_rate,
         layer_rate=1.0,
         progress=run.status,

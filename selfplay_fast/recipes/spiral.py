@@ -17,8 +17,8 @@ from typing import TYPE_CHECKING, Literal
 
 import torch
 
-from selfplay_fast.config import RecipeConfig, nearest
-from selfplay_fast.evaluate import episode_metrics, evaluate_policy
+from selfplay_fast.config import RecipeConfig, check_warmed_up
+from selfplay_fast.evaluate import episode_metrics, evaluate_policy, reply_metrics
 from selfplay_fast.games import Style
 from selfplay_fast.learn import (
     RoleBaseline,
@@ -41,7 +41,15 @@ from selfplay_fast.policies.streams import derive_seed
 from selfplay_fast.records import Sampling
 from selfplay_fast.run import Run
 from selfplay_fast.solvers import is_enumerable
-from selfplay_fast.training import adam, load_model, load_reference, start
+from selfplay_fast.throughput import Throughput
+from selfplay_fast.training import (
+    adam,
+    computed_in,
+    load_model,
+    load_reference,
+    saved_if_servers_go,
+    start,
+)
 
 if TYPE_CHECKING:
     from selfplay_fast.policies.token_servers import TokenServers
@@ -105,8 +113,9 @@ class Config(RecipeConfig):
     """beyond the paper: KL penalty towards the initial policy, annealed"""
     magnet_weight: float = 0.3
     """its weight at the start, in units of return per nat; falls linearly to a third"""
-    warmup_steps: int = 150
-    """supervised steps on uniformly random legal play before self-play: nano's way to learn the reply format"""
+    warmup_steps: int | None = None
+    """supervised steps on uniformly random legal play before self-play: nano's way to learn the reply format; None: 150
+    for nano, 0 for other models"""
     warmup_learning_rate: float = 3e-3
     """of the warm-up"""
     eval_every: int = 25
@@ -133,6 +142,8 @@ class Config(RecipeConfig):
     """requests under way at each of them"""
     rollout_timeout: float = 120.0
     """seconds that one of them has for a reply, or to take weights; then others are tried, up to five times as long"""
+    server_patience: float = 600.0
+    """seconds to wait where all of them are gone; then the last finished step is saved, and the run stops"""
     device: str = "auto"
     """where the model lives: `cpu`, `cuda`, or `auto` for a GPU where there is one"""
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"
@@ -157,7 +168,7 @@ class Config(RecipeConfig):
             ("warmup_steps", "lora_rank", "max_staleness"), 0
         )
         for name, least in at_least.items():
-            if getattr(self, name) < least:
+            if (getattr(self, name) or 0) < least:
                 raise ValueError(f"{name}: must be at least {least}, got {getattr(self, name)}")
         for name in (
             "learning_rate",
@@ -175,6 +186,10 @@ class Config(RecipeConfig):
         for name in ("baseline_decay", "discount", "eval_top_p"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"{name}: must be between 0 and 1, got {getattr(self, name)}")
+        if not 0 <= self.server_patience < float("inf"):
+            raise ValueError(
+                f"server_patience: must be a number of seconds and not negative, got {self.server_patience}"
+            )
         for name in ("invalid_reward", "invalid_other"):
             if not abs(getattr(self, name)) < float("inf"):
                 raise ValueError(f"{name}: must be a number, got {getattr(self, name)}")
@@ -193,11 +208,7 @@ class Config(RecipeConfig):
                 check_addresses(self.rollout_servers)
             except ValueError as error:
                 raise ValueError(f"rollout_servers: {error}") from None
-        if self.model != "nano" and self.warmup_steps:
-            raise ValueError(
-                f"model: {self.model!r} is not nano{nearest(self.model, ['nano'])}, and only nano is warmed up; "
-                "for other models set warmup_steps to 0, as --preset paper does"
-            )
+        check_warmed_up(self.model, self.warmup_steps)
         if self.lora_rank and self.model == "nano":
             raise ValueError("lora_rank: nano is small, and trained whole; set it to 0, or name a model")
         if self.temperature == 0:
@@ -222,14 +233,20 @@ class Config(RecipeConfig):
         return 6e-6 if self._small else 3e-4 if self.magnet else 5e-5
 
     @property
+    def uses_reference(self) -> bool:
+        return self.magnet
+
+    @property
     def _small(self) -> bool:
         """Are the games so small that a policy moves in all states with every step, and circles if steps are large?"""
         return all(is_enumerable(game) for game in self.games)
 
     def resolved(self) -> Config:
         late = self.max_importance is None and self.max_staleness > 0
+        warm = 150 if self.model == "nano" else 0
         return replace(
             self,
+            warmup_steps=warm if self.warmup_steps is None else self.warmup_steps,
             steps=self.total_steps,
             learning_rate=self.initial_learning_rate,
             max_importance=2.0 if late else self.max_importance,
@@ -275,6 +292,7 @@ def train(config: Config, run: Run) -> None:
     torch.set_num_threads(config.threads)
     if config.lora_rank:
         check_installed()
+    _look_for_servers(config)
     opponents = _opponents(config)
     share = config.samples_per_step / len(config.games)
     counts = [max(1, round(share / mean_turns(game))) for game in config.games]
@@ -291,7 +309,8 @@ def train(config: Config, run: Run) -> None:
         evaluate=lambda policy: _evaluate(config, policy, opponents, full=True),
         baseline=RoleBaseline(decay=config.baseline_decay),
     )
-    reference = load_reference(config, run, policy) if config.magnet else None
+    reference = load_reference(config, run, policy) if config.uses_reference else None
+    throughput = Throughput(run, policy, computed_in(config), reference)
     baseline = state.baseline
     servers = _servers(config, policy)
     own = distributed.share()
@@ -308,9 +327,15 @@ def train(config: Config, run: Run) -> None:
             state=state.rollouts,
         )
     )
+
+    def save(step: int) -> None:
+        done = checkpoint.TrainState(step=step, baseline=baseline, rollouts=rollouts.state())
+        with run.phase("checkpoint"):
+            checkpoint.save_checkpoint(run.checkpoints, policy, optimizer, done)
+
     for step in run.steps(config.total_steps, start=state.step):
         left = 1 - (step - 1) / config.total_steps
-        with run.phase("rollout"):
+        with saved_if_servers_go(run, step - 1, save), run.phase("rollout"):
             played = distributed.play_dealt(lambda share: rollouts.collect())
             episodes = without_forfeits(played)
         with run.phase("advantages"):
@@ -345,25 +370,15 @@ def train(config: Config, run: Run) -> None:
             with run.phase("hand_over"):
                 servers.hand_over()
         rollouts.updated(policy.version)
-        seconds = run.seconds("rollout", "advantages", "update")
-        metrics |= (
-            episode_metrics(episodes)
-            | rollouts.metrics()
-            | {
-                "forfeits": len(played) - len(episodes),
-                "samples_per_s": batch.num_samples / seconds,
-                "tokens_per_s": batch.num_tokens / seconds,
-            }
-        )
+        metrics |= episode_metrics(episodes) | reply_metrics(played) | rollouts.metrics()
+        metrics |= throughput.metrics(episodes, batch, epochs=config.inner_epochs)
         last = step == config.total_steps
         if last or step % config.eval_every == 0:
             with run.phase("evaluation"):
                 metrics |= _evaluate(config, policy, opponents, full=last)
         run.log(step, metrics, episodes, advantages)
         if last or step % config.checkpoint_every == 0:
-            with run.phase("checkpoint"):
-                done = checkpoint.TrainState(step=step, baseline=baseline, rollouts=rollouts.state())
-                checkpoint.save_checkpoint(run.checkpoints, policy, optimizer, done)
+            save(step)
 
 
 def load_policy(config: Config, status: Callable[[str], None] = lambda text: None) -> LanguageModel:
@@ -410,6 +425,14 @@ def _opponents(config: Config) -> Mapping[str, Policy]:
     return OpenAIServer.opponents(config.eval_opponents)
 
 
+def _look_for_servers(config: Config) -> None:
+    """ConnectionError, before a model is loaded, where nobody is there to play the training games."""
+    if config.rollout_servers:
+        from selfplay_fast.policies.token_servers import check_somebody
+
+        check_somebody(config.rollout_servers)
+
+
 def _servers(config: Config, policy: LanguageModel) -> TokenServers | None:
     """Those that play the training games, with the weights of the policy."""
     if not config.rollout_servers:
@@ -422,7 +445,7 @@ def _servers(config: Config, policy: LanguageModel) -> TokenServers | None:
         timeout=config.rollout_timeout,
         deadline=5 * config.rollout_timeout,
     )
-    servers = TokenServers(policy, config.rollout_servers, limits=limits)
+    servers = TokenServers(policy, config.rollout_servers, limits=limits, patience=config.server_patience)
     servers.hand_over()
     return servers
 

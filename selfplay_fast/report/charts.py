@@ -18,6 +18,7 @@ _TITLES = {
     "samples_per_s": "Samples per second",
 }
 _ACROSS_GAMES = ("nash_conv", "legal_rate", "scored_mass")  # one chart, one line per game
+_GPU_PEAK = "_gpu_peak_memory_mib"  # after the name of a phase
 _LEARNING = ("loss", "entropy", "grad_norm", "tokens_per_s", "samples_per_s")
 
 
@@ -73,9 +74,20 @@ def sections(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     learning += chart(
         "Tokens on which they differ", outside, "share of ratios outside 0.9 … 1.1", percent=True
     )
+    happened = [key for key in summary.TROUBLES if any(summary.number(row.get(key)) for row in rows)]
+    wrong = [(key, summary.TROUBLES[key]) for key in happened]
+    learning += chart("Replies that went wrong", wrong, percent=True)
+    used.update(summary.TROUBLES if "forfeit_rate" in happened else ("forfeits", *summary.TROUBLES))
     learning += chart("Seconds per step", [(key, _pretty(key)) for key in keys if summary.is_phase(key)])
+    utilised = [(key, _pretty(key.removesuffix("_mfu"))) for key in keys if key.endswith("_mfu")]
+    learning += chart("Model FLOPs utilisation", utilised, "share of the card's peak", percent=True)
+    speeds = [
+        (key, _pretty(key.removesuffix("_tflop_per_s"))) for key in keys if key.endswith("_tflop_per_s")
+    ]
+    learning += chart("TFLOP per second", speeds)
+    phases = [(key, f"GPU, {key.removesuffix(_GPU_PEAK)}") for key in keys if key.endswith(_GPU_PEAK)]
     memory = [("peak_memory_mib", "process"), ("gpu_peak_memory_mib", "GPU")]
-    learning += chart("Peak memory, MiB", memory)
+    learning += chart("Peak memory, MiB", memory + phases)
     more = []
     for title, group in _families(keys, used).items():
         percent = all(summary.is_share(key) for key in group)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -44,6 +44,24 @@ def read_config(run_dir: Path) -> dict[str, Any]:
     if not isinstance(content["recipe"], str):
         raise ValueError(f"{path}: recipe: expected a name, got {content['recipe']!r}")
     return content
+
+
+def read_changes(content: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Of the content of `config.yaml`: options that were changed on resume, each `from_step`, `option`, `before` and
+    `after`; what is not of this form is left out."""
+    found = content.get("changes")
+    return [
+        dict(change)
+        for change in (found if isinstance(found, list) else [])
+        if isinstance(change, dict)
+        and change.keys() == {"from_step", "option", "before", "after"}
+        and isinstance(change["from_step"], int)
+    ]
+
+
+def describe_change(change: Mapping[str, Any]) -> str:
+    """`device cuda, before cpu`"""
+    return f"{change['option']} {change['after']}, before {change['before']}"
 
 
 def read_metrics(run_dir: Path) -> list[Row]:

@@ -64,7 +64,7 @@ def render(run_dir: Path) -> str:
         recipe=config["recipe"],
         name=run_dir.resolve().name,
         facts=_facts(config, rows),
-        config=_config_items(config["config"]),
+        config=_config_items(config["config"]) + _changed(config),
         changes=_by_game(changes),
         phases=summary.phases(rows),
         benchmarks=summary.benchmark_changes(data.read_benchmarks(run_dir)),
@@ -148,6 +148,7 @@ def _facts(config: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]) -> list
         peaks = [value for row in rows if (value := summary.number(row.get(key))) is not None]
         if peaks:
             facts.append((name, f"{max(peaks):,.0f} MiB"))
+    facts += summary.troubles(rows)
     settings = config["config"] if isinstance(config["config"], Mapping) else {}
     for key in ("model", "games", "seed"):
         if settings.get(key) is not None:
@@ -163,6 +164,13 @@ def _config_items(settings: Any) -> list[tuple[str, str]]:
         if isinstance(settings, Mapping)
         else []
     )
+
+
+def _changed(config: Mapping[str, Any]) -> list[tuple[str, str]]:
+    return [
+        (f"from step {change['from_step']}", data.describe_change(change))
+        for change in data.read_changes(config)
+    ]
 
 
 def _shown(value: Any) -> str:

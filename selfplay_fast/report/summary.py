@@ -11,8 +11,12 @@ ERROR_ENDING = "_error"  # `score_vs_random_error` is the standard error of `sco
 ENOUGH_MASS = 0.99  # of a model's probability must be on the replies that were scored
 DOUBT = "* less than 99 % of the model's probability is on legal replies, so this is not yet the NashConv of its play"
 MARKS = "Legal replies and returns are those of self-play; ± is one standard error."
-BENCHMARKS = "± is lm-eval's standard error; of a difference, that of two independent samples."
+BENCHMARKS = "± is one standard error; of a difference, that of two independent samples."
 CHANGES = "▲ ▼: larger or smaller by two standard errors or more, green for better."
+TROUBLES = {
+    "forfeit_rate": "games dropped because a reply never came",
+    "unclosed_rate": "replies whose reasoning was cut or did not end",
+}
 _SEATS = ("_first", "_second")
 # The order of the tables; what is not here follows by name.
 _ORDER = ("legal_rate", "return/", "score_vs_", "not_lost_vs_", "nash_conv", "accuracy")
@@ -128,6 +132,17 @@ def games(rows: Sequence[Mapping[str, Any]]) -> list[str]:
     return list(found)
 
 
+def troubles(rows: Sequence[Mapping[str, Any]]) -> list[tuple[str, str]]:
+    """What went wrong with replies, in words, and its share: the mean of the steps and the largest; none of 0."""
+    found = []
+    for key, words in TROUBLES.items():
+        shares = [share for row in rows if (share := number(row.get(key))) is not None]
+        if any(share > 0 for share in shares):
+            mean = format_value(key, sum(shares) / len(shares))
+            found.append((words, f"{mean} on average, at most {format_value(key, max(shares))} in a step"))
+    return found
+
+
 def label(key: str) -> str:
     """A measure's name for people: `return/player_0` -> `return, player 0`."""
     for seat in _SEATS:
@@ -221,7 +236,7 @@ def changes(rows: Sequence[Mapping[str, Any]]) -> list[Change]:
 
 
 # What two results must have in common to be compared.
-_SETTINGS = ("task", "measure", "questions", "few_shot", "chat_template")
+_SETTINGS = ("task", "measure", "questions", "few_shot", "chat_template", "temperature", "max_tokens")
 
 
 def benchmark_changes(rows: Sequence[Mapping[str, Any]]) -> list[BenchmarkChange]:

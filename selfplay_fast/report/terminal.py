@@ -41,6 +41,7 @@ from .summary import (
     is_error,
     is_seat,
     number,
+    troubles,
 )
 
 _PLAIN_INTERVAL_S = 15.0  # between two lines when stderr is a file
@@ -196,6 +197,12 @@ def _common_metrics(row: Mapping[str, float]) -> list[str]:
     for key, unit in (("tokens_per_s", "tokens/s"), ("samples_per_s", "samples/s")):
         if number(row.get(key)) is not None:
             shown.append(f"{row[key]:,.0f} {unit}")
+    for phase in ("rollout", "update"):
+        if (share := number(row.get(f"{phase}_mfu"))) is not None:
+            shown.append(f"MFU {phase} {share:.1%}")
+    for key, name in (("forfeit_rate", "forfeits"), ("unclosed_rate", "reasoning cut or endless")):
+        if number(row.get(key)):
+            shown.append(f"{name} {format_value(key, row[key])}")
     return shown
 
 
@@ -232,7 +239,8 @@ def closing_table(rows: Sequence[Mapping[str, Any]]) -> Table:
     previous = ""
     shown = headline(changes(rows))
     doubt = [DOUBT] if any(change.doubtful for change in shown) else []
-    table.caption = "\n".join([f"{MARKS} {CHANGES}", *doubt])
+    wrong = [f"{words[:1].upper()}{words[1:]}: {share}." for words, share in troubles(rows)]
+    table.caption = "\n".join([f"{MARKS} {CHANGES}", *doubt, *wrong])
     for change in shown:
         if previous and change.game != previous:
             table.add_section()

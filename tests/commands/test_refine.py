@@ -131,8 +131,8 @@ def test_a_dying_server_loses_no_finished_tree(served, tmp_path, capsys):
     ("row", "words"),
     [
         ("not json\n", "it is not JSON"),
-        ('["a"]\n', 'it is no object with a "prompt"'),
-        ('{"prompt": null}\n', 'it is no object with a "prompt"'),
+        ('["a"]\n', "it is no JSON object"),
+        ('{"prompt": null}\n', 'it has no "prompt"'),
         ('{"prompt": 5}\n', "prompt must be a string, got 5"),
         ('{"prompt": " "}\n', "its prompt is empty"),
         ('{"prompt": "a", "critique": "b"}\n', "critique goes with the response"),

@@ -3,7 +3,13 @@
 import pytest
 
 from selfplay_fast import solvers
-from selfplay_fast.evaluate import episode_metrics, evaluate_policy, score_together, search_opponents
+from selfplay_fast.evaluate import (
+    episode_metrics,
+    evaluate_policy,
+    reply_metrics,
+    score_together,
+    search_opponents,
+)
 from selfplay_fast.policies import RandomPolicy, ScriptedPolicy
 from selfplay_fast.records import Ask, Episode, Key, Reply, Sampling, Turn
 
@@ -102,3 +108,27 @@ def test_together_and_against_chosen_opponents() -> None:
     assert metrics["tic_tac_toe/score_vs_mcts 20"] < metrics["tic_tac_toe/score_vs_mcts 5"] < 0
     silent = score_together(ScriptedPolicy(lambda ask, sample: ""), mini, episodes=3, seed=0)
     assert (silent.mean, silent.legal_rate, silent.episodes) == (0.0, 0.0, 3)
+
+
+def said(**reply) -> Turn:
+    return Turn(ask=Ask(role="player_0", append="?"), reply=Reply(**{"text": "x", **reply}))
+
+
+def game(*turns: Turn) -> Episode:
+    return Episode(game="g", index=0, seed=0, group=0, turns=turns, returns={"player_0": 0.0})
+
+
+def test_replies_that_never_came_or_never_ended_are_counted() -> None:
+    """Oracle: counted by hand. Of four games one is lost; of six replies that came one was cut, one never ended."""
+    lost = said(text="", finish_reason="forfeit")
+    full = said(text="", finish_reason="forfeit", no_room=True)
+    plain = [game(said(), lost), game(said()), game(full), game(said(), said())]
+    assert reply_metrics(plain) == {"forfeits": 1, "forfeit_rate": 1 / 4}
+    thinking = [game(said(hidden=1), lost), game(said(unclosed=True), said(hidden=1, closed_by_force=True))]
+    assert reply_metrics([*thinking, game(said()), game(said(hidden=1), full)]) == {
+        "forfeits": 1,
+        "forfeit_rate": 1 / 4,
+        "unclosed_rate": 2 / 6,
+    }
+    assert reply_metrics([game(said(hidden=1))])["unclosed_rate"] == 0
+    assert reply_metrics([game(lost)]) == {"forfeits": 1, "forfeit_rate": 1}

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 
+from selfplay_fast.policies.language_model import LanguageModel
 from selfplay_fast.policies.prefix_forward import prefix_groups
 from selfplay_fast.policies.row_cache import RowCache
 from selfplay_fast.records import Ask, Key, Sampling
@@ -242,6 +243,31 @@ def test_static_steps_equal_those_of_the_rows_there_are(toy_policy):
     assert_same(by_ask(asks, toy_policy.generate(asks)), want)
     assert shapes <= {(r, w) for r in (8, 16, 32) for w in (256, 512)}
     assert len(shapes) > 2
+
+
+@pytest.mark.gpu
+def test_captured_steps_equal_those_that_are_launched(toy_policy):
+    """Oracle: the same shapes, launched kernel by kernel; before and after the weights change in place, and with the
+    graphs of an earlier call replayed."""
+    policy = LanguageModel(toy_policy.model.cuda(), toy_policy.tokenizer)
+    assert policy.cuda_graphs
+    policy.end_tokens = frozenset()
+    prompts = random_prompts(np.random.default_rng(5))
+    rooms = [30, 5, 12, 8, 20, 110, 12, 30, 8]
+    for change in range(3):
+        asks = asks_of(prompts, rooms, n=2 + change)
+        policy.cuda_graphs, policy.static_shapes = False, True
+        want = by_ask(asks, policy.generate(asks))
+        policy.forget()
+        policy.cuda_graphs = True
+        for _ in range(2):
+            assert_same(by_ask(asks, policy.generate(asks)), want)
+        room = policy.take_room()
+        assert any(step.graph is not None for step in room._steps.values())
+        policy.give_room(room)
+        with torch.no_grad():
+            for parameter in policy.model.parameters():
+                parameter.mul_(1.02)
 
 
 def test_rows_are_arranged_as_told(toy_policy):

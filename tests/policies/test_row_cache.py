@@ -1,6 +1,7 @@
 """The room of the rows that are spoken. Oracle: its size; keys and values are tested by what decodes with them."""
 
 import numpy as np
+import torch
 
 from selfplay_fast.policies.row_cache import RowCache
 from selfplay_fast.records import Ask, Key, Sampling
@@ -11,8 +12,9 @@ def ask(tokens, turn):
     return Ask(role="player_0", append=prompt, key=Key(0, 0, turn), sampling=Sampling(max_tokens=3))
 
 
-def test_the_room_stays_until_the_policy_forgets(toy_policy):
-    """Oracle: the same buffer after a second turn, none in another thread's speaker, a new one for other options."""
+def test_the_room_stays_until_it_is_released(toy_policy):
+    """Oracle: the same buffer after a second turn and after all is forgotten, none in another thread's speaker, a new
+    one for other options."""
     toy_policy.generate([ask(20, 0)])
     room = toy_policy.take_room()
     toy_policy.give_room(room)
@@ -26,7 +28,28 @@ def test_the_room_stays_until_the_policy_forgets(toy_policy):
     toy_policy.give_room(room)
     toy_policy.max_cache_tokens *= 2
     toy_policy.forget()
+    assert toy_policy.take_room() is room
+    assert not len(room.lengths)
+    toy_policy.give_room(room)
+    toy_policy.release()
     assert toy_policy.take_room() is not room
+
+
+def test_captured_steps_go_when_the_weights_are_elsewhere(toy_policy):
+    """Oracle: which steps there are. Weights that change in place are seen by a captured step, others are not."""
+    toy_policy.static_shapes = True
+    toy_policy.generate([ask(20, 0)])
+    room = toy_policy.take_room()
+    steps = dict(room._steps)
+    assert steps
+    toy_policy.give_room(room)
+    weight = toy_policy.model.lm_head.weight
+    with torch.no_grad():
+        weight.mul_(1.1)
+    assert toy_policy.take_room()._steps == steps
+    toy_policy.give_room(room)
+    weight.data = weight.data.clone()
+    assert not toy_policy.take_room()._steps
 
 
 def test_room_for_one_long_row_does_not_multiply(toy_policy):

@@ -3,6 +3,7 @@
 Oracles: the same weights asked directly, bit for bit; scripts of servers that fail; the documented refusals.
 """
 
+import asyncio
 import dataclasses
 import io
 import json
@@ -26,11 +27,13 @@ from safetensors.torch import save as safetensors_of
 from safetensors.torch import save_file
 
 from selfplay_fast.play import game_tables, play
+from selfplay_fast.policies.base import ServersGoneError
 from selfplay_fast.policies.endpoint import Endpoint, Limits, Request
 from selfplay_fast.policies.language_model import LanguageModel
 from selfplay_fast.policies.model_server import ModelServer
 from selfplay_fast.policies.nano import build_model, build_nano
-from selfplay_fast.policies.token_servers import API_KEY_ENV, TokenServers
+from selfplay_fast.policies.remote_stream import run_there
+from selfplay_fast.policies.token_servers import API_KEY_ENV, TokenServers, check_somebody
 from selfplay_fast.records import Ask, Key, Sampling
 
 FAST = Limits(concurrency=8, timeout=5.0, deadline=20.0, attempts=4, backoff=0.01)
@@ -314,6 +317,101 @@ def test_a_server_started_again_gets_the_weights_again(serve, learner):
             parameter.mul_(0.5)
     server.instance = "another"
     same(servers.generate([ask()]), learner.generate([ask()]))
+
+
+def test_servers_that_are_all_gone_are_waited_for(learner, nano, caplog):
+    """Oracle: the learner. Its server is gone before the weights and the asks come, and is started after the first
+    look; nothing is forfeited, and the weights are the newest."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    url = f"http://127.0.0.1:{port}/v1"
+    running = []
+
+    def start():
+        server = ModelServer(policy_of(nano, 3))
+        web = uvicorn.Server(uvicorn.Config(server.app, log_level="warning", lifespan="off"))
+        listening = socket.create_server(("127.0.0.1", port))
+        thread = threading.Thread(target=web.run, kwargs={"sockets": [listening]})
+        thread.start()
+        running.append((server, web, thread, listening))
+
+    def stop():
+        server, web, thread, listening = running.pop()
+        web.should_exit = True
+        thread.join()
+        server.close()
+        listening.close()
+
+    start()
+    servers = TokenServers(learner, [url], limits=FAST, patience=60.0)
+    try:
+        servers.hand_over()
+        stop()
+        with torch.no_grad():
+            next(learner.model.parameters()).add_(0.01)
+        learner.version = 1
+        servers.hand_over()  # is kept for whoever comes back
+        look = servers._patience._anybody
+
+        async def looked():
+            there = await look()
+            if not running:
+                start()
+            return there
+
+        servers._patience._anybody = looked
+        asks = [ask(i) for i in range(5)]
+        for there, here in zip(servers.generate(asks), learner.generate(asks), strict=True):
+            assert np.array_equal(there.tokens, here.tokens)
+            assert np.allclose(there.logprobs, here.logprobs, atol=1e-4)
+            assert there.policy_version == 1
+        assert not servers.forfeits
+        assert "no server answers; they are waited for up to 60 s" in caplog.text
+    finally:
+        if running:
+            stop()
+
+
+def test_servers_that_stay_away_end_it(learner):
+    """Oracle: one error for all asks, and none of them a forfeit; without patience they are."""
+    patient = TokenServers(learner, [nowhere(), nowhere()], limits=FAST, patience=0.05)
+    with pytest.raises(ServersGoneError, match=r"no server has answered for 0.05 s"):
+        patient.generate([ask(i) for i in range(20)])
+    assert not patient.forfeits
+    (reply,) = TokenServers(learner, [nowhere()], limits=FAST).generate([ask()])
+    assert reply.lost
+    with pytest.raises(ValueError, match="patience: must be a number of seconds"):
+        TokenServers(learner, [nowhere()], patience=-1.0)
+
+
+@pytest.mark.parametrize(
+    ("status", "there"), [(200, True), (404, True), (500, True), (502, False), (503, False)]
+)
+def test_somebody_is_there(scripted_server, status, there):
+    """Oracle: a proxy's own words for nobody behind it, and what a server says of an address it does not know."""
+
+    async def say(body, attempt, headers):
+        yield scripted.http(b"{}", status)
+
+    scripted = scripted_server(say)
+    endpoint = Endpoint(scripted.url, api_key_env=API_KEY_ENV, limits=FAST)
+    assert run_there(endpoint.is_there()) is there
+
+
+def test_nobody_is_there(scripted_server):
+    """Oracle: a port where nobody listens, and a server that takes a connection and says nothing."""
+
+    async def hang(body, attempt, headers):
+        await asyncio.sleep(60)
+        yield b""
+
+    hanging = scripted_server(hang).url
+    short = dataclasses.replace(FAST, timeout=0.2)
+    for url in (nowhere(), hanging):
+        assert run_there(Endpoint(url, api_key_env=API_KEY_ENV, limits=short).is_there()) is False
+    with pytest.raises(ConnectionError, match="nobody answers at http"):
+        check_somebody([nowhere()])
 
 
 def test_newer_weights_may_come_while_these_are_sent(serve, learner):

@@ -118,7 +118,7 @@ def test_mini_hanabi_is_learned(seed: int, tmp_path: Path) -> None:
         ({"kl": -1.0}, "kl: must be"),
         ({"invalid_reward": float("nan")}, "invalid_reward: must be"),
         ({"estimator": "released", "pool": "batch"}, "estimator: the released"),
-        ({"model": "path/to/model"}, "model: .* set warmup_steps to 0"),
+        ({"model": "path/to/model", "warmup_steps": 1}, "model: .* is not nano"),
         ({"lora_rank": 8}, "lora_rank: nano"),
         ({"long_reply": 11}, "long_reply: must be at least 12"),
     ],
@@ -127,6 +127,13 @@ def test_settings_that_make_no_sense(change: dict, problem: str) -> None:
     """Oracle: one line that names the setting."""
     with pytest.raises(ValueError, match=problem):
         replace(mars.Config(), **change)
+
+
+def test_only_nano_is_warmed_up() -> None:
+    """Oracle: the option's help text."""
+    assert mars.Config().resolved().warmup_steps == 160
+    assert mars.Config(model="path/to/model").resolved().warmup_steps == 0
+    assert mars.Config(warmup_steps=3).resolved().warmup_steps == 3
 
 
 def test_the_paper_s_preset_is_the_published_configuration() -> None:

@@ -24,7 +24,7 @@ from selfplay_fast.recipes import spar
 from selfplay_fast.records import Ask, Key, Reply
 
 RUN = (  # refinements of a model that knows nothing cannot be read: pairs are of responses, dialogues of divided votes
-    "train spar --steps 2 --prompts-per-step 6 --held-out 2 --pairs response --responses 3 --branch 1 --keep 1"
+    "train spar --steps 2 --prompts-per-step 6 --held-out-prompts 2 --pairs response --responses 3 --branch 1 --keep 1"
     " --depth 1 --max-tokens 3 --refine-tokens 3 --warmup-steps 2 --warmup-dialogues 8 --pairs-per-update 2"
     " --dialogues-per-update 4 --threads 1 --device cpu --run-dir"
 )
@@ -268,7 +268,7 @@ def test_word_tasks_are_learned(tmp_path: Path) -> None:
         ({"prompts": "word"}, "judge: no rule judges the prompts of word .did you mean 'words'"),
         ({"judge": "nobody"}, "judge: must be rule, refiner or server:URL#MODEL, got 'nobody'"),
         ({"judge": "server:x"}, "must look like server:http"),
-        ({"model": "path/to/model"}, "model: .* set warmup_steps to 0"),
+        ({"model": "path/to/model", "warmup_steps": 3}, "model: .* set it to 0"),
         ({"prompts": "p.jsonl", "judge": "refiner"}, "model: nano is warmed up for the task words only"),
         ({"lora_rank": 8}, "lora_rank: nano"),
     ],

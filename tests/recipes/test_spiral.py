@@ -13,10 +13,12 @@ from pathlib import Path
 
 import pytest
 import torch
+import yaml
 
 from selfplay_fast.cli import main
 from selfplay_fast.config import config_to_dict
 from selfplay_fast.learn.checkpoint import list_checkpoints, load_checkpoint
+from selfplay_fast.policies.base import ServersGoneError
 from selfplay_fast.recipes import spiral
 from selfplay_fast.records import Episode, Reply, legal_rate
 
@@ -260,6 +262,61 @@ def test_a_server_that_died_is_no_play(tmp_path: Path, monkeypatch: pytest.Monke
     assert not any('"no reply"' in line for line in said)
 
 
+def test_where_servers_are_gone_the_last_finished_step_is_saved(
+    uninterrupted: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Oracle: the uninterrupted run. Nobody answers in step 6, between two checkpoints: one line, exit code 2, step 5
+    is saved, and from there on every digit is the same."""
+    collect, calls = spiral.Rollouts.collect, []
+
+    def nobody(self: spiral.Rollouts) -> list[Episode]:
+        calls.append(None)
+        if len(calls) == 6:
+            raise ServersGoneError("no server has answered for 5 s")
+        return collect(self)
+
+    run = tmp_path / "run"
+    with monkeypatch.context() as patch:
+        patch.setattr(spiral.Rollouts, "collect", nobody)
+        assert main([*RUN.split(), str(run)]) == 2
+    assert capsys.readouterr().err.splitlines()[-1] == (
+        "selfplay-fast: error: no server has answered for 5 s; step 5 is saved: "
+        f"selfplay-fast train --resume {run}"
+    )
+    assert [path.name for path in list_checkpoints(run / "checkpoints")][-1] == "step-000005"
+    assert read_rows(run) == read_rows(uninterrupted)[:6]
+    assert main(["train", "--resume", str(run)]) == 0
+    assert read_rows(run) == read_rows(uninterrupted)
+    assert files(run) == files(uninterrupted)
+
+
+def test_a_run_goes_on_with_other_passes(
+    uninterrupted: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Oracle: the same run: how the work is cut into passes changes nothing but the last digits."""
+    update, passes = spiral.update, []
+
+    def listening(policy, optimizer, batch, settings, **more):  # type: ignore[no-untyped-def]
+        passes.append((policy.max_batch_tokens, policy.max_cache_tokens, settings.max_batch_tokens))
+        return update(policy, optimizer, batch, settings, **more)
+
+    monkeypatch.setattr(spiral, "update", listening)
+    run, whole = tmp_path / "run", tmp_path / "whole"
+    shutil.copytree(uninterrupted, run)
+    shutil.copytree(uninterrupted, whole)
+    other = "--max-batch-tokens 64 --max-cache-tokens 4000 --gradient-checkpointing --dtype float32"
+    assert main(["train", "--resume", str(run), "--steps", "7", *other.split()]) == 0
+    assert main(["train", "--resume", str(whole), "--steps", "7"]) == 0
+    ours, theirs = read_rows(run)[-1], read_rows(whole)[-1]
+    assert passes == [(64, 4000, 64), (16384, 262144, 16384)]
+    assert ours == pytest.approx(theirs, rel=1e-3, abs=1e-5)
+    changed = yaml.safe_load((run / "config.yaml").read_text())["changes"]
+    assert {(change["from_step"], change["option"]) for change in changed} == {
+        (7, name)
+        for name in ("steps", "max_batch_tokens", "max_cache_tokens", "gradient_checkpointing", "dtype")
+    }
+
+
 def test_importance_changes_what_is_learned(uninterrupted: Path, tmp_path: Path) -> None:
     """Oracle: a limit far below every ratio scales the loss of the first step by exactly that; the default is the run
     without it."""
@@ -329,7 +386,7 @@ def test_two_thirds_is_the_least_of_a_player_that_ignores_its_card() -> None:
         ({"games": ("kuhn_poker",), "magnet": True}, 600, 6e-6),
         ({"games": ("tic_tac_toe",), "magnet": True}, 450, 3e-4),
         ({"games": ("tic_tac_toe",), "steps": 7, "learning_rate": 1.0}, 7, 1.0),
-        ({"model": "some/model", "warmup_steps": 0}, 150, 1e-6),
+        ({"model": "some/model"}, 150, 1e-6),
     ],
 )
 def test_defaults_that_depend_on_other_settings_are_written_out(
@@ -340,6 +397,7 @@ def test_defaults_that_depend_on_other_settings_are_written_out(
     assert (resolved.steps, resolved.learning_rate) == (steps, learning_rate)
     unset = [name for name, value in config_to_dict(resolved).items() if value is None]
     assert unset == ["max_importance", "max_cache_tokens"]  # None is their value
+    assert resolved.warmup_steps == (150 if resolved.model == "nano" else 0)
 
 
 def test_the_paper_preset_is_the_papers() -> None:
@@ -396,7 +454,9 @@ class _OneWeight:
         ("--eval-every 0", "eval_every"),
         ("--eval-episodes 0", "eval_episodes"),
         ("--eval-episodes-between 0", "eval_episodes_between"),
-        ("--model /some/model", "warmup_steps"),
+        ("--model /some/model", "/some/model"),
+        ("--model some/model --warmup-steps 1", "warmup_steps"),
+        ("--server-patience -1", "server_patience"),
         ("--checkpoint-every 0", "checkpoint_every"),
         ("--threads 0", "threads"),
         ("--warmup-steps -1", "warmup_steps"),
@@ -417,7 +477,7 @@ class _OneWeight:
         ("--advantage grpo", "advantage"),
         ("--style breif", "'brief'"),
         ("--games kuhn_poker(rounds=0)", "rounds"),
-        ("--model /nowhere/model --warmup-steps 0", "/nowhere/model"),
+        ("--rollout-servers http://127.0.0.1:9/v1", "nobody answers at http://127.0.0.1:9/v1"),
     ],
 )
 def test_wrong_settings_are_one_line(

@@ -113,6 +113,39 @@ def test_a_run_learns_from_servers_and_survives_the_loss_of_one(serving, tmp_pat
 
 
 @pytest.mark.long
+def test_a_run_whose_only_server_is_killed_is_saved_and_goes_on_with_another(
+    serving, tmp_path, monkeypatch, capsys
+):
+    """Oracle: one line and exit code 2, the last row's step saved although no checkpoint was due, no game forfeited;
+    with another server, named on resume, all steps are made. (test_spiral.py has the digits of such a resume.)"""
+    from selfplay_fast.run import Run
+
+    server, url = serving()
+    log = Run.log
+
+    def log_and_kill(self, step, *arguments):
+        log(self, step, *arguments)
+        if step == 2:
+            server.kill()
+
+    run = tmp_path / "run"
+    options = ("--steps", "6", "--max-staleness", "1", "--rollout-servers", url, "--checkpoint-every", "50")
+    with monkeypatch.context() as patch:
+        patch.setattr(Run, "log", log_and_kill)
+        assert main([*RUN.split(), "--run-dir", str(run), *options, "--server-patience", "3"]) == 2
+    last = rows(run)[-1]["step"]
+    assert 2 <= last < 6
+    said = capsys.readouterr().err.splitlines()[-1]
+    assert f"no server has answered for 3 s; step {last} is saved: selfplay-fast train --resume {run}" in said
+    assert list_checkpoints(run / "checkpoints")[-1].name == f"step-{last:06d}"
+    _, other = serving()
+    assert main(["train", "--resume", str(run), "--rollout-servers", other]) == 0
+    assert [row["step"] for row in rows(run)] == list(range(7))
+    assert all(row["loss"] is not None and row.get("forfeit_rate", 0) == 0 for row in rows(run)[1:])
+    assert f"from_step: {last + 1}" in (run / "config.yaml").read_text()
+
+
+@pytest.mark.long
 def test_a_server_is_the_policy_itself(serving, tmp_path):
     """Oracle: the run without servers. With nothing late every metric is the same but for rounding of other batches."""
     _, url = serving()

@@ -12,6 +12,7 @@ from selfplay_fast.report.charts import sections
 from selfplay_fast.report.data import read_benchmarks
 from selfplay_fast.report.page import MAX_STEPS, json_for_html, transcripts
 from selfplay_fast.report.summary import benchmark_changes, format_value
+from selfplay_fast.report.terminal import closing_table
 
 
 class Elements(HTMLParser):
@@ -250,3 +251,26 @@ def test_benchmarks_are_compared_where_they_were_asked_alike(synthetic_run: Path
     assert "loss, &lt;b&gt;" in page
     (synthetic_run / "benchmarks.jsonl").unlink()
     assert 'id="benchmarks"' not in write_report(synthetic_run).read_text()
+
+
+def test_what_went_wrong_with_replies_is_shown_where_it_happened(synthetic_run: Path) -> None:
+    """Oracle: 101 rows without trouble show nothing; with one bad step, its share and the mean of all."""
+    path = synthetic_run / "metrics.jsonl"
+    rows = [json.loads(line) | {"forfeits": 0, "forfeit_rate": 0.0} for line in path.read_text().splitlines()]
+
+    def written() -> tuple[str, list[str], str]:
+        path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+        found = read_metrics(synthetic_run)
+        charts = [chart["title"] for section in sections(found) for chart in section["charts"]]
+        return write_report(synthetic_run).read_text(), charts, str(closing_table(found).caption)
+
+    page, charts, caption = written()
+    assert "Replies that went wrong" not in charts
+    assert not any("orfeit" in title for title in charts)
+    assert "reply never came" not in page + caption
+    rows[50] |= {"forfeits": 3, "forfeit_rate": 0.5, "unclosed_rate": 0.25}
+    page, charts, caption = written()
+    assert "Replies that went wrong" in charts
+    assert "Games dropped because a reply never came: 0.4 % on average, at most 50.0 % in a step." in caption
+    assert "replies whose reasoning was cut or did not end" in page
+    assert "25.0 % on average, at most 25.0 % in a step" in page
