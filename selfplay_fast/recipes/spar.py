@@ -359,7 +359,7 @@ def prefer(config: Config, actor: LanguageModel, rows: Sequence[Row], seed: int)
         max_grad_norm=config.max_grad_norm,
         max_batch_tokens=config.max_batch_tokens,
     )
-    return {f"dpo/{name}": value for name, value in metrics.items()}
+    return {f"dpo_{name}": value for name, value in metrics.items()}
 
 
 def imitate(config: Config, refiner: LanguageModel, rows: Sequence[Row], seed: int) -> dict[str, float]:
@@ -378,7 +378,7 @@ def imitate(config: Config, refiner: LanguageModel, rows: Sequence[Row], seed: i
         max_batch_tokens=config.max_batch_tokens,
     )
     metrics = update(refiner, fresh_adam(refiner, betas=_BETAS), batch, settings)
-    return {f"sft/{name}": metrics[name] for name in ("loss", "grad_norm")}
+    return {f"sft_{name}": metrics[name] for name in ("loss", "grad_norm")}
 
 
 def evaluate(config: Config, cast: Cast, prompts: PromptSet) -> dict[str, float]:

@@ -5,7 +5,7 @@ import hashlib
 import importlib.util
 import json
 import shutil
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import fields, replace
 from pathlib import Path
 from types import ModuleType
@@ -55,14 +55,20 @@ def rows(run: Path) -> list[dict[str, float]]:
     ]
 
 
-def test_a_run_goes_on_from_a_checkpoint_to_the_same_digits(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A run without an interruption. Whoever judges says yes now and then, so that there is something to learn."""
+    run = tmp_path_factory.mktemp("spar") / "run"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(spar, "judges", lambda *_: {spar.JUDGE: HashJudge()})
+        assert main([*RUN.split(), str(run)]) == 0
+        yield run
+
+
+def test_a_run_goes_on_from_a_checkpoint_to_the_same_digits(whole: Path, tmp_path: Path) -> None:
     """Oracle: the uninterrupted run: metrics, rows and both models' weights, byte for byte; and both models change in
-    every iteration. Whoever judges says yes now and then, so that there is something to learn."""
-    monkeypatch.setattr(spar, "judges", lambda *_: {spar.JUDGE: HashJudge()})
-    run, again = tmp_path / "run", tmp_path / "again"
-    assert main([*RUN.split(), str(run)]) == 0
+    every iteration."""
+    run, again = whole, tmp_path / "again"
     shutil.copytree(run, again)
     shutil.rmtree(again / "checkpoints" / "step-000002")  # the refiner's is there: it is written first
     (again / "preferences" / "step-000002.jsonl").unlink()
@@ -84,6 +90,24 @@ def test_a_run_goes_on_from_a_checkpoint_to_the_same_digits(
         assert weights[-1] == (again / saved[-1].relative_to(run)).read_bytes()
         begun.add(weights[0])
     assert len(begun) == 1, "both begin as one model"
+
+
+@pytest.mark.long
+def test_two_ranks_learn_the_same(whole: Path, tmp_path: Path, on_ranks: Callable[..., Any]) -> None:
+    """Oracle: the single process: the same rows to learn from, metrics to 1e-4. (How often a margin that begins at 0 is
+    above it is for rounding to say.)"""
+    shared = tmp_path / "shared"
+    codes, logs = on_ranks(2, *RUN.split(), str(shared))
+    assert codes == [0, 0], logs
+    for row, expected in zip(rows(shared), rows(whole), strict=True):
+        ours, theirs = (
+            {k: v for k, v in each.items() if not k.endswith(("sharing", "dpo_accuracy"))}
+            for each in (row, expected)
+        )
+        assert ours == pytest.approx(theirs, rel=1e-4, abs=1e-5)
+    for folder in ("preferences", "dialogues"):
+        texts = [(run / folder / "step-000001.jsonl").read_text() for run in (shared, whole)]
+        assert texts[0] == texts[1]
 
 
 # -- data ------------------------------------------------------------------------------------------------------------
@@ -233,7 +257,7 @@ def test_both_learn_what_their_rows_say(toy_policy: Any) -> None:
     before = margin()
     metrics = spar.prefer(config, toy_policy, pairs, seed=0)
     assert margin() > before + 0.5
-    assert set(metrics) >= {"dpo/loss", "dpo/accuracy", "dpo/margin"}
+    assert set(metrics) >= {"dpo_loss", "dpo_accuracy", "dpo_margin"}
     dialogues = [{"messages": [*row["prompt"], *row["rejected"]]} for row in pairs]
     before = margin()
     spar.imitate(config, toy_policy, dialogues, seed=0)
