@@ -207,6 +207,10 @@ class Config(RecipeConfig):
         return replace(self, warmup_steps=warm if self.warmup_steps is None else self.warmup_steps)
 
     @property
+    def uses_reference(self) -> bool:
+        return True  # the refiner lies beside the actor, and memory is counted for both
+
+    @property
     def refines(self) -> bool:
         """Do pairs come from refinements?"""
         return self.pairs != "response"
