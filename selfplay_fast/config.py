@@ -6,15 +6,18 @@ A recipe is a file `recipes/NAME.py` with a frozen dataclass `Config(RecipeConfi
 
 from __future__ import annotations
 
+import ast
 import dataclasses
 import difflib
 import importlib
+import importlib.util
+import math
 import os
 import pkgutil
 import tempfile
 import types
 import typing
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +28,7 @@ CHANGEABLE = (
     "steps",
     "device",
     "dtype",
+    "attn_implementation",
     "threads",
     "gradient_checkpointing",
     "max_batch_tokens",
@@ -36,17 +40,63 @@ CHANGEABLE = (
 )
 
 
+@dataclasses.dataclass(frozen=True, slots=True)
+class Bound:
+    """What a setting must be, beside its type: ``setting: Annotated[int, Bound(…)]``; None always will do."""
+
+    words: str
+    holds: Callable[[float], bool]
+
+
+def least(low: int) -> Bound:
+    """`low` or more."""
+    return Bound(f"at least {low}", lambda value: value >= low)
+
+
+def above(low: float) -> Bound:
+    """More than `low`, infinity too."""
+    return Bound(f"above {low}", lambda value: value > low)
+
+
+Count = typing.Annotated[int, least(1)]
+Natural = typing.Annotated[int, least(0)]
+Positive = typing.Annotated[float, above(0)]
+Temperature = typing.Annotated[float, above(0), Bound("a number", math.isfinite)]
+NotNegative = typing.Annotated[float, Bound("a number and not negative", lambda value: 0 <= value < math.inf)]
+Number = typing.Annotated[float, Bound("a number", math.isfinite)]
+Share = typing.Annotated[float, Bound("between 0 and 1", lambda value: 0 <= value <= 1)]
+Nucleus = typing.Annotated[float, above(0), Bound("at most 1", lambda value: value <= 1)]
+
+
 class RecipeConfig:
-    """What every recipe's `Config` inherits."""
+    """What every recipe's `Config` inherits: settings are within their bounds."""
+
+    def __post_init__(self) -> None:
+        for name, hint in typing.get_type_hints(type(self), include_extras=True).items():
+            value = getattr(self, name)
+            for bound in _bounds(hint) if value is not None else ():
+                if not bound.holds(value):
+                    raise ValueError(f"{name}: must be {bound.words}, got {value}")
 
     def resolved(self) -> typing.Any:
         """The configuration with every default that depends on other settings written out, as a run keeps it."""
         return self
 
     @property
+    def attn_implementation(self) -> str:
+        """What `LanguageModel.load` is told, where recipes do not ask for it."""
+        return "auto"
+
+    @property
     def uses_reference(self) -> bool:
         """Does the loss compare with the model of step 0, which is then kept beside the one that learns?"""
         return False
+
+
+def _bounds(hint: Any) -> list[Bound]:
+    """Those in an annotation, in a part of a union too."""
+    own = [extra for extra in getattr(hint, "__metadata__", ()) if isinstance(extra, Bound)]
+    return own + [bound for part in typing.get_args(hint) for bound in _bounds(part)]
 
 
 def check_warmed_up(model: str, steps: int | None) -> None:
@@ -84,6 +134,32 @@ def load_recipe(name: str) -> types.ModuleType:
             f"unknown recipe {name!r}{nearest(name, names)}; there are: {', '.join(names) or 'none'}"
         )
     return importlib.import_module(f"{RECIPES}.{name}")
+
+
+def recipe_source(name: str) -> ast.Module:
+    """The file of a recipe, read without importing it (and torch with it)."""
+    found = importlib.util.find_spec(f"{RECIPES}.{name}")
+    assert found is not None
+    assert found.origin is not None
+    return ast.parse(Path(found.origin).read_text(encoding="utf-8"))
+
+
+def option_types(name: str) -> dict[str, Any]:
+    """Of a recipe's `Config`, read in the same way: its options and their types. Its own are known as text, except
+    bool; whatever it inherits from is imported."""
+    source = recipe_source(name)
+    (config,) = (node for node in source.body if isinstance(node, ast.ClassDef) and node.name == "Config")
+    bases = {base.id for base in config.bases if isinstance(base, ast.Name)}
+    types: dict[str, Any] = {}
+    for node in source.body:
+        if isinstance(node, ast.ImportFrom):
+            for base in bases & {alias.name for alias in node.names}:
+                types |= typing.get_type_hints(getattr(importlib.import_module(str(node.module)), base))
+    for field in config.body:
+        if isinstance(field, ast.AnnAssign) and isinstance(field.target, ast.Name):
+            text = ast.unparse(field.annotation)
+            types[field.target.id] = bool if text == "bool" else text
+    return types
 
 
 def config_to_dict(config: Any) -> dict[str, Any]:

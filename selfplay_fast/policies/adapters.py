@@ -42,7 +42,7 @@ def check_folder(folder: Path) -> None:
     base = said.get("base_model_name_or_path") if isinstance(said, dict) else None
     if isinstance(base, str) and base.startswith((".", "/", "~")) and not Path(base).is_dir():
         raise ValueError(
-            f"it holds adapters of the model {base!r}, and there is no such folder; name another in {ADAPTER_CONFIG}"
+            f"it holds adapters of the model {base!r}, and there is no such folder; put it, or a link to it, there"
         )
 
 

@@ -18,10 +18,19 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import numpy as np
-import torch
 
 from selfplay_fast.arguments import shown
-from selfplay_fast.config import RecipeConfig, check_warmed_up, nearest, write_atomic
+from selfplay_fast.config import (
+    Count,
+    Natural,
+    NotNegative,
+    Nucleus,
+    Positive,
+    Share,
+    check_warmed_up,
+    nearest,
+    write_atomic,
+)
 from selfplay_fast.games import Style
 from selfplay_fast.learn import (
     RoleBaseline,
@@ -50,6 +59,7 @@ from selfplay_fast.policies.streams import derive_seed
 from selfplay_fast.records import Episode, Sampling
 from selfplay_fast.refine_search import Draft, Refined, RefineOptions, best_of
 from selfplay_fast.run import Run
+from selfplay_fast.settings import ModelConfig
 from selfplay_fast.training import adam, fresh_adam, load_model, save_second_model, second_model, start
 
 if TYPE_CHECKING:
@@ -58,133 +68,97 @@ if TYPE_CHECKING:
 JUDGE = "judge"
 _BETAS = (0.9, 0.999)  # AdamW's, in the trainer of the released code
 Row = dict[str, Any]
-_LEAST = {
-    "held_out_prompts prompts_per_step responses judgements branch keep depth max_tokens judge_tokens refine_tokens": 1,
-    "pairs_per_update dialogues_per_update dpo_epochs sft_epochs dpo_cutoff sft_cutoff warmup_dialogues": 1,
-    "threads max_batch_tokens": 1,
-    "steps warmup_steps lora_rank dpo_rate sft_rate nll_weight warmup_rate": 0,
-    "actor_temperature refiner_temperature eval_temperature": 0,
-}
-_SHARES = ("accept", "rate_warmup", "warmup_care", "warmup_skill")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Config(RecipeConfig):
+class Config(ModelConfig):
     """SPaR's settings; the defaults are the `nano` preset."""
 
     style: ClassVar[Style] = "mars"  # prompts are chats: the model needs a template
 
-    model: str = "nano"
-    """the actor: `nano` (built here), a local transformers folder, or a hub id"""
     refiner: str = ""
     """the refiner that is trained beside it; empty: a copy of the actor, warmed up as it is"""
     prompts: str = WORDS
     """`words` (tasks that a rule judges), or a JSONL file of objects with a `prompt`"""
-    held_out_prompts: int = 200
+    held_out_prompts: Count = 200
     """prompts to be measured on, never learned from"""
     judge: str = "rule"
     """who votes: the `refiner`, a `rule` (exact, for tasks that have one), or a server:URL#MODEL"""
     texts: Literal["brief", "full"] = "brief"
     """how the roles are spoken to: `full` explains, `brief` is for nano, which has learned what is wanted"""
-    seed: int = 0
-    """everything random follows from it"""
-    steps: int = 3
+    steps: Natural = 3
     """iterations"""
-    prompts_per_step: int = 260
+    prompts_per_step: Count = 260
     """prompts of an iteration, others than those before while there are any"""
-    responses: int = 5
+    responses: Count = 5
     """the actor's, to each prompt"""
-    judgements: int = 5
+    judgements: Count = 5
     """votes on a response; the majority counts, a tie is no judgement"""
     pairs: Literal["search", "refinement", "response"] = "search"
     """what is preferred to a response voted down: what a tree search found; the ablations: one refinement of it, or
     another response of the actor that passed"""
     order: Literal["bfs", "dfs"] = "bfs"
     """the search refines the best of each level, or the best child first"""
-    branch: int = 3
+    branch: Count = 3
     """refinements of a response"""
-    keep: int = 2
+    keep: Count = 2
     """how many responses of a level are refined further"""
-    depth: int = 3
+    depth: Count = 3
     """levels of a search"""
-    accept: float = 0.5
+    accept: Share = 0.5
     """a share of votes above it ends the search"""
-    actor_temperature: float = 0.9
+    actor_temperature: NotNegative = 0.9
     """of the actor's responses"""
-    actor_top_p: float = 0.9
+    actor_top_p: Nucleus = 0.9
     """their nucleus"""
-    refiner_temperature: float = 0.7
+    refiner_temperature: NotNegative = 0.7
     """of judgements and refinements"""
-    max_tokens: int = 10
+    max_tokens: Count = 10
     """length limit of a response"""
-    judge_tokens: int = 14
+    judge_tokens: Count = 14
     """length limit of a judgement"""
-    refine_tokens: int = 24
+    refine_tokens: Count = 24
     """length limit of a refinement"""
-    eval_temperature: float = 0.9
+    eval_temperature: NotNegative = 0.9
     """of the responses to held-out prompts; 0: greedy"""
-    beta: float = 0.1
+    beta: Positive = 0.1
     """of DPO"""
-    nll_weight: float = 1.0
+    nll_weight: NotNegative = 1.0
     """of the chosen responses' mean negative log-likelihood, added to DPO's loss"""
-    dpo_rate: float = 5e-4
+    dpo_rate: NotNegative = 5e-4
     """AdamW's peak for the actor; rises over `rate_warmup`, falls in a line to 0"""
-    dpo_epochs: int = 3
+    dpo_epochs: Count = 3
     """passes over the pairs"""
-    pairs_per_update: int = 16
+    pairs_per_update: Count = 16
     """pairs per optimizer step"""
-    dpo_cutoff: int = 2048
+    dpo_cutoff: Count = 2048
     """longer pairs are left out"""
-    sft_rate: float = 3e-4
+    sft_rate: NotNegative = 3e-4
     """AdamW's peak for the refiner; rises over `rate_warmup` and stays"""
-    sft_epochs: int = 2
+    sft_epochs: Count = 2
     """passes over the dialogues"""
-    dialogues_per_update: int = 16
+    dialogues_per_update: Count = 16
     """dialogues per optimizer step"""
-    sft_cutoff: int = 4096
+    sft_cutoff: Count = 4096
     """longer dialogues are left out"""
-    rate_warmup: float = 0.1
+    rate_warmup: Share = 0.1
     """share of an iteration's optimizer steps over which its learning rates rise"""
-    max_grad_norm: float = 1.0
+    max_grad_norm: Positive = 1.0
     """gradient clipping"""
-    warmup_steps: int | None = None
+    warmup_steps: Natural | None = None
     """supervised steps on careless demonstrations of both roles before all else, which stand for bootstrapping; None:
     120 for nano, 0 for other models"""
-    warmup_dialogues: int = 80
+    warmup_dialogues: Count = 80
     """demonstrations of each of these steps"""
-    warmup_rate: float = 3e-3
+    warmup_rate: NotNegative = 3e-3
     """AdamW's peak in the warm-up"""
-    warmup_care: float = 0.65
+    warmup_care: Share = 0.65
     """probability that a demonstrated response thinks of a constraint"""
-    warmup_skill: float = 0.7
+    warmup_skill: Share = 0.7
     """probability that a demonstrated refinement mends all that is broken"""
-    device: str = "auto"
-    """where the models live: `cpu`, `cuda`, or `auto` for a GPU where there is one"""
-    dtype: Literal["auto", "float32", "bfloat16"] = "auto"
-    """what passes are computed in; weights that are trained are float32 beside it. `auto`: bfloat16 on a GPU, but for
-    nano"""
-    lora_rank: int = 0
-    """train adapters of this rank at all linear layers but the head, and nothing else; 0: the whole models"""
-    gradient_checkpointing: bool = False
-    """compute layers again in the backward pass: a third more work, a small part of the memory"""
-    max_batch_tokens: int = 16384
-    """tokens of one forward pass over prompts and of one micro-batch"""
-    max_cache_tokens: int | None = None
-    """tokens whose keys and values replies in the making hold; None: 16 times as many as in a pass"""
-    threads: int = 1
-    """CPU threads of the models; more help only where cores are idle"""
 
     def __post_init__(self) -> None:
-        for names, low in _LEAST.items():
-            for name in names.split():
-                if not low <= (getattr(self, name) or 0) < float("inf"):
-                    raise ValueError(f"{name}: must be a number of at least {low}, got {getattr(self, name)}")
-        for name in _SHARES:
-            if not 0 <= getattr(self, name) <= 1:
-                raise ValueError(f"{name}: must be from 0 to 1, got {getattr(self, name)}")
-        for name in ("beta", "max_grad_norm"):
-            if not getattr(self, name) > 0:
-                raise ValueError(f"{name}: must be above 0, got {getattr(self, name)}")
+        super().__post_init__()
         self.options()
         self.samplings()
         if self.judge == "rule" and self.prompts != WORDS:
@@ -199,8 +173,6 @@ class Config(RecipeConfig):
             raise ValueError(
                 "model: nano is warmed up for the task words only; name another, or --prompts words"
             )
-        if self.lora_rank and self.model == "nano":
-            raise ValueError("lora_rank: nano is small, and trained whole; set it to 0, or name a model")
 
     def resolved(self) -> Config:
         warm = 120 if self.model == "nano" else 0
@@ -258,7 +230,6 @@ PRESETS = {
 def train(config: Config, run: Run) -> None:
     """Iterations from the first, or from the newest checkpoint of the run."""
     config = config.resolved()
-    torch.set_num_threads(config.threads)
     distributed.check_enough(config.prompts_per_step, "prompts_per_step")
     prompts = prompt_set(config.prompts, config.held_out_prompts, config.seed)
     others = judges(config, prompts)

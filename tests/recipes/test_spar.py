@@ -282,12 +282,12 @@ def test_word_tasks_are_learned(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "problem"),
     [
-        ({"responses": 0}, "responses: must be a number of at least 1"),
-        ({"steps": -1}, "steps: must be a number of at least 0"),
-        ({"dpo_rate": float("nan")}, "dpo_rate: must be a number"),
-        ({"accept": 1.5}, "accept: must be from 0 to 1"),
+        ({"responses": 0}, "responses: must be at least 1"),
+        ({"steps": -1}, "steps: must be at least 0"),
+        ({"dpo_rate": float("nan")}, "dpo_rate: must be a number and not negative"),
+        ({"accept": 1.5}, "accept: must be between 0 and 1"),
         ({"beta": 0.0}, "beta: must be above 0"),
-        ({"actor_top_p": 0.0}, "top_p must be"),
+        ({"actor_top_p": 0.0}, "actor_top_p: must be above 0"),
         ({"judgements": 0}, "judgements: must be"),
         ({"prompts": "word"}, "judge: no rule judges the prompts of word .did you mean 'words'"),
         ({"judge": "nobody"}, "judge: must be rule, refiner or server:URL#MODEL, got 'nobody'"),
