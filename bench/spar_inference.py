@@ -36,7 +36,7 @@ SEED = 1
 def trees_of(folder: Path) -> dict[str, list[Refined]]:
     """The trees of every way, one for each held-out prompt."""
     config = Run.resume(folder).config
-    prompts = prompt_set(config.prompts, config.held_out, config.seed)
+    prompts = prompt_set(config.prompts, config.held_out_prompts, config.seed)
     name = list_checkpoints(folder / "checkpoints")[-1].name
     cast: dict[str, Any] = {
         ACTOR: load_policy(folder / "checkpoints" / name),

@@ -80,7 +80,11 @@ def test_settings_are_within_their_bounds(setting: str, good: list[Any], bad: li
         (ModelConfig, {"lora_rank": 4}, "lora_rank: nano"),
         (ModelConfig, {"attn_implementation": "flash_attention_2"}, "attn_implementation: .* set lora_rank"),
         (GameConfig, {"max_think_tokens": 4}, "max_think_tokens: nano does not think"),
-        (GameConfig, {"model": "path", "max_think_tokens": 16}, "max_think_tokens: must be below max_tokens, 16"),
+        (
+            GameConfig,
+            {"model": "path", "max_think_tokens": 16},
+            "max_think_tokens: must be below max_tokens, 16",
+        ),
         (GameConfig, {"games": ()}, "games: name at least one"),
         (GameConfig, {"threads": 0}, "threads: must be at least 1"),
         (ServerConfig, {"eval_opponents": ("server:nowhere",)}, "^eval_opponents: "),

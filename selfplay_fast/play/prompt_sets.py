@@ -27,8 +27,7 @@ class PromptSet:
 
     def of_step(self, step: int, count: int) -> list[str]:
         """The prompts of step 1, 2, …: ``count`` after those of the step before; from the beginning after the last."""
-        places = np.arange((step - 1) * count, step * count) % len(self.train)
-        return [self.train[place] for place in places]
+        return [self.train[place % len(self.train)] for place in range((step - 1) * count, step * count)]
 
     def passes(self, tree: Refined) -> bool:
         """Is the result of this tree good: by the rule, or where there is none by the votes?"""
@@ -46,7 +45,7 @@ def prompt_set(source: str, held_out: int, seed: int) -> PromptSet:
     texts = [task.prompt for task in word_tasks()] if source == WORDS else read_prompts(Path(source))
     if len(texts) <= held_out:
         raise ValueError(
-            f"held_out: {held_out} of {len(texts)} prompts leave none to learn from; hold out fewer"
+            f"held_out_prompts: {held_out} of {len(texts)} prompts leave none to learn from; hold out fewer"
         )
     fixed = np.random.default_rng(0).permutation(len(texts))
     order = np.random.default_rng(seed).permutation(fixed[held_out:])

@@ -2,21 +2,22 @@
 
 A task is a prompt and a rule: ``task.broken(response)`` names the constraints that a response breaks. `WordTask` asks
 for words under constraints of length, keyword, case and ending, as verifiable instructions do; `LetterTask` is the
-character sequence study of SPaR (Cheng et al. 2024, arXiv 2412.11605, section 4.4). `RuleJudge` judges by the rule and
+character sequence study of SPaR (Cheng et al. 2024, arXiv 2412.11605, section 4.4). `rule_judge` judges by the rule and
 says what is broken.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, fields
 from itertools import product
-from typing import Literal, Protocol
+from typing import Any, Literal, Protocol
 
 from selfplay_fast.arguments import shown
 from selfplay_fast.play.refine_prompts import RefinePrompts
-from selfplay_fast.records import Ask, Reply
+from selfplay_fast.policies.simple import ScriptedPolicy
+from selfplay_fast.records import Ask
 from selfplay_fast.refine_search import END, START, VERDICT
 
 VOCABULARY = (
@@ -26,8 +27,8 @@ VOCABULARY = (
 LENGTHS = range(2, 6)
 ENDINGS = (".", "!", "?")
 CASES = {"capitals": str.upper, "small": str.lower}
-LETTERS = "abcdefghjkmnprst"
-COUNTS = range(2, 11)
+LETTERS = "abcdefgh"
+COUNTS = range(2, 7)
 
 PROMPTS = RefinePrompts(  # few words: each is a token or two of a tiny model
     judge=f"{{prompt}}\n{{response}}\n{VERDICT}?",
@@ -86,7 +87,7 @@ _WORD_TASK = re.compile(
 def read_word_task(prompt: str) -> WordTask:
     """The task that says this prompt; ValueError where there is none."""
     found = _WORD_TASK.fullmatch(prompt)
-    values = found.groupdict() if found else {}
+    values: dict[str, Any] = found.groupdict() if found else {}
     length = values.pop("length", None)
     task = WordTask(length=int(length) if length else None, **values)
     if not found or task.prompt != prompt:
@@ -147,28 +148,21 @@ def critique(task: Task, response: str) -> str:
     return f"{', '.join(broken) or 'all met'}. {VERDICT}: {'No' if broken else 'Yes'}"
 
 
-class RuleJudge:
+def rule_judge(read: Callable[[str], Task], prompts: RefinePrompts = PROMPTS) -> ScriptedPolicy:
     """A policy that judges by the rule of the task that the prompt names, and says what is broken.
 
     read: prompt -> task. prompts: how the judge is asked; prompt and response are read out of that.
     """
+    parts = re.split(r"\{(prompt|response)\}", prompts.judge)
+    if parts[1::2] != ["prompt", "response"]:
+        raise ValueError("prompts: a rule reads {prompt} and then {response}, once each, from the judge's")
+    before, between, after = map(re.escape, parts[::2])
+    asked = re.compile(f"{before}(.*?){between}(.*){after}", re.DOTALL)
 
-    def __init__(self, read: Callable[[str], Task], prompts: RefinePrompts = PROMPTS) -> None:
-        self.read = read
-        parts = re.split(r"\{(prompt|response)\}", prompts.judge)
-        if parts[1::2] != ["prompt", "response"]:
-            raise ValueError(
-                "prompts: a rule reads {prompt} and then {response}, once each, from the judge's"
-            )
-        before, between, after = map(re.escape, parts[::2])
-        self._asked = re.compile(f"{before}(.*?){between}(.*){after}", re.DOTALL)
+    def judged(ask: Ask, sample: int) -> str:
+        found = asked.fullmatch(ask.prompt_text)
+        if found is None:
+            raise ValueError(f"prompts: a judge is asked otherwise here: {shown(ask.prompt_text)}")
+        return critique(read(found[1]), found[2])
 
-    def generate(self, asks: Sequence[Ask]) -> list[Reply]:
-        """The same critique for each sample of an ask."""
-        replies = []
-        for ask in asks:
-            found = self._asked.fullmatch(ask.prompt_text)
-            if found is None:
-                raise ValueError(f"prompts: a judge is asked otherwise here: {shown(ask.prompt_text)}")
-            replies += [Reply(text=critique(self.read(found[1]), found[2]))] * ask.n
-        return replies
+    return ScriptedPolicy(judged)

@@ -96,7 +96,7 @@ def load_adapters(model: Any, folder: Path) -> None:
 
     weights = load_file(folder / "adapter_model.safetensors")
     try:
-        found = set_peft_model_state_dict(model, weights)
+        found: Any = set_peft_model_state_dict(model, weights)
     except RuntimeError as error:
         raise ValueError(
             f"adapters in {folder} do not fit the model: {str(error).splitlines()[0]}"

@@ -142,7 +142,7 @@ def build_nano_of(
     whole_words: bool = False,
     soft: bool = False,
 ) -> tuple[Any, Any]:
-    """The same for a language of which these are prompts and replies; ``soft`` (see `build_model`) to imitate them."""
+    """The same for a language of which these are prompts and replies; ``soft`` for a model that is to imitate them."""
     chat = ["user\n", "assistant\n"] * len(prompts)  # the template's own words, as often as they occur
     texts = [*dict.fromkeys(prompts), *dict.fromkeys(replies), *chat]
     tokenizer = build_tokenizer(texts, whole_words=whole_words)

@@ -84,7 +84,7 @@ from selfplay_fast.policies.streams import derive_seed
 from selfplay_fast.records import Episode, Sampling
 from selfplay_fast.run import Run
 from selfplay_fast.settings import ModelConfig
-from selfplay_fast.training import adam, load_model, start, trained, write_rows
+from selfplay_fast.training import adam, fresh_adam, load_model, start, trained, write_rows
 
 SUMS, RULE, POLICY = "sums", "rule", "policy"
 Tell = Callable[[str], None]
@@ -535,10 +535,10 @@ def loss_of(config: Config) -> PreferenceLoss:
 
 def optimizer_of(config: Config, policy: LanguageModel) -> torch.optim.Optimizer:
     """A fresh one, AdamW with the betas of the released code's trainer."""
+    if config.optimizer == "adamw":
+        return fresh_adam(policy, betas=(0.9, 0.999))
     with distributed.sharded(policy.model):
-        if config.optimizer == "rmsprop":
-            return torch.optim.RMSprop(trained(policy), lr=config.learning_rate)
-        return adam(policy, rate=config.learning_rate, betas=(0.9, 0.999))
+        return torch.optim.RMSprop(trained(policy), lr=config.learning_rate)
 
 
 def rates_of(config: Config, steps: int) -> list[float]:

@@ -9,15 +9,25 @@ judge, after a supervised warm-up that stands for the paper's bootstrapping. doc
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import numpy as np
-import torch
 
-from selfplay_fast.config import RecipeConfig, nearest
+from selfplay_fast.arguments import shown
+from selfplay_fast.config import (
+    Count,
+    Natural,
+    NotNegative,
+    Nucleus,
+    Positive,
+    Share,
+    check_warmed_up,
+    nearest,
+)
 from selfplay_fast.games import Style
 from selfplay_fast.learn import (
     RoleBaseline,
@@ -39,147 +49,122 @@ from selfplay_fast.play.prompt_sets import WORDS, PromptSet, prompt_set
 from selfplay_fast.play.refine_data import negatives, preference_rows, refiner_rows, response_rows
 from selfplay_fast.play.refine_table import ACTOR, REFINER
 from selfplay_fast.play.word_demonstrations import actor_chat, demonstration_texts, refiner_chat
-from selfplay_fast.play.word_tasks import PROMPTS, RuleJudge, read_word_task
+from selfplay_fast.play.word_tasks import PROMPTS, read_word_task, rule_judge
 from selfplay_fast.policies import Policy
-from selfplay_fast.policies.adapters import check_installed
 from selfplay_fast.policies.language_model import LanguageModel
 from selfplay_fast.policies.nano import build_nano_of
-from selfplay_fast.policies.openai_server import OpenAIServer
 from selfplay_fast.policies.streams import derive_seed
 from selfplay_fast.records import Episode, Sampling
 from selfplay_fast.refine_search import Draft, Refined, RefineOptions, best_of
 from selfplay_fast.run import Run
-from selfplay_fast.training import adam, load_model, save_second_model, second_model, start, write_rows
+from selfplay_fast.settings import ModelConfig
+from selfplay_fast.training import (
+    adam,
+    fresh_adam,
+    load_model,
+    save_second_model,
+    second_model,
+    start,
+    write_rows,
+)
+
+if TYPE_CHECKING:
+    from selfplay_fast.policies.openai_server import OpenAIServer
 
 JUDGE = "judge"
+_BETAS = (0.9, 0.999)  # AdamW's, in the trainer of the released code
 Row = dict[str, Any]
-_LEAST = {
-    "held_out prompts_per_step responses judgements branch keep depth max_tokens judge_tokens refine_tokens": 1,
-    "pairs_per_update dialogues_per_update dpo_epochs sft_epochs dpo_cutoff sft_cutoff warmup_dialogues": 1,
-    "threads max_batch_tokens": 1,
-    "steps warmup_steps lora_rank dpo_rate sft_rate nll_weight warmup_rate": 0,
-    "actor_temperature refiner_temperature eval_temperature": 0,
-}
-_SHARES = ("accept", "rate_warmup", "warmup_care", "warmup_skill")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Config(RecipeConfig):
+class Config(ModelConfig):
     """SPaR's settings; the defaults are the `nano` preset."""
 
     style: ClassVar[Style] = "mars"  # prompts are chats: the model needs a template
 
-    model: str = "nano"
-    """the actor: `nano` (built here), a local transformers folder, or a hub id"""
     refiner: str = ""
     """the refiner that is trained beside it; empty: a copy of the actor, warmed up as it is"""
     prompts: str = WORDS
     """`words` (tasks that a rule judges), or a JSONL file of objects with a `prompt`"""
-    held_out: int = 200
+    held_out_prompts: Count = 200
     """prompts to be measured on, never learned from"""
     judge: str = "rule"
     """who votes: the `refiner`, a `rule` (exact, for tasks that have one), or a server:URL#MODEL"""
     texts: Literal["brief", "full"] = "brief"
     """how the roles are spoken to: `full` explains, `brief` is for nano, which has learned what is wanted"""
-    seed: int = 0
-    """everything random follows from it"""
-    steps: int = 3
+    steps: Natural = 3
     """iterations"""
-    prompts_per_step: int = 260
+    prompts_per_step: Count = 260
     """prompts of an iteration, others than those before while there are any"""
-    responses: int = 5
+    responses: Count = 5
     """the actor's, to each prompt"""
-    judgements: int = 5
+    judgements: Count = 5
     """votes on a response; the majority counts, a tie is no judgement"""
     pairs: Literal["search", "refinement", "response"] = "search"
     """what is preferred to a response voted down: what a tree search found; the ablations: one refinement of it, or
     another response of the actor that passed"""
     order: Literal["bfs", "dfs"] = "bfs"
     """the search refines the best of each level, or the best child first"""
-    branch: int = 3
+    branch: Count = 3
     """refinements of a response"""
-    keep: int = 2
+    keep: Count = 2
     """how many responses of a level are refined further"""
-    depth: int = 3
+    depth: Count = 3
     """levels of a search"""
-    accept: float = 0.5
+    accept: Share = 0.5
     """a share of votes above it ends the search"""
-    actor_temperature: float = 0.9
+    actor_temperature: NotNegative = 0.9
     """of the actor's responses"""
-    actor_top_p: float = 0.9
+    actor_top_p: Nucleus = 0.9
     """their nucleus"""
-    refiner_temperature: float = 0.7
+    refiner_temperature: NotNegative = 0.7
     """of judgements and refinements"""
-    max_tokens: int = 10
+    max_tokens: Count = 10
     """length limit of a response"""
-    judge_tokens: int = 14
+    judge_tokens: Count = 14
     """length limit of a judgement"""
-    refine_tokens: int = 24
+    refine_tokens: Count = 24
     """length limit of a refinement"""
-    eval_temperature: float = 0.9
+    eval_temperature: NotNegative = 0.9
     """of the responses to held-out prompts; 0: greedy"""
-    beta: float = 0.1
+    beta: Positive = 0.1
     """of DPO"""
-    nll_weight: float = 0.1
+    nll_weight: NotNegative = 1.0
     """of the chosen responses' mean negative log-likelihood, added to DPO's loss"""
-    dpo_rate: float = 1e-4
+    dpo_rate: NotNegative = 5e-4
     """AdamW's peak for the actor; rises over `rate_warmup`, falls in a line to 0"""
-    dpo_epochs: int = 1
+    dpo_epochs: Count = 3
     """passes over the pairs"""
-    pairs_per_update: int = 16
+    pairs_per_update: Count = 16
     """pairs per optimizer step"""
-    dpo_cutoff: int = 2048
+    dpo_cutoff: Count = 2048
     """longer pairs are left out"""
-    sft_rate: float = 3e-4
+    sft_rate: NotNegative = 3e-4
     """AdamW's peak for the refiner; rises over `rate_warmup` and stays"""
-    sft_epochs: int = 2
+    sft_epochs: Count = 2
     """passes over the dialogues"""
-    dialogues_per_update: int = 16
+    dialogues_per_update: Count = 16
     """dialogues per optimizer step"""
-    sft_cutoff: int = 4096
+    sft_cutoff: Count = 4096
     """longer dialogues are left out"""
-    rate_warmup: float = 0.1
+    rate_warmup: Share = 0.1
     """share of an iteration's optimizer steps over which its learning rates rise"""
-    max_grad_norm: float = 1.0
+    max_grad_norm: Positive = 1.0
     """gradient clipping"""
-    warmup_steps: int = 120
-    """supervised steps of actor and refiner on careless demonstrations before all else: what stands for bootstrapping
-    in nano"""
-    warmup_dialogues: int = 80
+    warmup_steps: Natural | None = None
+    """supervised steps on careless demonstrations of both roles before all else, which stand for bootstrapping; None:
+    120 for nano, 0 for other models"""
+    warmup_dialogues: Count = 80
     """demonstrations of each of these steps"""
-    warmup_rate: float = 3e-3
+    warmup_rate: NotNegative = 3e-3
     """AdamW's peak in the warm-up"""
-    warmup_care: float = 0.65
+    warmup_care: Share = 0.65
     """probability that a demonstrated response thinks of a constraint"""
-    warmup_skill: float = 0.7
+    warmup_skill: Share = 0.7
     """probability that a demonstrated refinement mends all that is broken"""
-    device: str = "auto"
-    """where the models live: `cpu`, `cuda`, or `auto` for a GPU where there is one"""
-    dtype: Literal["auto", "float32", "bfloat16"] = "auto"
-    """what passes are computed in; weights that are trained are float32 beside it. `auto`: bfloat16 on a GPU, but for
-    nano"""
-    lora_rank: int = 0
-    """train adapters of this rank at all linear layers but the head, and nothing else; 0: the whole models"""
-    gradient_checkpointing: bool = False
-    """compute layers again in the backward pass: a third more work, a small part of the memory"""
-    max_batch_tokens: int = 16384
-    """tokens of one forward pass over prompts and of one micro-batch"""
-    max_cache_tokens: int | None = None
-    """tokens whose keys and values replies in the making hold; None: 16 times as many as in a pass"""
-    threads: int = 1
-    """CPU threads of the models; more help only where cores are idle"""
 
     def __post_init__(self) -> None:
-        for names, low in _LEAST.items():
-            for name in names.split():
-                if not low <= getattr(self, name) < float("inf"):
-                    raise ValueError(f"{name}: must be a number of at least {low}, got {getattr(self, name)}")
-        for name in _SHARES:
-            if not 0 <= getattr(self, name) <= 1:
-                raise ValueError(f"{name}: must be from 0 to 1, got {getattr(self, name)}")
-        for name in ("beta", "max_grad_norm"):
-            if not getattr(self, name) > 0:
-                raise ValueError(f"{name}: must be above 0, got {getattr(self, name)}")
+        super().__post_init__()
         self.options()
         self.samplings()
         if self.judge == "rule" and self.prompts != WORDS:
@@ -188,18 +173,20 @@ class Config(RecipeConfig):
                 "set it to refiner"
             )
         if self.judge not in ("rule", REFINER):
-            OpenAIServer.from_name(self.judge)
-        if self.model != "nano" and self.warmup_steps:
-            raise ValueError(
-                f"model: {self.model!r} is not nano{nearest(self.model, ['nano'])}, and only nano is warmed up; "
-                "for other models set warmup_steps to 0, as --preset paper does"
-            )
+            _server(self.judge)
+        check_warmed_up(self.model, self.warmup_steps)
         if self.model == "nano" and self.prompts != WORDS:
             raise ValueError(
                 "model: nano is warmed up for the task words only; name another, or --prompts words"
             )
-        if self.lora_rank and self.model == "nano":
-            raise ValueError("lora_rank: nano is small, and trained whole; set it to 0, or name a model")
+
+    def resolved(self) -> Config:
+        warm = 120 if self.model == "nano" else 0
+        return replace(self, warmup_steps=warm if self.warmup_steps is None else self.warmup_steps)
+
+    @property
+    def uses_reference(self) -> bool:
+        return True  # the refiner lies beside the actor, and memory is counted for both
 
     @property
     def refines(self) -> bool:
@@ -234,24 +221,23 @@ PRESETS = {
         max_tokens=2048,
         judge_tokens=2048,
         refine_tokens=3072,
+        nll_weight=0.1,
         dpo_rate=2e-7,
+        dpo_epochs=1,
         pairs_per_update=32,
         sft_rate=2e-6,
         sft_epochs=5,
         eval_temperature=0.0,
         dialogues_per_update=64,
-        warmup_steps=0,
     ),
 }
 
 
 def train(config: Config, run: Run) -> None:
     """Iterations from the first, or from the newest checkpoint of the run."""
-    torch.set_num_threads(config.threads)
-    if config.lora_rank:
-        check_installed()
+    config = config.resolved()
     distributed.check_enough(config.prompts_per_step, "prompts_per_step")
-    prompts = prompt_set(config.prompts, config.held_out, config.seed)
+    prompts = prompt_set(config.prompts, config.held_out_prompts, config.seed)
     others = judges(config, prompts)
 
     def refiner_after(step: int, actor: LanguageModel) -> LanguageModel:
@@ -289,7 +275,7 @@ def train(config: Config, run: Run) -> None:
         with run.phase("checkpoint"):
             save_second_model(run, REFINER, step, refiner)
             done = checkpoint.TrainState(step=step, baseline=state.baseline)
-            checkpoint.save_checkpoint(run.checkpoints, actor, fresh_adam(actor, rate=0.0), done)
+            checkpoint.save_checkpoint(run.checkpoints, actor, fresh_adam(actor), done)
 
 
 def respond(config: Config, cast: Cast, prompts: Sequence[str], seed: int) -> list[Refined]:
@@ -345,7 +331,7 @@ def prefer(config: Config, actor: LanguageModel, rows: Sequence[Row], seed: int)
     steps = config.dpo_epochs * -(-pairs.num_pairs // config.pairs_per_update)
     metrics = preference_update(
         actor,
-        fresh_adam(actor, rate=config.dpo_rate),
+        fresh_adam(actor, betas=_BETAS),
         pairs.compared_with(actor),
         rpo_loss(config.beta, nll_weight=config.nll_weight),
         minibatch=config.pairs_per_update,
@@ -354,7 +340,7 @@ def prefer(config: Config, actor: LanguageModel, rows: Sequence[Row], seed: int)
         max_grad_norm=config.max_grad_norm,
         max_batch_tokens=config.max_batch_tokens,
     )
-    return {f"dpo/{name}": value for name, value in metrics.items()}
+    return {f"dpo_{name}": value for name, value in metrics.items()}
 
 
 def imitate(config: Config, refiner: LanguageModel, rows: Sequence[Row], seed: int) -> dict[str, float]:
@@ -372,8 +358,8 @@ def imitate(config: Config, refiner: LanguageModel, rows: Sequence[Row], seed: i
         max_grad_norm=config.max_grad_norm,
         max_batch_tokens=config.max_batch_tokens,
     )
-    metrics = update(refiner, fresh_adam(refiner, rate=config.sft_rate), batch, settings)
-    return {f"sft/{name}": metrics[name] for name in ("loss", "grad_norm")}
+    metrics = update(refiner, fresh_adam(refiner, betas=_BETAS), batch, settings)
+    return {f"sft_{name}": metrics[name] for name in ("loss", "grad_norm")}
 
 
 def evaluate(config: Config, cast: Cast, prompts: PromptSet) -> dict[str, float]:
@@ -390,12 +376,13 @@ def evaluate(config: Config, cast: Cast, prompts: PromptSet) -> dict[str, float]
         if len(tree.nodes) > 1
     ]
     found = grown(config, cast, begun, config.options(), derive_seed(seed, 1), samplings)
-    count = len(drafts)
-    return {
-        "accuracy": sum(prompts.passes(tree) for tree in first) / count,
-        "search_accuracy": sum(prompts.passes(tree) for tree in found) / count,
-        "search_responses": sum(len(tree.nodes) for tree in found) / count,
-    }
+    task = WORDS if config.prompts == WORDS else "prompts"
+    metrics = {f"{task}/search_responses": sum(len(tree.nodes) for tree in found) / len(drafts)}
+    for name, trees in (("accuracy", first), ("search_accuracy", found)):
+        share = sum(prompts.passes(tree) for tree in trees) / len(drafts)
+        metrics[f"{task}/{name}"] = share
+        metrics[f"{task}/{name}_error"] = math.sqrt(share * (1 - share) / len(drafts))
+    return metrics
 
 
 def texts_of(config: Config) -> RefinePrompts:
@@ -409,10 +396,18 @@ def judges(config: Config, prompts: PromptSet) -> dict[str, Policy]:
         return {}
     if config.judge == "rule":
         assert prompts.read is not None
-        return {JUDGE: RuleJudge(prompts.read, texts_of(config))}
-    server = OpenAIServer.from_name(config.judge)
+        return {JUDGE: rule_judge(prompts.read, texts_of(config))}
+    server = _server(config.judge)
     server.check()
     return {JUDGE: server}
+
+
+def _server(name: str) -> OpenAIServer:
+    if not name.startswith("server:"):
+        raise ValueError(f"judge: must be rule, {REFINER} or server:URL#MODEL, got {shown(name)}")
+    from selfplay_fast.policies.openai_server import OpenAIServer  # of an extra
+
+    return OpenAIServer.from_name(name)
 
 
 def load_actor(config: Config, run: Run, prompts: PromptSet) -> LanguageModel:
@@ -420,7 +415,8 @@ def load_actor(config: Config, run: Run, prompts: PromptSet) -> LanguageModel:
     policy = load_model(
         config, (), run.status, build=lambda: build_nano_of(*demonstration_texts(), config.seed, soft=True)
     )
-    if not config.warmup_steps:
+    steps = config.warmup_steps or 0
+    if not steps:
         return policy
     tasks = [read_word_task(prompt) for prompt in prompts.train]
 
@@ -438,7 +434,7 @@ def load_actor(config: Config, run: Run, prompts: PromptSet) -> LanguageModel:
     warmup.imitate(
         policy,
         demonstrations,
-        steps=config.warmup_steps,
+        steps=steps,
         learning_rate=config.warmup_rate,
         layer_rate=1.0,
         progress=run.status,
@@ -449,12 +445,6 @@ def load_actor(config: Config, run: Run, prompts: PromptSet) -> LanguageModel:
 def first_refiner(config: Config, run: Run, actor: LanguageModel) -> LanguageModel:
     """The model that is named, or the actor as it is at first."""
     return load_model(replace(config, model=config.refiner), (), run.status) if config.refiner else actor
-
-
-def fresh_adam(policy: LanguageModel, *, rate: float) -> torch.optim.Optimizer:
-    """AdamW with the betas of the released code's trainer."""
-    with distributed.sharded(policy.model):
-        return adam(policy, rate=rate, betas=(0.9, 0.999))
 
 
 def _shuffled(rows: Sequence[Row], seed: int) -> list[Row]:

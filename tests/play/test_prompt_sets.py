@@ -20,7 +20,7 @@ def test_steps_and_what_is_held_out(tmp_path: Path) -> None:
     assert sorted([*steps[0], *steps[1], *first.held_out]) == sorted(f"p{i}" for i in range(10))
     assert steps[2] == steps[0], "from the beginning again"
     assert first.of_step(1, 7) == [*first.train, first.train[0]]
-    with pytest.raises(ValueError, match="held_out: 10 of 10 prompts leave none"):
+    with pytest.raises(ValueError, match="held_out_prompts: 10 of 10 prompts leave none"):
         prompt_set(str(path), 10, 0)
     words = prompt_set("words", 200, 0)
     assert (len(words.held_out), len(words.train)) == (200, 794)

@@ -8,12 +8,12 @@ from selfplay_fast.play.word_demonstrations import actor_chat, careless, mended,
 from selfplay_fast.play.word_tasks import (
     PROMPTS,
     LetterTask,
-    RuleJudge,
     WordTask,
     critique,
     letter_tasks,
     read_letter_task,
     read_word_task,
+    rule_judge,
     word_tasks,
 )
 from selfplay_fast.records import Ask
@@ -95,7 +95,7 @@ def test_the_rule_as_a_judge(prompts: RefinePrompts) -> None:
         Ask(role="judge", append=prompts.judge_chat(TASK.prompt, response), n=n)
         for response, n in (("FOX ANT BEE!", 2), ("fox ant bee?", 1), (sly, 1))
     ]
-    replies = RuleJudge(read_word_task, prompts).generate(asks)
+    replies = rule_judge(read_word_task, prompts).generate(asks)
     assert [reply.text for reply in replies] == [
         "all met. Final Judgement: Yes",
         "all met. Final Judgement: Yes",
@@ -107,9 +107,9 @@ def test_the_rule_as_a_judge(prompts: RefinePrompts) -> None:
 
 def test_a_rule_must_be_asked_as_agreed() -> None:
     with pytest.raises(ValueError, match="once each"):
-        RuleJudge(read_word_task, RefinePrompts(judge="Final Judgement of {response} to {prompt}"))
+        rule_judge(read_word_task, RefinePrompts(judge="Final Judgement of {response} to {prompt}"))
     with pytest.raises(ValueError, match="asked otherwise"):
-        RuleJudge(read_word_task).generate([Ask(role="judge", append="Well?")])
+        rule_judge(read_word_task).generate([Ask(role="judge", append="Well?")])
 
 
 def test_demonstrations() -> None:

@@ -5,7 +5,7 @@ import hashlib
 import importlib.util
 import json
 import shutil
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import fields, replace
 from pathlib import Path
 from types import ModuleType
@@ -24,7 +24,7 @@ from selfplay_fast.recipes import spar
 from selfplay_fast.records import Ask, Key, Reply
 
 RUN = (  # refinements of a model that knows nothing cannot be read: pairs are of responses, dialogues of divided votes
-    "train spar --steps 2 --prompts-per-step 6 --held-out 2 --pairs response --responses 3 --branch 1 --keep 1"
+    "train spar --steps 2 --prompts-per-step 6 --held-out-prompts 2 --pairs response --responses 3 --branch 1 --keep 1"
     " --depth 1 --max-tokens 3 --refine-tokens 3 --warmup-steps 2 --warmup-dialogues 8 --pairs-per-update 2"
     " --dialogues-per-update 4 --threads 1 --device cpu --run-dir"
 )
@@ -55,14 +55,20 @@ def rows(run: Path) -> list[dict[str, float]]:
     ]
 
 
-def test_a_run_goes_on_from_a_checkpoint_to_the_same_digits(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A run without an interruption. Whoever judges says yes now and then, so that there is something to learn."""
+    run = tmp_path_factory.mktemp("spar") / "run"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(spar, "judges", lambda *_: {spar.JUDGE: HashJudge()})
+        assert main([*RUN.split(), str(run)]) == 0
+        yield run
+
+
+def test_a_run_goes_on_from_a_checkpoint_to_the_same_digits(whole: Path, tmp_path: Path) -> None:
     """Oracle: the uninterrupted run: metrics, rows and both models' weights, byte for byte; and both models change in
-    every iteration. Whoever judges says yes now and then, so that there is something to learn."""
-    monkeypatch.setattr(spar, "judges", lambda *_: {spar.JUDGE: HashJudge()})
-    run, again = tmp_path / "run", tmp_path / "again"
-    assert main([*RUN.split(), str(run)]) == 0
+    every iteration."""
+    run, again = whole, tmp_path / "again"
     shutil.copytree(run, again)
     shutil.rmtree(again / "checkpoints" / "step-000002")  # the refiner's is there: it is written first
     (again / "preferences" / "step-000002.jsonl").unlink()
@@ -84,6 +90,24 @@ def test_a_run_goes_on_from_a_checkpoint_to_the_same_digits(
         assert weights[-1] == (again / saved[-1].relative_to(run)).read_bytes()
         begun.add(weights[0])
     assert len(begun) == 1, "both begin as one model"
+
+
+@pytest.mark.long
+def test_two_ranks_learn_the_same(whole: Path, tmp_path: Path, on_ranks: Callable[..., Any]) -> None:
+    """Oracle: the single process: the same rows to learn from, metrics to 1e-4. (How often a margin that begins at 0 is
+    above it is for rounding to say.)"""
+    shared = tmp_path / "shared"
+    codes, logs = on_ranks(2, *RUN.split(), str(shared))
+    assert codes == [0, 0], logs
+    for row, expected in zip(rows(shared), rows(whole), strict=True):
+        ours, theirs = (
+            {k: v for k, v in each.items() if not k.endswith(("sharing", "dpo_accuracy"))}
+            for each in (row, expected)
+        )
+        assert ours == pytest.approx(theirs, rel=1e-4, abs=1e-5)
+    for folder in ("preferences", "dialogues"):
+        texts = [(run / folder / "step-000001.jsonl").read_text() for run in (shared, whole)]
+        assert texts[0] == texts[1]
 
 
 # -- data ------------------------------------------------------------------------------------------------------------
@@ -233,7 +257,7 @@ def test_both_learn_what_their_rows_say(toy_policy: Any) -> None:
     before = margin()
     metrics = spar.prefer(config, toy_policy, pairs, seed=0)
     assert margin() > before + 0.5
-    assert set(metrics) >= {"dpo/loss", "dpo/accuracy", "dpo/margin"}
+    assert set(metrics) >= {"dpo_loss", "dpo_accuracy", "dpo_margin"}
     dialogues = [{"messages": [*row["prompt"], *row["rejected"]]} for row in pairs]
     before = margin()
     spar.imitate(config, toy_policy, dialogues, seed=0)
@@ -247,7 +271,7 @@ def test_word_tasks_are_learned(tmp_path: Path) -> None:
     assert (
         main(["train", "spar", "--threads", "1", "--device", "cpu", "--run-dir", str(tmp_path / "run")]) == 0
     )
-    found = [row["accuracy"] for row in rows(tmp_path / "run")]
+    found = [row["words/accuracy"] for row in rows(tmp_path / "run")]
     error = np.sqrt(sum(p * (1 - p) / 200 for p in (found[0], found[-1])))
     assert found[-1] > found[0] + 3 * error
 
@@ -258,16 +282,17 @@ def test_word_tasks_are_learned(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "problem"),
     [
-        ({"responses": 0}, "responses: must be a number of at least 1"),
-        ({"steps": -1}, "steps: must be a number of at least 0"),
-        ({"dpo_rate": float("nan")}, "dpo_rate: must be a number"),
-        ({"accept": 1.5}, "accept: must be from 0 to 1"),
+        ({"responses": 0}, "responses: must be at least 1"),
+        ({"steps": -1}, "steps: must be at least 0"),
+        ({"dpo_rate": float("nan")}, "dpo_rate: must be a number and not negative"),
+        ({"accept": 1.5}, "accept: must be between 0 and 1"),
         ({"beta": 0.0}, "beta: must be above 0"),
-        ({"actor_top_p": 0.0}, "top_p must be"),
+        ({"actor_top_p": 0.0}, "actor_top_p: must be above 0"),
         ({"judgements": 0}, "judgements: must be"),
         ({"prompts": "word"}, "judge: no rule judges the prompts of word .did you mean 'words'"),
-        ({"judge": "nobody"}, "'nobody' must look like server:"),
-        ({"model": "path/to/model"}, "model: .* set warmup_steps to 0"),
+        ({"judge": "nobody"}, "judge: must be rule, refiner or server:URL#MODEL, got 'nobody'"),
+        ({"judge": "server:x"}, "must look like server:http"),
+        ({"model": "path/to/model", "warmup_steps": 3}, "model: .* set it to 0"),
         ({"prompts": "p.jsonl", "judge": "refiner"}, "model: nano is warmed up for the task words only"),
         ({"lora_rank": 8}, "lora_rank: nano"),
     ],
