@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from selfplay_fast.policies.base import Policy
@@ -137,6 +138,6 @@ def _batches(lengths: Sequence[int], most: int, limit: int) -> list[list[int]]:
 
 
 def _messages(ask: Ask) -> Sequence[Mapping[str, str]]:
-    if isinstance(ask.append, str) or not all(isinstance(message, Mapping) for message in ask.append):
+    if isinstance(ask.append, (str, np.ndarray)):
         raise ValueError(f"a reward model reads messages; the ask of role {ask.role!r} has none")
     return ask.append

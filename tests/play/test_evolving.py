@@ -1,11 +1,14 @@
 """Answering, scoring and evolving prompts. Oracle: scripted roles, counts and rows by hand."""
 
-from collections.abc import Callable, Sequence
+import asyncio
+from collections.abc import AsyncIterator, Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from selfplay_fast.play import play
+from selfplay_fast.play.evolve_prompts import GRADED
 from selfplay_fast.play.evolving import (
     CREATOR,
     SCORER,
@@ -21,6 +24,8 @@ from selfplay_fast.play.evolving import (
     read_prompts,
     without_copies,
 )
+from selfplay_fast.policies.endpoint import Limits
+from selfplay_fast.policies.openai_server import OpenAIServer
 from selfplay_fast.policies.reward_models import function_reward
 from selfplay_fast.policies.simple import ScriptedPolicy
 from selfplay_fast.records import Ask, Reply, Turn
@@ -128,6 +133,31 @@ def test_responses_that_nobody_scores_are_left_out_and_counted() -> None:
     assert found["unsure"] == [([0, 1, 3, 4], 2, 0)] * 2
     assert found["late"] == [([1] * 5, 1, 0)] * 2
     assert found["silent"] == [([1] * 6, 0, 0), ([], 6, 0)]
+
+
+def test_a_server_grades_in_words_and_one_that_hangs_gives_no_reward(
+    scripted_server: Callable[..., Any], caplog: pytest.LogCaptureFixture
+) -> None:
+    """Oracle: what the server was asked and said; an attempt fails after a moment, and a warning says so."""
+
+    async def grade(body: Any, attempt: int, headers: dict[str, str]) -> AsyncIterator[bytes]:
+        asked = body["messages"][0]["content"]
+        if "3 of prompt 0" in asked:
+            await asyncio.sleep(5)
+        said = "Hard to say." if "2 of" in asked else f"Fine.\nScore: {len(asked) % 10}"
+        yield server.reply(said)
+
+    server = scripted_server(grade)
+    limits = Limits(concurrency=8, timeout=0.5, deadline=2.0, attempts=1, backoff=0.01)
+    judge = OpenAIServer(server.url, "judge", limits=limits)
+    cast = {SOLVER: solver(), SCORER: judge}
+    episodes = play(cast, [answer_table(Rules(prompts=GRADED), PROMPTS[:2], seed=0)])
+    first, second = answered_in(episodes)
+    assert (len(first.turns), first.unscored, len(second.turns), second.unscored) == (4, 2, 5, 1)
+    assert "1 of 12 replies forfeited" in caplog.text
+    asked = server.seen[0][2]["messages"]
+    assert len(asked) == 1
+    assert "Score: N" in asked[0]["content"]
 
 
 def test_responses_that_do_not_come_are_not_scored() -> None:
