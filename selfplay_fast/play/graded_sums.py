@@ -26,6 +26,7 @@ PROMPTS = EvolvePrompts(
     methods={name: name for name in (LONGER, SHORTER, SWAPPED)}, rewrite="{method} {prompt}"
 )
 
+_SHORT = 0.75  # of demonstrations
 _TERM = re.compile(r"([0-4])\+([0-4])")
 
 
@@ -96,12 +97,15 @@ def rule_creator() -> ScriptedPolicy:
 def demonstrations(
     count: int, seed: int, *, careful_terms: int, care: float, creator: bool = False
 ) -> tuple[list[str], list[str]]:
-    """Prompts of all lengths and responses: right up to ``careful_terms``, beyond that each term is right with chance
-    ``care``, else any number. With ``creator`` every second one is a creator's task, done as told."""
+    """Prompts and responses. Three of four are short, up to ``careful_terms``, and right; of the others, of all other
+    lengths, each term is right with chance ``care``, else any number. With ``creator`` every second one is a creator's
+    task, done as told."""
     rng = np.random.default_rng(seed)
     prompts, replies = [], []
     for number in range(count):
-        terms = int(rng.integers(1, MOST_TERMS + 1))
+        short = careful_terms and rng.random() < _SHORT
+        lengths = range(1, careful_terms + 1) if short else range(careful_terms + 1, MOST_TERMS + 1)
+        terms = int(rng.choice(lengths))
         prompt = _written(rng.integers(MODULUS, size=(terms, 2)).tolist()).text
         if creator and number % 2:
             method = (LONGER, SHORTER, SWAPPED)[rng.integers(3)]

@@ -175,7 +175,7 @@ class Config(ModelConfig):
     """in `simpo`, what chosen responses should be ahead by"""
     optimizer: Literal["adamw", "rmsprop"] | None = None
     """a fresh one in every iteration; None: rmsprop for sppo, else adamw"""
-    learning_rate: NotNegative = 2e-4
+    learning_rate: NotNegative = 4e-4
     """its peak"""
     learning_rate_decay: Literal["cosine", "linear"] | None = None
     """down to 0 within an iteration; None: linear for sppo, else cosine"""
@@ -191,7 +191,7 @@ class Config(ModelConfig):
     """gradient clipping"""
     max_loss: Positive = 1e6
     """a loss of `rloo` beyond it has exploded, and the run stops"""
-    warmup_steps: Natural = 100
+    warmup_steps: Natural = 150
     """supervised steps on sums before all else: what stands for a pretrained model in nano"""
     warmup_rows: Count = 64
     """responses of each of these steps"""
