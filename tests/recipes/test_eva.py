@@ -209,6 +209,25 @@ def test_losses_have_the_published_settings() -> None:
         assert eva.loss_of(config)(chosen, rejected).item() == pytest.approx(value), name
 
 
+@pytest.mark.long
+def test_what_is_drawn_by_regret_is_harder_and_teaches(tmp_path: Path) -> None:
+    """Oracle: the model of step 0 on held-out sums, 240 of them, and prompts drawn evenly."""
+    found = {}
+    for metric in ("reward_gap", "uniform"):
+        run = tmp_path / metric
+        arguments = (
+            f"train eva --steps 3 --metric {metric} --keep-equal --keep-copies --threads 1 --device cpu"
+        )
+        assert main([*arguments.split(), "--run-dir", str(run)]) == 0
+        found[metric] = rows(run)
+    first, last = found["reward_gap"][0], found["reward_gap"][-1]
+    assert last["held_out/reward"] > first["held_out/reward"] + 0.03
+    begun = {metric: run[1] for metric, run in found.items()}
+    assert begun["uniform"]["difficulty/base"] == begun["reward_gap"]["difficulty/base"] == 2.5
+    assert begun["reward_gap"]["difficulty/drawn"] > 3
+    assert begun["uniform"]["difficulty/drawn"] < 3
+
+
 # -- the evolve step ---------------------------------------------------------------------------------------------------
 
 
