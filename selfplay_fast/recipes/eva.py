@@ -299,14 +299,14 @@ def train(config: Config, run: Run) -> None:
         base = setting.prompts_of(config, run, step)
         if config.plain_step:
             with run.phase("rollout"):
-                plain, _ = answer(config, tell, cast, base, derive_seed(seed, 1))
+                plain = answer(config, tell, cast, base, derive_seed(seed, 1))
             with run.phase("update"):
                 learned = learn(config, tell, policy, plain, seed)
             kept = preference_rows(plain, keep_equal=config.keep_equal)
             write_rows(run.directory / "plain", step, kept)
             metrics |= {f"plain_step/{name}": value for name, value in learned.items()}
         with run.phase("rollout"):
-            answered, _ = answer(config, tell, cast, base, derive_seed(seed, 2))
+            answered = answer(config, tell, cast, base, derive_seed(seed, 2))
             drawn = draw(config, tell, answered, derive_seed(seed, 3))
             evolved, episodes = evolve(config, tell, cast, drawn, base, derive_seed(seed, 4))
         mix = mixed(
@@ -330,12 +330,18 @@ def train(config: Config, run: Run) -> None:
             checkpoint.save_checkpoint(run.checkpoints, policy, idle, done)
 
 
-def answer(
-    config: Config, tell: Tell, cast: Cast, prompts: Sequence[Prompt], seed: int
-) -> tuple[list[Answered], list[Episode]]:
-    """The solver's responses to every prompt, scored; without prompts that have no scored response."""
-    episodes = dealt(cast, partial(answer_table, config.rules(), prompts, seed=seed))
-    return scored(tell, config, answered_in(episodes)), episodes
+def answer(config: Config, tell: Tell, cast: Cast, prompts: Sequence[Prompt], seed: int) -> list[Answered]:
+    """The solver's responses to every prompt, scored; without prompts that have no scored response.
+
+    ValueError where none has one.
+    """
+    answered = answered_in(dealt(cast, partial(answer_table, config.rules(), prompts, seed=seed)))
+    kept = scored(tell, answered)
+    if not kept and any(one.unscored for one in answered):
+        raise ValueError(f"reward_model: no response got a reward; does {config.reward_model} answer?")
+    if not kept:
+        raise ValueError("prompts: none leaves room for a response; use a model with a longer context")
+    return kept
 
 
 def draw(config: Config, tell: Tell, answered: Sequence[Answered], seed: int) -> list[Prompt]:
@@ -367,7 +373,7 @@ def evolve(
         if copies := len(evolved) - len(kept):
             tell(f"{copies} of {len(evolved)} evolved prompts are copies and are left out")
         evolved = kept
-    return scored(tell, config, evolved), episodes
+    return scored(tell, evolved), episodes
 
 
 def learn(
@@ -442,21 +448,14 @@ def dealt(cast: Cast, table: Callable[..., DialogueTable]) -> list[Episode]:
     return distributed.play_dealt(lambda share: play(cast, [table(share=share)]))
 
 
-def scored(tell: Tell, config: Config, answered: Sequence[Answered]) -> list[Answered]:
-    """The prompts that have a scored response. A line for what is missing; ValueError where nothing was scored."""
+def scored(tell: Tell, answered: Sequence[Answered]) -> list[Answered]:
+    """The prompts that have a scored response, and a line for what is missing."""
     came = sum(len(one.turns) + one.unscored for one in answered)
     if lost := sum(one.lost for one in answered):
         tell(f"{lost} of {came + lost} responses did not come or had no room")
     if unscored := sum(one.unscored for one in answered):
-        if unscored == came:
-            raise ValueError(
-                f"reward_model: none of {came} responses got a reward; does {config.reward_model} answer?"
-            )
         tell(f"{unscored} of {came} responses got no reward and are left out")
-    kept = [one for one in answered if one.turns]
-    if not kept and answered:
-        raise ValueError("prompts: none leaves room for a response; use a model with a longer context")
-    return kept
+    return [one for one in answered if one.turns]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -139,7 +139,7 @@ def begun(whole: Path) -> tuple[LanguageModel, list[Answered]]:
     """The model of the run's last step, and prompts that it has answered."""
     policy = load_policy(list_checkpoints(whole / "checkpoints")[-1])
     prompts = graded_sums.sums([1] * 12, seed=1)
-    answered, _ = eva.answer(eva.Config(), print, {SOLVER: policy, SCORER: RULE}, prompts, seed=0)
+    answered = eva.answer(eva.Config(), print, {SOLVER: policy, SCORER: RULE}, prompts, seed=0)
     return policy, answered
 
 
@@ -370,12 +370,34 @@ def test_too_few_with_weight_are_told() -> None:
 
 
 def test_missing_rewards_are_told_and_none_at_all_is_an_error() -> None:
-    notes, config = list[str](), eva.Config()
+    """Oracle: what is left; evolved prompts that nobody can score, as those that are no sums, end no run."""
+    notes: list[str] = []
     groups = answered({"a": [None, 1.0], "b": [None, None]})
-    assert [one.prompt.text for one in eva.scored(notes.append, config, groups)] == ["a"]  # type: ignore[arg-type]
+    assert [one.prompt.text for one in eva.scored(notes.append, groups)] == ["a"]
     assert notes == ["3 of 4 responses got no reward and are left out"]
-    with pytest.raises(ValueError, match="reward_model: none of 2 responses got a reward; does rule answer"):
-        eva.scored(notes.append, config, answered({"a": [None, None]}))  # type: ignore[arg-type]
+    cast: dict[str, Any] = {
+        SOLVER: ScriptedPolicy(lambda ask, k: "1"),
+        SCORER: RULE,
+        CREATOR: ScriptedPolicy(lambda ask, k: "no sum"),
+    }
+    evolved, _ = eva.evolve(eva.Config(), notes.append, cast, [Prompt(text="1+1")], [], seed=0)
+    assert evolved == []
+    assert notes[-1] == "6 of 6 responses got no reward and are left out"
+    with pytest.raises(ValueError, match="reward_model: no response got a reward; does rule answer"):
+        eva.answer(eva.Config(), print, cast, [Prompt(text="no sum")], 0)
+    cast[SOLVER] = Full()
+    with pytest.raises(ValueError, match="prompts: none leaves room for a response"):
+        eva.answer(eva.Config(), notes.append, cast, [Prompt(text="1+1")], 0)
+    assert notes[-1] == "6 of 6 responses did not come or had no room"
+
+
+class Full:
+    """A policy whose context is always full."""
+
+    def generate(self, asks: Sequence[Ask]) -> list[Reply]:
+        """As a policy."""
+        full = Reply(text="", finish_reason="forfeit", no_room=True)
+        return [full for ask in asks for _ in range(ask.n)]
 
 
 def test_an_empty_evolution_and_copies_are_told() -> None:
