@@ -16,6 +16,7 @@ from torch import Tensor
 from selfplay_fast.policies.flops import Passes
 from selfplay_fast.policies.prefix_forward import Attention
 from selfplay_fast.policies.tree_attention import TREE_ATTENTION
+from selfplay_fast.policies.weights import in_own_memory
 
 
 class Critic:
@@ -53,7 +54,7 @@ class Critic:
             logging.set_verbosity(level)
         if any(name.startswith("score.") for name in loading["missing_keys"]):
             _new_head(model.score, seed)
-        return cls(model.to(device), attention)
+        return cls(in_own_memory(model).to(device), attention)
 
     def save(self, folder: str | Path, weights: dict[str, Tensor] | None = None) -> None:
         """Write an ordinary transformers folder, with ``weights`` instead of the model's own where they are given."""
