@@ -53,6 +53,8 @@ class Critic:
             logging.set_verbosity(level)
         if any(name.startswith("score.") for name in loading["missing_keys"]):
             _new_head(model.score, seed)
+        for weight in model.parameters():  # out of the file's memory: how sums are rounded depends on where numbers lie
+            weight.data = weight.data.clone()
         return cls(model.to(device), attention)
 
     def save(self, folder: str | Path, weights: dict[str, Tensor] | None = None) -> None:
