@@ -223,10 +223,40 @@ def saved_if_servers_go(run: Run, step: int, save: Callable[[int], None]) -> Ite
         raise
 
 
-def adam(policy: Learner, *, rate: float, weight_decay: float = 0.0) -> torch.optim.Optimizer:
-    """AdamW over all that is trained, betas 0.9 and 0.95."""
+def adam(
+    policy: Learner, *, rate: float, weight_decay: float = 0.0, betas: tuple[float, float] = (0.9, 0.95)
+) -> torch.optim.Optimizer:
+    """AdamW over all that is trained."""
     trained = [parameter for parameter in policy.model.parameters() if parameter.requires_grad]
-    return torch.optim.AdamW(trained, lr=rate, betas=(0.9, 0.95), weight_decay=weight_decay)
+    return torch.optim.AdamW(trained, lr=rate, betas=betas, weight_decay=weight_decay)
+
+
+def fresh_adam(policy: Learner, *, betas: tuple[float, float] = (0.9, 0.95)) -> torch.optim.Optimizer:
+    """The same, without a rate or states: for whoever gives the rates of a few steps, and begins anew after them."""
+    with distributed.sharded(policy.model):
+        return adam(policy, rate=0.0, betas=betas)
+
+
+def second_model(
+    config: ModelSettings, run: Run, name: str, step: int, *, build: Callable[[], LanguageModel]
+) -> LanguageModel:
+    """The model that learns beside a run's own, as it was after ``step``; at first a copy of what ``build`` makes.
+
+    It is kept in ``checkpoints/NAME``. Saved (`save_second_model`) before the run's own, it is there for whatever step
+    the run goes on from.
+    """
+    path = run.checkpoints / name / f"step-{step:06d}"
+    if step == 0 and not path.exists():
+        save_second_model(run, name, step, build())
+    policy = checkpoint.load_policy(path, **placement(config))
+    _prepare(config, policy)
+    return policy
+
+
+def save_second_model(run: Run, name: str, step: int, policy: LanguageModel) -> None:
+    """Weights only: its optimizer begins anew in every step."""
+    state = checkpoint.TrainState(step=step, baseline=RoleBaseline())
+    checkpoint.save_checkpoint(run.checkpoints / name, policy, fresh_adam(policy), state, keep=3)
 
 
 def start(
@@ -277,7 +307,7 @@ def finish_step(
     step: int,
     metrics: Mapping[str, float],
     episodes: Sequence[Episode],
-    advantages: Sequence[Sequence[float]],
+    advantages: Sequence[Sequence[float]] | None,
     *,
     last: bool,
     evaluate: Callable[..., dict[str, float]],

@@ -5,7 +5,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import count
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,6 +17,7 @@ from selfplay_fast.arguments import shown
 from selfplay_fast.learn.packing import TokenBatch
 from selfplay_fast.learn.preference_update import PairBatch
 from selfplay_fast.policies.language_model import LanguageModel
+from selfplay_fast.policies.streams import derive_seed
 from selfplay_fast.records import IntArray
 
 Row = Mapping[str, Any]
@@ -67,6 +71,33 @@ def pack_dialogues(
         sampler_logprobs=np.zeros(len(weights), np.float32),
         temperature=1.0,
     )
+
+
+def read_rows(path: str | Path, setting: str) -> list[Row]:
+    """A file of JSON lines, a row each; ValueError with ``setting`` and the line where one is no object."""
+    try:
+        lines = Path(path).read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise ValueError(f"{setting}: cannot read {path}: {error}") from None
+    rows: list[Row] = []
+    for number, line in enumerate(lines, 1):
+        try:
+            row = json.loads(line)
+        except ValueError:
+            row = None
+        if not isinstance(row, dict):
+            raise ValueError(f"{setting}: {path}, line {number}: must be a JSON object, got {shown(line)}")
+        rows.append(row)
+    if not rows:
+        raise ValueError(f"{setting}: {path} is empty")
+    return rows
+
+
+def row_batches(policy: LanguageModel, rows: Sequence[Row], *, size: int, seed: int) -> Iterator[TokenBatch]:
+    """Batches of ``size`` dialogues without end, drawn with replacement; number n follows from (seed, n)."""
+    for number in count():
+        drawn = np.random.default_rng(derive_seed(seed, number)).integers(len(rows), size=size)
+        yield pack_dialogues(policy, [rows[i] for i in drawn])
 
 
 def _turns(policy: LanguageModel, chat: Sequence[Mapping[str, str]], number: int) -> list[IntArray]:
