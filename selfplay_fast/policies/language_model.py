@@ -265,9 +265,13 @@ class LanguageModel:
     def forget(self) -> None:
         """Drop the keys and values of all contexts; what `weights_seen` does not see must call it.
 
-        The room for rows, at most ``max_cache_tokens``, stays, with the steps that were captured over it.
+        The room for rows, at most ``max_cache_tokens``, stays where steps have few shapes, with those that were
+        captured over it. Elsewhere it goes: products of matrices depend in their last bits on where these lie, and a
+        run that goes on from a checkpoint has no room yet.
         """
         self._store.clear()
+        if self._room is not None and not self._room.static:
+            self._room = None
 
     def release(self) -> None:
         """`forget`, and give all of its memory back."""
