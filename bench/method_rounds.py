@@ -18,17 +18,22 @@ import importlib.util
 import statistics
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 from _measure import machine, save
 
-from selfplay_fast.play import play, self_play
+from selfplay_fast.evaluate.answers import AnswerVerifier
+from selfplay_fast.play import play, play_dialogues, self_play
 from selfplay_fast.play.attack_game import Rules, Seed, attack_table, mark_attacked
 from selfplay_fast.play.attack_prompts import AttackPrompts
 from selfplay_fast.play.attack_rules import JUDGE, Labels, write_labels
+from selfplay_fast.play.effort import EffortJudge, judge_messages, read_grade
+from selfplay_fast.play.word_problems import Problem
 from selfplay_fast.policies.base import Answer
+from selfplay_fast.recipes import rlsp as recipe
 from selfplay_fast.records import Ask, Reply
 
 
@@ -180,7 +185,68 @@ def self_redteam(games: int, repeat: int) -> Counts:
     )
 
 
-METHODS: dict[str, Callable[[int, int], Counts]] = {"self_redteam": self_redteam}
+# -- RLSP --------------------------------------------------------------------------------------------------------------
+
+_SOLVING = {"solver": 4096, "judge": 256}
+
+
+def _solving_text(role: str, prompt: str) -> str:
+    n = drawn(role, prompt)
+    if role == "judge":
+        return "no idea" if n % 13 == 0 else f'{{"grade": {n % 11 / 10}}}'
+    return "x" * (n % 900) + ("" if n % 7 == 0 else f"\\boxed{{{n % 3}}}")
+
+
+def rlsp(games: int, repeat: int) -> Counts:
+    """Grades of effort are asked for when all replies are there; here a reply is graded as soon as it is whole."""
+    config = recipe.Config(judge="a model", judge_attempts=3, length_bonus=100.0)
+    problems = [Problem(question=f"problem {repeat} {i}", answer=str(i % 3)) for i in range(games)]
+    equal = AnswerVerifier("exact").equal
+    spent: dict[str, list[int]] = {"solver": [], "judge": []}
+    graded: list[int] = []  # steps of all attempts at a reply
+
+    def ask(role: str, prompt: str) -> str:
+        spent[role].append(length_of(role, prompt, _SOLVING[role]))
+        return _solving_text(role, prompt)
+
+    def grade(question: str, reasoning: str) -> float:
+        prompt = "\n".join(message["content"] for message in judge_messages(question, reasoning))
+        graded.append(0)
+        for _ in range(config.judge_attempts):
+            found = read_grade(ask("judge", prompt))
+            graded[-1] += spent["judge"][-1]
+            if found is not None:
+                return found
+        raise ValueError("no grade")
+
+    paid = [
+        port("rlsp").served(
+            ask("solver", problem.question),
+            problem.answer,
+            equal,
+            c=config.length_bonus,
+            judge=partial(grade, problem.question),
+            alpha=config.correctness_weight,
+        )
+        for problem in problems
+    ]
+    protocol = partial(recipe.solve, config, equal, EffortJudge(attempts=config.judge_attempts))
+    rounds, stream = Spoken(_solving_text, _SOLVING), Streaming(_solving_text, _SOLVING)
+    for policy in (rounds, stream):
+        episodes = play_dialogues(self_play(policy), protocol, problems, seed=0)  # type: ignore[arg-type]
+        ours = [episode.returns["solver"] for episode in episodes]
+        assert all(abs(a - b) < 1e-9 for a, b in zip(ours, paid, strict=True)), "rewards differ"
+    return Counts(
+        requests=sum(map(len, spent.values())),
+        calls=rounds.calls,
+        phases=2,
+        ours=stream.steps,
+        barriers=max(spent["solver"]) + max(graded),
+        sequential=sum(map(sum, spent.values())),
+    )
+
+
+METHODS: dict[str, Callable[[int, int], Counts]] = {"self_redteam": self_redteam, "rlsp": rlsp}
 
 
 def main() -> None:
