@@ -112,15 +112,20 @@ def load_model(
     status: Callable[[str], None],
     *,
     nano: Mapping[str, Any] | None = None,
+    build: Callable[[], tuple[Any, Any]] | None = None,
     **options: Any,
 ) -> LanguageModel:
     """The model that the configuration names, ready to learn.
 
-    ``nano`` are further options of `build_nano`, ``options`` those of `LanguageModel`.
+    ``nano`` are further options of `build_nano`, ``options`` those of `LanguageModel`. ``build``: how nano and its
+    tokenizer are made where it is no games that it plays.
     """
     if config.model == "nano":
         status("building nano")
-        model, tokenizer = build_nano(games, config.seed, style=config.style, **(nano or {}))
+        made = (
+            build_nano(games, config.seed, style=config.style, **(nano or {})) if build is None else build()
+        )
+        model, tokenizer = made
         placed = {name: value for name, value in placement(config).items() if name != "dtype"}
         policy = LanguageModel(model, tokenizer, **placed, **options)
     else:

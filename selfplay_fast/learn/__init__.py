@@ -10,7 +10,7 @@ from selfplay_fast.learn.advantages import (
 from selfplay_fast.learn.chat_rows import pack_dialogues, pack_pairs
 from selfplay_fast.learn.credit import discounted_sums, gae, moving_advantages, segment_normalise
 from selfplay_fast.learn.losses import PolicyLoss, policy_loss, ppo_clip_loss, reinforce_loss
-from selfplay_fast.learn.packing import TokenBatch, pack, pack_chats
+from selfplay_fast.learn.packing import TokenBatch, only_roles, pack, pack_chats
 from selfplay_fast.learn.preference_update import PairBatch, preference_update
 from selfplay_fast.learn.preferences import (
     dpo_loss,
@@ -22,20 +22,24 @@ from selfplay_fast.learn.preferences import (
     simpo_loss,
     sppo_loss,
 )
-from selfplay_fast.learn.update import Update, update
+from selfplay_fast.learn.token_rewards import reinforce_pp_advantages, shaped_rewards, whiten
+from selfplay_fast.learn.update import Beside, Update, batch_logprobs, update
 
 __all__ = [
+    "Beside",
     "PairBatch",
     "PolicyLoss",
     "RoleBaseline",
     "TokenBatch",
     "Update",
+    "batch_logprobs",
     "discounted_sums",
     "dpo_loss",
     "gae",
     "hinge_loss",
     "ipo_loss",
     "moving_advantages",
+    "only_roles",
     "orpo_loss",
     "pack",
     "pack_chats",
@@ -46,13 +50,16 @@ __all__ = [
     "preference_loss",
     "preference_update",
     "reinforce_loss",
+    "reinforce_pp_advantages",
     "role_conditioned_advantages",
     "rpo_loss",
     "segment_normalise",
+    "shaped_rewards",
     "simpo_loss",
     "sppo_loss",
     "summed_rewards",
     "turn_level_advantages",
     "update",
+    "whiten",
     "without_forfeits",
 ]

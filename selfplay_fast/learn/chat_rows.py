@@ -5,7 +5,9 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -67,6 +69,26 @@ def pack_dialogues(
         sampler_logprobs=np.zeros(len(weights), np.float32),
         temperature=1.0,
     )
+
+
+def read_rows(path: str | Path, setting: str) -> list[Row]:
+    """A file of JSON lines, a row each; ValueError with ``setting`` and the line where one is no object."""
+    try:
+        lines = Path(path).read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise ValueError(f"{setting}: cannot read {path}: {error}") from None
+    rows: list[Row] = []
+    for number, line in enumerate(lines, 1):
+        try:
+            row = json.loads(line)
+        except ValueError:
+            row = None
+        if not isinstance(row, dict):
+            raise ValueError(f"{setting}: {path}, line {number}: must be a JSON object, got {shown(line)}")
+        rows.append(row)
+    if not rows:
+        raise ValueError(f"{setting}: {path} is empty")
+    return rows
 
 
 def _turns(policy: LanguageModel, chat: Sequence[Mapping[str, str]], number: int) -> list[IntArray]:

@@ -52,6 +52,11 @@ class TokenBatch:
             temperature=self.temperature,
         )
 
+    def token_mean(self) -> TokenBatch:
+        """The same with weights that sum to 1; where none is trained, as it is."""
+        total = self.weights.sum()
+        return replace(self, weights=self.weights / total) if total > 0 else self
+
     def shuffled(self, seed: int) -> TokenBatch:
         """The samples in an order that follows from the seed."""
         return self.take(np.random.default_rng(seed).permutation(self.num_samples))
@@ -89,6 +94,14 @@ def dealt(batch: TokenBatch, share: tuple[int, int]) -> TokenBatch:
     starts = np.minimum(starts, most)
     ends = np.append(starts[1:], len(order))
     return batch.take(order[starts[mine] : ends[mine]])
+
+
+def only_roles(episodes: Sequence[Episode], roles: Sequence[str]) -> list[Episode]:
+    """The episodes with the turns of these roles alone: what others said, a judge say, is not learned."""
+    return [
+        replace(episode, turns=tuple(turn for turn in episode.turns if turn.ask.role in roles))
+        for episode in episodes
+    ]
 
 
 def pack(

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import chain
 from typing import Any, Literal
 
@@ -23,7 +23,7 @@ from torch import Tensor
 from selfplay_fast._native import TokenTree
 from selfplay_fast.kernels.token_logprobs import token_logprobs
 from selfplay_fast.learn import distributed
-from selfplay_fast.learn.losses import Surrogate, k2_kl, truncated_importance
+from selfplay_fast.learn.losses import Surrogate, k2_kl, negative_log_likelihood, truncated_importance
 from selfplay_fast.learn.packing import TokenBatch, dealt, minibatches
 from selfplay_fast.policies.adapters import without_adapters
 from selfplay_fast.policies.language_model import LanguageModel
@@ -49,7 +49,8 @@ class Update:
     the learning rates of the steps, the last for all after it; none: the optimizer's own. ``magnet`` is the weight of a
     KL penalty towards ``reference`` (see `recipes.spiral`), estimated by ``kl``. ``max_grad_norm`` clips.
     ``max_importance`` weighs the loss of each token by `truncated_importance` with that limit; None: not at all. A loss
-    beyond ``max_loss`` has exploded.
+    beyond ``max_loss`` has exploded. ``token_mean``: each optimizer step takes the mean over the trained tokens of its
+    own samples, whatever the batch's weights sum to.
     """
 
     loss: Surrogate
@@ -62,6 +63,7 @@ class Update:
     kl: Callable[[Tensor, Tensor], Tensor] = k2_kl
     max_importance: float | None = None
     max_loss: float = 1e6
+    token_mean: bool = False
     block_tokens: int = 512
     max_batch_tokens: int = 16384
 
@@ -86,6 +88,18 @@ class Update:
             )
         if not self.max_loss > 0:
             raise ValueError(f"max_loss: must be > 0, got {self.max_loss}")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class Beside:
+    """What every optimizer step learns from besides: ``weight`` times the loss on the next of ``batches``.
+
+    With demonstrations this is PTX, which keeps a policy from forgetting (Ouyang et al. 2022, arXiv 2203.02155, Eq. 2).
+    """
+
+    batches: Iterator[TokenBatch]
+    weight: float = 1.0
+    loss: Surrogate = negative_log_likelihood
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -165,6 +179,26 @@ def _batch_logprobs(policy: LanguageModel, batch: TokenBatch, settings: Update) 
         policy.forward_passes.add(group.tree.passes)
         _each_block(policy.model, group, settings.max_batch_tokens, visit)
     return logprobs
+
+
+def batch_logprobs(
+    policy: LanguageModel, batch: TokenBatch, settings: Update, *, reference: LanguageModel | None = None
+) -> Tensor:
+    """Log-prob of every completion token of the batch, float32 [T] on the CPU, under the policy or the ``reference``.
+
+    The policy as its own reference stands for the model without its adapters. Ranks share the samples.
+    """
+    policy.forget()
+    mine, parts = distributed.share()
+    samples = np.arange(batch.num_samples)
+    with distributed.together(), without_adapters(policy.model) if reference is policy else nullcontext():
+        own = _batch_logprobs(reference or policy, batch.take(samples[mine::parts]), settings).cpu()
+    found = torch.zeros(int(batch.offsets[-1]))
+    for rank, logprobs in enumerate(distributed.gather(own)):
+        lengths = np.diff(batch.offsets)[rank::parts]
+        starts = np.repeat(batch.offsets[:-1][rank::parts] - np.cumsum(lengths) + lengths, lengths)
+        found[torch.from_numpy(starts + np.arange(len(logprobs)))] = logprobs
+    return found
 
 
 class _Pass:
@@ -265,6 +299,7 @@ def update(
     settings: Update,
     *,
     reference: LanguageModel | None = None,
+    beside: Beside | None = None,
 ) -> dict[str, float]:
     """Improve the policy on one batch and return metrics, those of the first, on-policy pass where passes differ.
 
@@ -279,6 +314,8 @@ def update(
     policy.forget()  # its memory is needed, and the weights will change
     model.eval()  # the log-probs of the sampler: no dropout
     whole = [batch] if settings.minibatch is None else minibatches(batch, settings.minibatch)
+    if settings.token_mean:
+        whole = [part.token_mean() for part in whole]
     with distributed.together():
         parts = [_part(policy, dealt(part, distributed.share()), settings, reference) for part in whole]
         for part in parts:
@@ -295,7 +332,7 @@ def update(
                 rate = settings.rates[min(steps, len(settings.rates) - 1)]
                 for group in optimizer.param_groups:
                     group["lr"] = rate
-            passed.append(_learn(policy, optimizer, part, settings, first=epoch == 0))
+            passed.append(_learn(policy, optimizer, part, settings, beside, first=epoch == 0))
             steps += 1
         metrics = _mean(passed) | metrics
     computed = sum(distributed.gather(sum(g.tree.computed_tokens for part in parts for g in part.groups)))
@@ -322,23 +359,43 @@ def _part(policy: LanguageModel, own: TokenBatch, settings: Update, reference: L
 
 
 def _learn(
-    policy: LanguageModel, optimizer: torch.optim.Optimizer, part: _Part, settings: Update, *, first: bool
+    policy: LanguageModel,
+    optimizer: torch.optim.Optimizer,
+    part: _Part,
+    settings: Update,
+    beside: Beside | None,
+    *,
+    first: bool,
 ) -> dict[str, float]:
     """One optimizer step. Where the part has no old log-probs, this pass is on-policy and leaves them there."""
     optimizer.zero_grad(set_to_none=True)
     batch_pass = _Pass(policy.model, part.batch, settings, part.old, part.pull)
+    passes = [(batch_pass, part.groups)]
+    if beside is not None:
+        passes.append(_beside(policy, beside, settings))
     with distributed.together(), _enough_memory(settings.max_batch_tokens):
-        for group in part.groups:
-            policy.forward_passes.add(group.tree.passes)
-            policy.backward_passes.add(group.tree.passes)
-            _each_block(policy.model, group, settings.max_batch_tokens, batch_pass.visit)
+        for each, groups in passes:
+            for group in groups:
+                policy.forward_passes.add(group.tree.passes)
+                policy.backward_passes.add(group.tree.passes)
+                _each_block(policy.model, group, settings.max_batch_tokens, each.visit)
     distributed.reduce_gradients(policy.model)
     passed = batch_pass.metrics(first=first)
+    if beside is not None:
+        passed["beside_loss"] = passes[1][0].metrics(first=False)["loss"]
     with distributed.sharded(policy.model):
-        norm = _step(optimizer, settings, passed["loss"])
+        norm = _step(optimizer, settings, passed["loss"] + passed.get("beside_loss", 0.0))
     policy.version += 1
     part.old = batch_pass.old
     return passed | {"grad_norm": norm}
+
+
+def _beside(policy: LanguageModel, beside: Beside, settings: Update) -> tuple[_Pass, list[_Group]]:
+    """A pass over this rank's share of the next batch."""
+    own = dealt(next(beside.batches), distributed.share())
+    weighed = replace(own, weights=own.weights * np.float32(beside.weight))
+    plain = replace(settings, loss=beside.loss, max_importance=None)
+    return _Pass(policy.model, weighed, plain, None, None), _groups(policy, own, settings)
 
 
 def _mean(rows: Sequence[dict[str, float]]) -> dict[str, float]:

@@ -99,7 +99,8 @@ def _are_messages(append: Any) -> bool:
 
 
 class DialogueTable:
-    """Runs ``protocol(item)`` for every item; the episode of item i has index i.
+    """Runs ``protocol(item)`` for every item; the episode of item i has index i, or ``indices[i]``, which names
+    its draws.
 
     The protocol is a generator: it yields one Ask, or several at once, is sent their replies and returns an `Outcome`.
     TypeError, with the name of the protocol and the number of the item, where it does something else; what it raises
@@ -115,15 +116,23 @@ class DialogueTable:
     """
 
     def __init__(
-        self, protocol: Callable[[Any], Protocol], items: Sequence[Any], *, seed: int, name: str = ""
+        self,
+        protocol: Callable[[Any], Protocol],
+        items: Sequence[Any],
+        *,
+        seed: int,
+        name: str = "",
+        indices: Sequence[int] | None = None,
     ) -> None:
+        if indices is not None and (len(indices) != len(items) or len(set(indices)) != len(indices)):
+            raise ValueError(f"indices: must be {len(items)} different numbers, one per item")
         self.name = name or getattr(protocol, "__name__", "dialogue")
         self.seed = seed
         self._finished: list[Episode] = []
         self._new: list[Ask] = []
         self._outstanding = Outstanding()
         self._running: dict[int, _Dialogue] = {}
-        for index, item in enumerate(items):
+        for index, item in zip(range(len(items)) if indices is None else indices, items, strict=True):
             self._running[index] = _Dialogue(protocol(item), f"protocol {self.name!r}, item {index}")
             self._advance(index, None)
 

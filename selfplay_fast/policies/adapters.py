@@ -6,6 +6,7 @@ knowing them. The weights of the model, head and embeddings among them, stay as 
 
 from __future__ import annotations
 
+import copy
 import importlib.util
 import json
 import sys
@@ -71,6 +72,39 @@ def train_adapters(model: Any) -> None:
             if "lora_" in name:
                 parameter.data = parameter.data.float()
                 parameter.requires_grad_(True)
+
+
+def with_own_adapters(model: Any, seed: int) -> Any:
+    """The model with the same frozen weights, in the same memory, and new adapters of its own beside them."""
+    from peft.tuners.lora import LoraLayer
+
+    frozen = {id(p): p for p in (*model.parameters(), *model.buffers()) if not p.requires_grad}
+    other = copy.deepcopy(model, frozen)
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        for layer in _layers(other):
+            assert isinstance(layer, LoraLayer)
+            for name in layer.lora_A:
+                layer.reset_lora_parameters(name, init_lora_weights=True)
+    return other
+
+
+def load_adapters(model: Any, folder: Path) -> None:
+    """Put the adapters of a folder in the place of the model's; ValueError where they do not fit."""
+    from peft import set_peft_model_state_dict
+    from safetensors.torch import load_file
+
+    weights = load_file(folder / "adapter_model.safetensors")
+    try:
+        found = set_peft_model_state_dict(model, weights)
+    except RuntimeError as error:
+        raise ValueError(
+            f"adapters in {folder} do not fit the model: {str(error).splitlines()[0]}"
+        ) from error
+    if found.unexpected_keys:
+        raise ValueError(
+            f"adapters in {folder} do not fit the model: {found.unexpected_keys[0]} has no place"
+        )
 
 
 def in_place(model: Any) -> Any:

@@ -125,8 +125,15 @@ def build_nano(
 ) -> tuple[Any, Any]:
     """Model and tokenizer for these games, untrained; the texts do not depend on the seed, the weights do."""
     observations, replies = random_play_texts(names, episodes=64, seed=0, style=style, legal_list=legal_list)
-    chat = ["user\n", "assistant\n"] * len(observations)  # the template's own words, as often as they occur
-    texts = [*dict.fromkeys(observations), *dict.fromkeys(replies), *chat]
+    return build_nano_of(observations, replies, seed, whole_words=whole_words)
+
+
+def build_nano_of(
+    prompts: Sequence[str], replies: Sequence[str], seed: int, *, whole_words: bool = False
+) -> tuple[Any, Any]:
+    """The same for a language of which these are prompts and replies."""
+    chat = ["user\n", "assistant\n"] * len(prompts)  # the template's own words, as often as they occur
+    texts = [*dict.fromkeys(prompts), *dict.fromkeys(replies), *chat]
     tokenizer = build_tokenizer(texts, whole_words=whole_words)
     model = build_model(len(tokenizer), tokenizer.eos_token_id, tokenizer.pad_token_id, seed)
     return model, tokenizer

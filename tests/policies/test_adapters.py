@@ -12,7 +12,13 @@ peft = pytest.importorskip("peft", reason="comes with the extra 'test'")
 from selfplay_fast.learn import Update, update  # noqa: E402
 from selfplay_fast.learn.losses import negative_log_likelihood, ppo_clip_loss  # noqa: E402
 from selfplay_fast.learn.warmup import demonstration_batch  # noqa: E402
-from selfplay_fast.policies.adapters import add_adapters, merge_adapters, without_adapters  # noqa: E402
+from selfplay_fast.policies.adapters import (  # noqa: E402
+    add_adapters,
+    load_adapters,
+    merge_adapters,
+    with_own_adapters,
+    without_adapters,
+)
 from selfplay_fast.policies.language_model import LanguageModel  # noqa: E402
 from selfplay_fast.records import Ask, Key, Sampling  # noqa: E402
 
@@ -122,3 +128,35 @@ def test_adapters_follow_from_the_seed(toy_policy) -> None:  # type: ignore[no-u
         drawn.append(next(p for name, p in model.named_parameters() if "lora_A" in name).detach())
     assert torch.equal(drawn[0], drawn[1])
     assert not torch.equal(drawn[0], drawn[2])
+
+
+def test_two_sets_of_adapters_share_one_frozen_model(
+    toy_policy: LanguageModel, toy_texts: list[str], tmp_path: Path
+) -> None:
+    """Oracle: the storage of the weights; what one learns changes nothing of the other; saved, it comes back alike."""
+    base = tmp_path / "base"
+    toy_policy.save(base)
+    policy = LanguageModel.load(base)
+    add_adapters(policy.model, 2, seed=1)
+    other = LanguageModel(with_own_adapters(policy.model, seed=2), policy.tokenizer)
+    ours, theirs = (dict(p.model.named_parameters()) for p in (policy, other))
+    assert ours.keys() == theirs.keys()
+    for name, parameter in ours.items():
+        shared = parameter.data_ptr() == theirs[name].data_ptr()
+        assert shared == (not parameter.requires_grad)
+        assert shared or "lora_B" in name or not torch.equal(parameter, theirs[name])
+    again = with_own_adapters(policy.model, seed=2)
+    assert all(torch.equal(p, theirs[name]) for name, p in again.named_parameters())
+    before = scores(policy, toy_texts)
+    assert torch.equal(scores(other, toy_texts), before)  # untrained they do nothing
+    learned(other, toy_texts)
+    assert torch.equal(scores(policy, toy_texts), before)
+    after = scores(other, toy_texts)
+    assert (after - before).abs().max() > 1e-3
+    other.save(base / "adapters")
+    load_adapters(policy.model, base / "adapters")
+    assert torch.allclose(scores(policy, toy_texts), after, atol=1e-6)
+    wide = LanguageModel.load(base)
+    add_adapters(wide.model, 3)
+    with pytest.raises(ValueError, match=r"adapters in .* do not fit the model"):
+        load_adapters(wide.model, base / "adapters")

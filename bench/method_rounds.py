@@ -1,0 +1,226 @@
+"""Published self-play methods by our scheduler and as published: policy calls and steps that depend on each other.
+
+No model computes anything: replies follow from their prompts by a hash, some of them long. Both sides must get the same
+trajectories, rewards and dropped games, which is asserted; the peers are the ports of the published loops in
+tests/oracles/. A policy call answers all that was asked at once. A step is one token of every reply that is being
+spoken, so steps are the time of a rollout whose batch is never too large: the published loops wait for the longest
+reply of each phase, ours for the longest chain of replies of one game. "one after another" are the steps of the port as
+it stands, a request at a time.
+
+    python bench/method_rounds.py [--games 128] [--repeats 5] [--methods self_redteam]
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import importlib.util
+import statistics
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from _measure import machine, save
+
+from selfplay_fast.play import play, self_play
+from selfplay_fast.play.attack_game import Rules, Seed, attack_table, mark_attacked
+from selfplay_fast.play.attack_prompts import AttackPrompts
+from selfplay_fast.play.attack_rules import JUDGE, Labels, write_labels
+from selfplay_fast.policies.base import Answer
+from selfplay_fast.records import Ask, Reply
+
+
+def drawn(*parts: object) -> int:
+    """A number in 0 … 2^32 - 1 that follows from the parts."""
+    return int.from_bytes(hashlib.sha256(repr(parts).encode()).digest()[:4], "big")
+
+
+def length_of(role: str, prompt: str, longest: int) -> int:
+    """Tokens of a reply: most are short, a few are long, as a heavy tail has it."""
+    u = (drawn("length", role, prompt) + 1) / 2**32
+    return min(longest, max(8, round(longest / 16 / u**0.5)))
+
+
+class Spoken:
+    """Says ``text(role, prompt)`` in `length_of` steps, a token of everything at each; or all at once, in calls.
+
+    ``steps`` and ``calls`` count those in which anybody spoke.
+    """
+
+    def __init__(self, text: Callable[[str, str], str], longest: dict[str, int]) -> None:
+        self.text = text
+        self.longest = longest
+        self.steps = self.calls = 0
+        self._left: dict[Ask, int] = {}
+
+    def generate(self, asks: Sequence[Ask]) -> list[Reply]:
+        """As a policy that is asked in rounds."""
+        self.calls += 1
+        return [Reply(text=self.text(ask.role, _prompt(ask))) for ask in asks]
+
+    def submit(self, asks: Sequence[Ask]) -> None:
+        """As a stream of replies."""
+        for ask in asks:
+            self._left[ask] = length_of(ask.role, _prompt(ask), self.longest[ask.role])
+
+    @property
+    def pending(self) -> int:
+        """Replies that are being spoken."""
+        return len(self._left)
+
+    def step(self) -> list[Answer]:
+        """A token of all of them."""
+        self.steps += 1
+        self._left = {ask: left - 1 for ask, left in self._left.items()}
+        done = [ask for ask, left in self._left.items() if not left]
+        for ask in done:
+            del self._left[ask]
+        return [(ask, [Reply(text=self.text(ask.role, _prompt(ask)))]) for ask in done]
+
+
+class Streaming(Spoken):
+    """The same as a policy with a stream, which is itself."""
+
+    def stream(self) -> Streaming:
+        """Itself: one clock for all that is spoken."""
+        return self
+
+    def score(self, asks: Sequence[Ask]) -> Any:
+        """Nobody asks."""
+        raise NotImplementedError
+
+
+def _prompt(ask: Ask) -> str:
+    return "\n".join(message["content"] for message in ask.append)  # type: ignore[index]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Counts:
+    """Of one step of a method: requests, our calls and the port's phases; steps of ours, by phases, one by one."""
+
+    requests: int
+    calls: int
+    phases: int
+    ours: int
+    barriers: int
+    sequential: int
+
+
+def port(name: str) -> ModuleType:
+    """The published loop in tests/oracles/."""
+    path = Path(__file__).parents[1] / "tests" / "oracles" / f"{name}.py"
+    spec = importlib.util.spec_from_file_location(f"{name}_port", path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+# -- Self-RedTeam ------------------------------------------------------------------------------------------------------
+
+_LONGEST = {"attacker": 2048, "defender": 2048, JUDGE: 32}
+
+
+def _attack_text(role: str, prompt: str) -> str:
+    n = drawn(role, prompt)
+    if role == JUDGE:
+        labels = [(True, False, None)[n // 8**k % (3 if n % 7 == 0 else 2)] for k in range(1, 4)]
+        return "no idea" if n % 13 == 0 else write_labels(Labels(*labels))
+    answer = f"{role} {n}"
+    return f"hm {answer}" if n % 5 == 0 else f"hm</think><answer>{answer}</answer>"
+
+
+def self_redteam(games: int, repeat: int) -> Counts:
+    """Attackers, defenders and the judge wait for each other's last reply there; here no game waits for another."""
+    prompts = AttackPrompts(opening="")
+    seeds = [Seed(text=f"seed {repeat} {i}", harmful=i % 2 == 0) for i in range(games)]
+    seeds = mark_attacked(seeds, 0.5, repeat)
+    spent: dict[str, list[int]] = {"attacker": [], "defender": [], JUDGE: []}
+
+    def ask(role: str, game: int, prompt: str) -> tuple[str, list[float]]:
+        spent[role].append(length_of(role, prompt, _LONGEST[role]))
+        return _attack_text(role, prompt), []
+
+    def label(attack: str, answer: str) -> tuple[bool | None, ...] | None:
+        from selfplay_fast.play.attack_rules import read_labels
+
+        found = read_labels(ask(JUDGE, 0, prompts.judge_chat(attack, answer)[0]["content"])[0])
+        return None if found is None else (found.attack_harmful, found.refused, found.answer_harmful)
+
+    published = port("self_redteam").Step(
+        [(seed.text, seed.harmful, seed.attacked) for seed in seeds],
+        ask,
+        label,
+        lambda text, harmful: prompts.attacker_chat(text, harmful=harmful)[0]["content"],
+        lambda attack: prompts.defender_chat(attack)[0]["content"],
+    )
+    rules = Rules(prompts=prompts)
+    rounds, stream = Spoken(_attack_text, _LONGEST), Streaming(_attack_text, _LONGEST)
+    for policy in (rounds, stream):
+        episodes = play(self_play(policy), [attack_table(seeds, seed=0, rules=rules)])  # type: ignore[arg-type]
+        rewards = {
+            (turn.ask.role, episode.index, turn.reply.text): turn.reward
+            for episode in episodes
+            if "dropped" not in episode.kept
+            for turn in episode.turns
+            if turn.ask.role != JUDGE
+        }
+        theirs = {(t.role, t.game, t.text): t.reward for t in published.trajectories}
+        assert rewards == theirs, "trajectories or rewards differ"
+    return Counts(
+        requests=published.calls,
+        calls=rounds.calls,
+        phases=3,
+        ours=stream.steps,
+        barriers=sum(max(lengths) for lengths in spent.values()),
+        sequential=sum(map(sum, spent.values())),
+    )
+
+
+METHODS: dict[str, Callable[[int, int], Counts]] = {"self_redteam": self_redteam}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--games", type=int, default=128, help="games of a step of the method")
+    parser.add_argument("--repeats", type=int, default=5, help="steps with other replies; medians are shown")
+    parser.add_argument("--methods", nargs="+", choices=METHODS, default=list(METHODS))
+    args = parser.parse_args()
+    facts = machine(["selfplay_fast"])
+    print(
+        "| method | requests | calls: ours, published | steps: ours, published, one by one | ratio | spread |"
+    )
+    print("| --- | --- | --- | --- | --- | --- |")
+    rows = []
+    for name in args.methods:
+        counts = [METHODS[name](args.games, repeat) for repeat in range(args.repeats)]
+        middle = {
+            field: statistics.median(getattr(one, field) for one in counts)
+            for field in Counts.__dataclass_fields__
+        }
+        spread = {
+            side: (max(values) - min(values)) / statistics.median(values)
+            for side, values in (("ours", [c.ours for c in counts]), ("peer", [c.barriers for c in counts]))
+        }
+        ratio = statistics.median(one.barriers / one.ours for one in counts)
+        print(
+            f"| {name}, {args.games} games | {middle['requests']:,.0f} | {middle['calls']:.0f}, {middle['phases']:.0f} "
+            f"| {middle['ours']:,.0f}, {middle['barriers']:,.0f}, {middle['sequential']:,.0f} | {ratio:.2f} "
+            f"| {spread['ours']:.0%} / {spread['peer']:.0%} |"
+        )
+        row = {"case": f"{name}, {args.games} games", "unit": "steps a rollout", "ratio": ratio, **middle}
+        rows.append(
+            row
+            | {"ours": middle["ours"], "peer": middle["barriers"]}
+            | {f"{side}_spread": value for side, value in spread.items()}
+        )
+    save("method_rounds", facts, rows)
+
+
+if __name__ == "__main__":
+    main()

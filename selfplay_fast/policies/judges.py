@@ -1,0 +1,32 @@
+"""Judges by name: policies that label or score what others say, and do not learn."""
+
+from __future__ import annotations
+
+from selfplay_fast.policies.base import Policy
+
+_KINDS = "server:URL#MODEL, classifier:FOLDER or model:FOLDER"
+
+
+def load_judge(name: str, *, device: str = "auto", timeout: float = 120.0) -> Policy:
+    """``server:URL#MODEL``, with OpenAI's interface, ``classifier:FOLDER`` or ``model:FOLDER``, for a hub id as well.
+
+    A server has said a word; ``timeout`` are the seconds until an attempt to ask it has failed. ValueError for another
+    name, and where it does not answer or cannot be loaded.
+    """
+    kind, _, rest = name.partition(":")
+    if kind == "classifier" and rest:
+        from selfplay_fast.policies.classifier import SequenceClassifier
+
+        return SequenceClassifier.load(rest, device=device)
+    if kind == "model" and rest:
+        from selfplay_fast.policies.language_model import LanguageModel
+
+        return LanguageModel.load(rest, device=device)
+    if kind != "server":
+        raise ValueError(f"judge: must be {_KINDS}, got {name!r}")
+    from selfplay_fast.policies.endpoint import Limits
+    from selfplay_fast.policies.openai_server import OpenAIServer
+
+    server = OpenAIServer.from_name(name, limits=Limits(timeout=timeout))
+    server.check()
+    return server
