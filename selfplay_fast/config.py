@@ -9,12 +9,13 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import importlib
+import math
 import os
 import pkgutil
 import tempfile
 import types
 import typing
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -36,8 +37,43 @@ CHANGEABLE = (
 )
 
 
+@dataclasses.dataclass(frozen=True, slots=True)
+class Bound:
+    """What a setting must be, beside its type: ``setting: Annotated[int, Bound(…)]``; None always will do."""
+
+    words: str
+    holds: Callable[[float], bool]
+
+
+def least(low: int) -> Bound:
+    """`low` or more."""
+    return Bound(f"at least {low}", lambda value: value >= low)
+
+
+def above(low: float) -> Bound:
+    """More than `low`, infinity too."""
+    return Bound(f"above {low}", lambda value: value > low)
+
+
+Count = typing.Annotated[int, least(1)]
+Natural = typing.Annotated[int, least(0)]
+Positive = typing.Annotated[float, above(0)]
+Temperature = typing.Annotated[float, above(0), Bound("a number", math.isfinite)]
+NotNegative = typing.Annotated[float, Bound("a number and not negative", lambda value: 0 <= value < math.inf)]
+Number = typing.Annotated[float, Bound("a number", math.isfinite)]
+Share = typing.Annotated[float, Bound("between 0 and 1", lambda value: 0 <= value <= 1)]
+Nucleus = typing.Annotated[float, above(0), Bound("at most 1", lambda value: value <= 1)]
+
+
 class RecipeConfig:
-    """What every recipe's `Config` inherits."""
+    """What every recipe's `Config` inherits: settings are within their bounds."""
+
+    def __post_init__(self) -> None:
+        for name, hint in typing.get_type_hints(type(self), include_extras=True).items():
+            value = getattr(self, name)
+            for bound in _bounds(hint) if value is not None else ():
+                if not bound.holds(value):
+                    raise ValueError(f"{name}: must be {bound.words}, got {value}")
 
     def resolved(self) -> typing.Any:
         """The configuration with every default that depends on other settings written out, as a run keeps it."""
@@ -47,6 +83,12 @@ class RecipeConfig:
     def uses_reference(self) -> bool:
         """Does the loss compare with the model of step 0, which is then kept beside the one that learns?"""
         return False
+
+
+def _bounds(hint: Any) -> list[Bound]:
+    """Those in an annotation, in a part of a union too."""
+    own = [extra for extra in getattr(hint, "__metadata__", ()) if isinstance(extra, Bound)]
+    return own + [bound for part in typing.get_args(hint) for bound in _bounds(part)]
 
 
 def check_warmed_up(model: str, steps: int | None) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
 
@@ -12,13 +12,19 @@ from selfplay_fast.games import Style
 from selfplay_fast.learn import RoleBaseline, checkpoint, distributed
 from selfplay_fast.learn.memory import Budget, Plan, budget
 from selfplay_fast.model_folder import Facts, check_facts, folder_facts
+from selfplay_fast.policies import Policy
 from selfplay_fast.policies.adapters import add_adapters, check_installed, train_adapters
 from selfplay_fast.policies.base import ServersGoneError
 from selfplay_fast.policies.language_model import LanguageModel
 from selfplay_fast.policies.nano import build_nano
 from selfplay_fast.policies.recompute import recompute_layers
 from selfplay_fast.policies.streams import derive_seed
+from selfplay_fast.records import Episode
 from selfplay_fast.run import Run
+from selfplay_fast.settings import SampleConfig, ServerConfig
+
+if TYPE_CHECKING:
+    from selfplay_fast.policies.token_servers import TokenServers
 
 
 class ModelSettings(Protocol):
@@ -40,6 +46,8 @@ class ModelSettings(Protocol):
     def lora_rank(self) -> int: ...
     @property
     def gradient_checkpointing(self) -> bool: ...
+    @property
+    def threads(self) -> int: ...
     @property
     def max_batch_tokens(self) -> int: ...
     @property
@@ -199,6 +207,9 @@ def start(
 
     ``options`` are further ones of the `LanguageModel` that is loaded.
     """
+    torch.set_num_threads(config.threads)
+    if config.lora_rank:
+        check_installed()
     saved = checkpoint.load_newest(run.checkpoints, run.note, **placement(config), **options)
     if saved is not None:
         policy, folder, state = saved
@@ -222,3 +233,61 @@ def start(
     with run.phase("checkpoint"):
         checkpoint.save_checkpoint(run.checkpoints, policy, optimizer, state)
     return policy, optimizer, state
+
+
+def finish_step(
+    config: SampleConfig,
+    run: Run,
+    step: int,
+    metrics: Mapping[str, float],
+    episodes: Sequence[Episode],
+    advantages: Sequence[Sequence[float]],
+    *,
+    last: bool,
+    evaluate: Callable[..., dict[str, float]],
+    save: Callable[[int], None],
+) -> None:
+    """Log a step that was learned from, after an evaluation where one is due, and ``save`` where that is.
+
+    The ``last`` step has both; its evaluation is ``full``.
+    """
+    if last or step % config.eval_every == 0:
+        with run.phase("evaluation"):
+            metrics = {**metrics, **evaluate(full=last)}
+    run.log(step, metrics, episodes, advantages)
+    if last or step % config.checkpoint_every == 0:
+        save(step)
+
+
+def look_for_servers(config: ServerConfig) -> None:
+    """ConnectionError, before a model is loaded, where nobody is there to play the training games."""
+    if config.rollout_servers:
+        from selfplay_fast.policies.token_servers import check_somebody
+
+        check_somebody(config.rollout_servers)
+
+
+def connect_opponents(config: ServerConfig) -> Mapping[str, Policy]:
+    """Those of evaluations that are on servers, each of which has said a word."""
+    if not config.eval_opponents:
+        return {}
+    from selfplay_fast.policies.openai_server import OpenAIServer
+
+    return OpenAIServer.opponents(config.eval_opponents)
+
+
+def connect_servers(config: ServerConfig, policy: LanguageModel) -> TokenServers | None:
+    """Those that play the training games, with the weights of the policy."""
+    if not config.rollout_servers:
+        return None
+    from selfplay_fast.policies.endpoint import Limits
+    from selfplay_fast.policies.token_servers import TokenServers
+
+    limits = Limits(
+        concurrency=config.rollout_concurrency,
+        timeout=config.rollout_timeout,
+        deadline=5 * config.rollout_timeout,
+    )
+    servers = TokenServers(policy, config.rollout_servers, limits=limits, patience=config.server_patience)
+    servers.hand_over()
+    return servers

@@ -177,7 +177,7 @@ def test_a_refused_start_leaves_no_folder() -> None:
         ("train toy --games", ["--games", "at least one"]),
         ("train toy --games kuhn_poker,tic_tac_toe", ["--games", "spaces: kuhn_poker tic_tac_toe"]),
         ("train toy --games kuhn_poker kuhn_poker", ["--games", "kuhn_poker is named twice"]),
-        ("train spiral --temperature 0", ["--temperature: 0"]),
+        ("train spiral --temperature 0", ["--temperature: must be above 0"]),
         ("train spiral --eval-every 0", ["--eval-every: must be at least 1"]),
         ("train spiral --device nowhere", ["--device: must be cpu, cuda", "'nowhere'"]),
         ("train spiral --invalid-reward nan", ["--invalid-reward: must be a number, got nan"]),

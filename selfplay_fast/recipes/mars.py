@@ -12,11 +12,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-import torch
-
-from selfplay_fast.config import RecipeConfig, check_warmed_up
+from selfplay_fast.config import Count, Natural, NotNegative, Nucleus, Number, Temperature, above, least
 from selfplay_fast.evaluate import (
     episode_metrics,
     evaluate_policy,
@@ -24,7 +22,6 @@ from selfplay_fast.evaluate import (
     reply_metrics,
     search_opponents,
 )
-from selfplay_fast.games import Style
 from selfplay_fast.learn import (
     RoleBaseline,
     TokenBatch,
@@ -46,60 +43,51 @@ from selfplay_fast.learn.schedules import cosine_rates
 from selfplay_fast.learn.warmup import imitate
 from selfplay_fast.play import Cast, InvalidRewards, play_games, self_play
 from selfplay_fast.policies import Policy, RandomPolicy
-from selfplay_fast.policies.adapters import check_installed
 from selfplay_fast.policies.demonstrating import Demonstrator
 from selfplay_fast.policies.language_model import LanguageModel
 from selfplay_fast.policies.streams import derive_seed
 from selfplay_fast.records import Episode, Sampling
 from selfplay_fast.run import Run
+from selfplay_fast.settings import GameConfig
 from selfplay_fast.throughput import Throughput
-from selfplay_fast.training import adam, computed_in, load_model, load_reference, start
+from selfplay_fast.training import adam, computed_in, finish_step, load_model, load_reference, start
 
 MINI_HANABI = "hanabi(colors=2,ranks=2,hand=3,info_tokens=3)"
 SIMPLE_HANABI = "hanabi(colors=3,ranks=2,hand=5,info_tokens=8)"
 
 
-_LEAST = {
-    "steps warmup_steps learning_rate_warmup top_k eval_temperature lora_rank": 0,
-    "games_per_step max_tokens max_turns threads max_batch_tokens warmup_games checkpoint_every": 1,
-    "eval_every eval_episodes eval_episodes_between": 1,
-    "long_reply": 12,
-}
-
-
 @dataclass(frozen=True, kw_only=True)
-class Config(RecipeConfig):
+class Config(GameConfig):
     """MARS's settings; the defaults are the `nano` preset."""
 
-    model: str = "nano"
-    """`nano` (built here), a local transformers folder, or a hub id"""
+    max_tokens: Count = 12
+    warmup_steps: Natural | None = None
+    """supervised steps on uniformly random legal play before self-play: nano's way to learn the reply format; None: 160
+    for nano, 0 for other models"""
+    eval_every: Count = 10
+    eval_episodes: Count = 256
+    checkpoint_every: Count = 10
     games: tuple[str, ...] = ("tic_tac_toe", "kuhn_poker", MINI_HANABI)
     """games to play: all three for the generalist, one for a specialist"""
     held_out: tuple[str, ...] = ("connect_four", "leduc_poker", SIMPLE_HANABI)
     """games to play in the first and the last evaluation only"""
-    style: Style = "brief"
-    """how states are put into words: `brief` leaves the rules out (for nano), `mars` is MARS's chat"""
     legal_list: bool | None = False
     """show the legal actions; none: as the style does"""
-    parse_mode: Literal["lenient", "strict"] = "lenient"
-    """how replies are read: `strict` as MARS's parser does"""
     chat: bool = True
     """one growing conversation per seat; off: a fresh one each turn, each a sample"""
     forced_prefix: str = ""
     """what every reply begins with; not trained"""
-    seed: int = 0
-    """everything random follows from it"""
-    steps: int = 100
+    steps: Natural = 100
     """self-play iterations"""
-    games_per_step: int = 96
+    games_per_step: Count = 96
     """games per iteration, spread evenly"""
-    sequences_per_update: int | None = 32
+    sequences_per_update: Count | None = 32
     """conversations per optimizer step; none: all of an iteration"""
-    learning_rate: float = 3e-4
+    learning_rate: NotNegative = 3e-4
     """AdamW's peak, betas 0.9 and 0.95; falls along a cosine to a tenth"""
-    learning_rate_warmup: int = 10
+    learning_rate_warmup: Natural = 10
     """optimizer steps until the peak"""
-    weight_decay: float = 0.0
+    weight_decay: NotNegative = 0.0
     """of AdamW"""
     advantage: Literal["turn_level", "trajectory", "role_conditioned"] = "turn_level"
     """`trajectory`: the ablation without turn-level credit; `role_conditioned`: SPIRAL's, on the same rewards"""
@@ -108,92 +96,34 @@ class Config(RecipeConfig):
     `batch` (the ablation without roles)"""
     estimator: Literal["paper", "released"] = "paper"
     """sum, then subtract the mean; or what the released code does"""
-    format_reward: float = 0.05
+    format_reward: Number = 0.05
     """for every reply that is not refused"""
-    length_weight: float = 0.5
+    length_weight: NotNegative = 0.5
     """times how far a reply is over `long_reply` tokens, in units of it"""
-    long_reply: int = 2048
+    long_reply: Annotated[int, least(12)] = 2048
     """tokens of a reply without a loss"""
-    invalid_reward: float = -2.0
+    invalid_reward: Number = -2.0
     """for a reply that is refused, besides what the player had put in"""
-    temperature: float = 1.0
-    """sampling temperature of training"""
-    top_p: float = 1.0
+    top_p: Nucleus = 1.0
     """nucleus, in training and evaluation"""
-    top_k: int = 0
+    top_k: Natural = 0
     """most tokens to choose from in both, 0 for all"""
-    eval_temperature: float = 0.6
-    """sampling temperature of evaluation games"""
-    logprob_temperature: float = 1.0
+    logprob_temperature: Temperature = 1.0
     """of the log-probs in the loss, whatever was sampled at"""
     old_logprobs: Literal["learner", "sampler"] = "sampler"
     """whose log-probs the ratio is taken to: `learner` computes them anew, as it must where the sampler's distribution
     is another (temperature, top-p, top-k)"""
-    max_tokens: int = 12
-    """reply length limit"""
-    clip: float = 0.2
-    """PPO clip range"""
-    dual_clip: float = 1.4
+    dual_clip: Annotated[float, above(1)] = 1.4
     """bound of the ratio where the advantage is negative"""
-    kl: float = 0.0
+    kl: NotNegative = 0.0
     """weight of the divergence from the model of step 0 (k3, at most 10 a token)"""
-    max_grad_norm: float = 1.0
-    """gradient clipping"""
-    max_loss: float = 1e6
-    """a loss beyond it has exploded, and the run stops"""
-    max_turns: int = 50
-    """a longer game ends with 0 for all"""
-    warmup_steps: int | None = None
-    """supervised steps on uniformly random legal play before self-play: nano's way to learn the reply format; None: 160
-    for nano, 0 for other models"""
-    warmup_games: int = 8
+    warmup_games: Count = 8
     """games of each of these steps"""
-    warmup_learning_rate: float = 6e-3
+    warmup_learning_rate: NotNegative = 6e-3
     """of embeddings and head in the warm-up; the layers' is three tenths of it"""
-    eval_every: int = 10
-    """steps between evaluations"""
-    eval_episodes: int = 256
-    """games per seat and opponent at the first and last evaluation; fewer make a short run"""
-    eval_episodes_between: int = 64
-    """the same at the evaluations in between"""
-    checkpoint_every: int = 10
-    """steps between checkpoints; the first and the two newest stay"""
-    device: str = "auto"
-    """where the model lives: `cpu`, `cuda`, or `auto` for a GPU where there is one"""
-    dtype: Literal["auto", "float32", "bfloat16"] = "auto"
-    """what passes are computed in; weights that are trained are float32 beside it. `auto`: bfloat16 on a GPU, but for
-    nano"""
-    lora_rank: int = 0
-    """train adapters of this rank at all linear layers but the head, and nothing else; 0: the whole model"""
-    gradient_checkpointing: bool = False
-    """compute layers again in the backward pass: a third more work, a small part of the memory"""
-    max_batch_tokens: int = 16384
-    """tokens of one forward pass over prompts and of one micro-batch"""
-    max_cache_tokens: int | None = None
-    """tokens whose keys and values replies in the making hold; None: 16 times as many as in a pass"""
-    threads: int = 1
-    """CPU threads of the model; more help only where cores are idle"""
 
     def __post_init__(self) -> None:
-        for names, low in _LEAST.items():
-            for name in names.split():
-                if (getattr(self, name) or 0) < low:
-                    raise ValueError(f"{name}: must be at least {low}, got {getattr(self, name)}")
-        if self.sequences_per_update is not None and self.sequences_per_update < 1:
-            raise ValueError(f"sequences_per_update: must be at least 1, got {self.sequences_per_update}")
-        for name in ("learning_rate", "warmup_learning_rate", "weight_decay", "kl", "length_weight"):
-            if not 0 <= getattr(self, name) < float("inf"):
-                raise ValueError(f"{name}: must be a number and not negative, got {getattr(self, name)}")
-        for name in ("temperature", "logprob_temperature", "top_p", "clip", "max_grad_norm", "max_loss"):
-            if not getattr(self, name) > 0:
-                raise ValueError(f"{name}: must be above 0, got {getattr(self, name)}")
-        if not self.dual_clip > 1:
-            raise ValueError(f"dual_clip: must be above 1, got {self.dual_clip}")
-        if self.top_p > 1:
-            raise ValueError(f"top_p: must be at most 1, got {self.top_p}")
-        for name in ("format_reward", "invalid_reward"):
-            if not abs(getattr(self, name)) < float("inf"):
-                raise ValueError(f"{name}: must be a number, got {getattr(self, name)}")
+        super().__post_init__()
         if self.estimator == "released" and (self.advantage, self.pool) != ("turn_level", "role"):
             raise ValueError(
                 "estimator: the released one has its own pools; leave advantage and pool as they are"
@@ -201,11 +131,6 @@ class Config(RecipeConfig):
         sampled = (self.temperature, self.top_p, self.top_k)
         if self.old_logprobs == "sampler" and sampled != (self.logprob_temperature, 1.0, 0):
             raise ValueError("old_logprobs: the sampler's are of another distribution; set it to learner")
-        check_warmed_up(self.model, self.warmup_steps)
-        if self.lora_rank and self.model == "nano":
-            raise ValueError("lora_rank: nano is small, and trained whole; set it to 0, or name a model")
-        if not self.games:
-            raise ValueError("games: name at least one game")
         if self.games_per_step < len(self.games):
             raise ValueError(f"games_per_step: {self.games_per_step} cannot cover {len(self.games)} games")
 
@@ -250,9 +175,6 @@ PRESETS = {
 def train(config: Config, run: Run) -> None:
     """Self-play from the first step, or from the newest checkpoint of the run."""
     config = config.resolved()
-    torch.set_num_threads(config.threads)
-    if config.lora_rank:
-        check_installed()
     distributed.check_enough(config.games_per_step, "games_per_step")
     policy, optimizer, state = start(
         config,
@@ -268,6 +190,12 @@ def train(config: Config, run: Run) -> None:
         reference = load_reference(config, run, policy, keep_thinking=config.chat)
     throughput = Throughput(run, policy, computed_in(config), reference)
     baseline = state.baseline
+
+    def save(step: int) -> None:
+        done = checkpoint.TrainState(step=step, baseline=baseline)
+        with run.phase("checkpoint"):
+            checkpoint.save_checkpoint(run.checkpoints, policy, optimizer, done)
+
     for step in run.steps(config.steps, start=state.step):
         seed = derive_seed(config.seed, step)
         with run.phase("rollout"):
@@ -299,15 +227,9 @@ def train(config: Config, run: Run) -> None:
             metrics = update(policy, optimizer, batch, settings, reference=reference)
         metrics |= episode_metrics(episodes) | reply_metrics(played)
         metrics |= throughput.metrics(episodes, batch)
+        evaluate = partial(_evaluate, config, policy)
         last = step == config.steps
-        if last or step % config.eval_every == 0:
-            with run.phase("evaluation"):
-                metrics |= _evaluate(config, policy, full=last)
-        run.log(step, metrics, episodes, advantages)
-        if last or step % config.checkpoint_every == 0:
-            with run.phase("checkpoint"):
-                done = checkpoint.TrainState(step=step, baseline=baseline)
-                checkpoint.save_checkpoint(run.checkpoints, policy, optimizer, done)
+        finish_step(config, run, step, metrics, episodes, advantages, last=last, evaluate=evaluate, save=save)
 
 
 def _advantages(

@@ -13,13 +13,12 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 import torch
 
-from selfplay_fast.config import RecipeConfig, check_warmed_up
+from selfplay_fast.config import Count, Natural, NotNegative, Nucleus, Number, Positive, Share
 from selfplay_fast.evaluate import episode_metrics, evaluate_policy, reply_metrics
-from selfplay_fast.games import Style
 from selfplay_fast.learn import (
     RoleBaseline,
     Update,
@@ -35,188 +34,66 @@ from selfplay_fast.learn.advantages import undiscounted_returns
 from selfplay_fast.learn.warmup import warm_up
 from selfplay_fast.play import GameTable, InvalidRewards, Rollouts, game_tables, mean_turns, play, self_play
 from selfplay_fast.policies import Policy
-from selfplay_fast.policies.adapters import check_installed
 from selfplay_fast.policies.language_model import LanguageModel
 from selfplay_fast.policies.streams import derive_seed
 from selfplay_fast.records import Sampling
 from selfplay_fast.run import Run
+from selfplay_fast.settings import GameConfig, ServerConfig
 from selfplay_fast.solvers import is_enumerable
 from selfplay_fast.throughput import Throughput
 from selfplay_fast.training import (
     adam,
     computed_in,
+    connect_opponents,
+    connect_servers,
+    finish_step,
     load_model,
     load_reference,
+    look_for_servers,
     saved_if_servers_go,
     start,
 )
 
-if TYPE_CHECKING:
-    from selfplay_fast.policies.token_servers import TokenServers
-
 
 @dataclass(frozen=True, kw_only=True)
-class Config(RecipeConfig):
+class Config(ServerConfig, GameConfig):
     """SPIRAL's settings; the defaults are the `nano` preset."""
 
-    model: str = "nano"
-    """`nano` (built here), a local transformers folder, or a hub id"""
-    games: tuple[str, ...] = ("kuhn_poker", "tic_tac_toe", "negotiation")
-    """games to play, options in brackets: `kuhn_poker(rounds=5)`"""
-    style: Style = "brief"
-    """how states are put into words: `brief` leaves the rules out (for nano), `spiral` asks for boxed reasoning"""
-    parse_mode: Literal["lenient", "strict"] = "lenient"
-    """how replies are read: `strict` as SPIRAL's parser does"""
-    seed: int = 0
-    """everything random follows from it"""
-    steps: int | None = None
+    warmup_steps: Natural | None = None
+    """supervised steps on uniformly random legal play before self-play: nano's way to learn the reply format; None: 150
+    for nano, 0 for other models"""
+    steps: Natural | None = None
     """self-play iterations; None: 600 for small games (see learning_rate), for others 450 divided by their number"""
-    samples_per_step: int = 576
+    samples_per_step: Count = 576
     """turns per iteration, about: whole games are played, as many of each as give an equal share under random play"""
-    learning_rate: float | None = None
+    learning_rate: NotNegative | None = None
     """AdamW, betas 0.9 and 0.95, no weight decay; None: for nano 6e-6 on small games (up to 1,000 information states),
     5e-5 on others, 3e-4 with the magnet; for other models 1e-6, for their adapters 1e-5"""
     learning_rate_decay: Literal["constant", "linear"] = "linear"
     """`linear` falls to a tenth of the rate"""
     advantage: Literal["role_conditioned", "return"] = "role_conditioned"
     """`return` is the ablation without a baseline"""
-    baseline_decay: float = 0.95
+    baseline_decay: Share = 0.95
     """decay of the role-conditioned baseline"""
     baseline_order: Literal["post", "pre", "batch"] = "post"
     """paper, released code, or one update per batch"""
-    discount: float = 1.0
+    discount: Share = 1.0
     """per own turn"""
-    temperature: float = 1.0
-    """sampling temperature; log-probs are taken at the same"""
-    max_tokens: int = 16
-    """reply length limit"""
-    loss_length: int = 16
+    loss_length: Count = 16
     """the constant that the token sum of a sample is divided by (the paper: the reply length limit)"""
-    clip: float = 0.2
-    """PPO clip range"""
-    inner_epochs: int = 1
+    inner_epochs: Count = 1
     """optimizer steps per iteration over the same batch"""
-    max_grad_norm: float = 1.0
-    """gradient clipping"""
-    max_importance: float | None = None
+    max_importance: Positive | None = None
     """weigh each token by min(p of the learner / p of the sampler, this); None: not, as in the paper, but 2 where
     `max_staleness` is above 0"""
-    max_loss: float = 1e6
-    """a loss beyond it has exploded, and the run stops"""
-    invalid_reward: float = -1.5
-    """return of a player whose reply is refused"""
-    invalid_other: float = 0.5
-    """return of its opponent"""
-    max_turns: int = 50
-    """a longer game ends with 0 for both"""
+    invalid_other: Number = 0.5
+    """return of the opponent of a player whose reply is refused"""
     magnet: bool = False
     """beyond the paper: KL penalty towards the initial policy, annealed"""
-    magnet_weight: float = 0.3
+    magnet_weight: NotNegative = 0.3
     """its weight at the start, in units of return per nat; falls linearly to a third"""
-    warmup_steps: int | None = None
-    """supervised steps on uniformly random legal play before self-play: nano's way to learn the reply format; None: 150
-    for nano, 0 for other models"""
-    warmup_learning_rate: float = 3e-3
-    """of the warm-up"""
-    eval_every: int = 25
-    """steps between evaluations"""
-    eval_episodes: int = 512
-    """games per seat and opponent at the first and last evaluation; fewer make a short run"""
-    eval_episodes_between: int = 64
-    """the same at the evaluations in between"""
-    eval_temperature: float = 0.6
-    """sampling temperature of evaluation games"""
-    eval_top_p: float = 0.95
+    eval_top_p: Nucleus = 0.95
     """nucleus of evaluation games"""
-    eval_opponents: tuple[str, ...] = ()
-    """models on servers to play against in evaluations besides the fixed opponents: `server:URL#MODEL`"""
-    checkpoint_every: int = 25
-    """steps between checkpoints; the first and the two newest stay"""
-    max_staleness: int = 0
-    """updates between the weights that speak in a game and those that learn from it; 0: every step plays all its games
-    with its own weights, above: games go on while others are learned from"""
-    rollout_servers: tuple[str, ...] = ()
-    """addresses of `selfplay-fast serve` that play the training games with the weights of the last update:
-    `http://127.0.0.1:8000/v1`"""
-    rollout_concurrency: int = 32
-    """requests under way at each of them"""
-    rollout_timeout: float = 120.0
-    """seconds that one of them has for a reply, or to take weights; then others are tried, up to five times as long"""
-    server_patience: float = 600.0
-    """seconds to wait where all of them are gone; then the last finished step is saved, and the run stops"""
-    device: str = "auto"
-    """where the model lives: `cpu`, `cuda`, or `auto` for a GPU where there is one"""
-    dtype: Literal["auto", "float32", "bfloat16"] = "auto"
-    """what passes are computed in; trained weights and optimizer states are float32 beside it. `auto`: bfloat16 on a
-    GPU, but for nano"""
-    lora_rank: int = 0
-    """train adapters of this rank at all linear layers but the head, and nothing else; 0: the whole model"""
-    gradient_checkpointing: bool = False
-    """compute layers again in the backward pass: a third more work, a small part of the memory"""
-    max_batch_tokens: int = 16384
-    """tokens of one forward pass over prompts and of one micro-batch; gradients of micro-batches add up"""
-    max_cache_tokens: int | None = None
-    """tokens whose keys and values replies in the making hold, and as many again between turns; None: 16 times as many
-    as in a pass"""
-    threads: int = 1
-    """CPU threads of the model; more help only where cores are idle"""
-
-    def __post_init__(self) -> None:
-        positive = "samples_per_step max_tokens loss_length inner_epochs max_turns eval_every eval_episodes"
-        positive += " eval_episodes_between checkpoint_every threads max_batch_tokens rollout_concurrency"
-        at_least = dict.fromkeys(positive.split(), 1) | dict.fromkeys(
-            ("warmup_steps", "lora_rank", "max_staleness"), 0
-        )
-        for name, least in at_least.items():
-            if (getattr(self, name) or 0) < least:
-                raise ValueError(f"{name}: must be at least {least}, got {getattr(self, name)}")
-        for name in (
-            "learning_rate",
-            "warmup_learning_rate",
-            "magnet_weight",
-            "temperature",
-            "eval_temperature",
-        ):
-            value = getattr(self, name)
-            if value is not None and not 0 <= value < float("inf"):
-                raise ValueError(f"{name}: must be a number and not negative, got {value}")
-        for name in ("clip", "max_grad_norm", "eval_top_p", "max_importance", "max_loss", "rollout_timeout"):
-            if getattr(self, name) is not None and not getattr(self, name) > 0:
-                raise ValueError(f"{name}: must be above 0, got {getattr(self, name)}")
-        for name in ("baseline_decay", "discount", "eval_top_p"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise ValueError(f"{name}: must be between 0 and 1, got {getattr(self, name)}")
-        if not 0 <= self.server_patience < float("inf"):
-            raise ValueError(
-                f"server_patience: must be a number of seconds and not negative, got {self.server_patience}"
-            )
-        for name in ("invalid_reward", "invalid_other"):
-            if not abs(getattr(self, name)) < float("inf"):
-                raise ValueError(f"{name}: must be a number, got {getattr(self, name)}")
-        if self.eval_opponents:
-            from selfplay_fast.policies.openai_server import OpenAIServer
-
-            for name in self.eval_opponents:
-                try:
-                    OpenAIServer.from_name(name)
-                except ValueError as error:
-                    raise ValueError(f"eval_opponents: {error}") from None
-        if self.rollout_servers:
-            from selfplay_fast.policies.token_servers import check_addresses
-
-            try:
-                check_addresses(self.rollout_servers)
-            except ValueError as error:
-                raise ValueError(f"rollout_servers: {error}") from None
-        check_warmed_up(self.model, self.warmup_steps)
-        if self.lora_rank and self.model == "nano":
-            raise ValueError("lora_rank: nano is small, and trained whole; set it to 0, or name a model")
-        if self.temperature == 0:
-            raise ValueError("temperature: 0 always says the same and learns nothing; use a positive number")
-        if self.steps is not None and self.steps < 0:
-            raise ValueError(f"steps: must not be negative, got {self.steps}")
-        if not self.games:
-            raise ValueError("games: name at least one game")
 
     @property
     def total_steps(self) -> int:
@@ -289,11 +166,8 @@ PRESETS = {
 def train(config: Config, run: Run) -> None:
     """Self-play from the first step, or from the newest checkpoint of the run."""
     config = config.resolved()
-    torch.set_num_threads(config.threads)
-    if config.lora_rank:
-        check_installed()
-    _look_for_servers(config)
-    opponents = _opponents(config)
+    look_for_servers(config)
+    opponents = connect_opponents(config)
     share = config.samples_per_step / len(config.games)
     counts = [max(1, round(share / mean_turns(game))) for game in config.games]
     distributed.check_enough(sum(counts), "samples_per_step")
@@ -312,7 +186,7 @@ def train(config: Config, run: Run) -> None:
     reference = load_reference(config, run, policy) if config.uses_reference else None
     throughput = Throughput(run, policy, computed_in(config), reference)
     baseline = state.baseline
-    servers = _servers(config, policy)
+    servers = connect_servers(config, policy)
     own = distributed.share()
     rollouts = run.enter(
         Rollouts(
@@ -372,13 +246,9 @@ def train(config: Config, run: Run) -> None:
         rollouts.updated(policy.version)
         metrics |= episode_metrics(episodes) | reply_metrics(played) | rollouts.metrics()
         metrics |= throughput.metrics(episodes, batch, epochs=config.inner_epochs)
+        evaluate = partial(_evaluate, config, policy, opponents)
         last = step == config.total_steps
-        if last or step % config.eval_every == 0:
-            with run.phase("evaluation"):
-                metrics |= _evaluate(config, policy, opponents, full=last)
-        run.log(step, metrics, episodes, advantages)
-        if last or step % config.checkpoint_every == 0:
-            save(step)
+        finish_step(config, run, step, metrics, episodes, advantages, last=last, evaluate=evaluate, save=save)
 
 
 def load_policy(config: Config, status: Callable[[str], None] = lambda text: None) -> LanguageModel:
@@ -414,40 +284,6 @@ def _tables(config: Config, counts: Sequence[int], seed: int, share: tuple[int, 
         parse_mode=config.parse_mode,
         share=share,
     )
-
-
-def _opponents(config: Config) -> Mapping[str, Policy]:
-    """Those on servers, each of which has said a word."""
-    if not config.eval_opponents:
-        return {}
-    from selfplay_fast.policies.openai_server import OpenAIServer
-
-    return OpenAIServer.opponents(config.eval_opponents)
-
-
-def _look_for_servers(config: Config) -> None:
-    """ConnectionError, before a model is loaded, where nobody is there to play the training games."""
-    if config.rollout_servers:
-        from selfplay_fast.policies.token_servers import check_somebody
-
-        check_somebody(config.rollout_servers)
-
-
-def _servers(config: Config, policy: LanguageModel) -> TokenServers | None:
-    """Those that play the training games, with the weights of the policy."""
-    if not config.rollout_servers:
-        return None
-    from selfplay_fast.policies.endpoint import Limits
-    from selfplay_fast.policies.token_servers import TokenServers
-
-    limits = Limits(
-        concurrency=config.rollout_concurrency,
-        timeout=config.rollout_timeout,
-        deadline=5 * config.rollout_timeout,
-    )
-    servers = TokenServers(policy, config.rollout_servers, limits=limits, patience=config.server_patience)
-    servers.hand_over()
-    return servers
 
 
 def _evaluate(
