@@ -237,3 +237,12 @@ def document_table(
     return DialogueTable(
         partial(document_game, rules), mine, indices=[one.index for one in mine], seed=seed, name=NAME
     )
+
+
+def answer_game(rules: Rules, asked: tuple[Cluster, Question]) -> Protocol:
+    """A question of somebody else's, answered ``rules.answers`` times; ``kept`` has ``scores`` by the rule."""
+    cluster, question = asked
+    answers = _listed((yield rules.answer_ask(cluster, question)))
+    scores = [_score(cluster.task, question, reply) for reply in answers]
+    kept = {"question": question, "task": cluster.task, "scores": scores}
+    return Outcome(returns={RESPONDER: sum(scores) / len(scores)}, kept=kept)

@@ -14,8 +14,9 @@ from typing import Any, Literal, cast
 
 import numpy as np
 
+from selfplay_fast.arguments import json_lines
 from selfplay_fast.arguments import shown as shortened
-from selfplay_fast.play.document_rules import TASKS, Task
+from selfplay_fast.play.document_rules import TASKS, Question, Task, read_question
 from selfplay_fast.policies.streams import derive_seed
 from selfplay_fast.records import Episode
 
@@ -38,28 +39,36 @@ def read_clusters(path: str | Path) -> tuple[list[Cluster], int]:
 
     ValueError with the line's number for one that is not like that, and where none is left.
     """
-    try:
-        lines = Path(path).read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise ValueError(f"clusters: cannot read {path}: {error}") from None
-    read = [_cluster(line, f"clusters: {path}, line {n}") for n, line in enumerate(lines, 1) if line.strip()]
+    read = [cluster for _, cluster in json_lines("clusters", Path(path), _cluster)]
     whole = [cluster for cluster in read if cluster.documents]
     if not whole:
         raise ValueError(f"clusters: {path} has no cluster with documents; give each line a list paragraphs")
     return whole, len(read) - len(whole)
 
 
-def _cluster(line: str, where: str) -> Cluster:
-    try:
-        row = json.loads(line)
-    except (ValueError, RecursionError):
-        row = None
-    row = row if isinstance(row, dict) else {}
+def read_questions(path: str | Path) -> list[tuple[Cluster, Question]]:
+    """A file of clusters, as for `read_clusters`, each with its ``question``, ``answer`` and, in multiple choice,
+    ``options``. ValueError with the line's number for one that is not like that."""
+    asked = [one for _, one in json_lines("eval_questions", Path(path), _asked)]
+    if not asked:
+        raise ValueError(f"eval_questions: there is none in {path}")
+    return asked
+
+
+def _asked(row: Mapping[str, Any]) -> tuple[Cluster, Question]:
+    cluster = _cluster(row)
+    question = read_question(json.dumps(row), cluster.task)
+    if question is None:
+        raise ValueError(f"must have a question and an answer, as the task {cluster.task} asks for")
+    return cluster, question
+
+
+def _cluster(row: Mapping[str, Any]) -> Cluster:
     paragraphs, task = row.get("paragraphs"), row.get("task", row.get("data_source"))
-    if not (isinstance(paragraphs, list) and all(isinstance(p, str) for p in paragraphs) and task in TASKS):
-        raise ValueError(
-            f"{where}: must have a list of texts paragraphs and a task, {', '.join(TASKS)}, got {shortened(line)}"
-        )
+    if not (isinstance(paragraphs, list) and all(isinstance(p, str) for p in paragraphs)):
+        raise ValueError(f"paragraphs must be a list of texts, got {shortened(paragraphs)}")
+    if task not in TASKS:
+        raise ValueError(f"task must be one of {', '.join(TASKS)}, got {shortened(task)}")
     documents = tuple(p for p in paragraphs if p.strip())
     return Cluster(name=str(row.get("question_id", "")), task=task, documents=documents)
 

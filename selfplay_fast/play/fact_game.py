@@ -3,8 +3,8 @@
     ask Bo go Do bo Go do        {"question": "bo 2 hops", "answer": "?"}
     read Bo go Do bo Go do bo 2 hops        2 Bo go 1 Go do answer is do
 
-Facts lead from each of twelve names to another, in one circle. The more hops, the harder is the question for a model that
-goes wrong at some of them; nobody knows the answer but who has read the documents and gone all the way.
+Facts lead from each of twelve names to another, in one circle. The more hops, the harder is the question for a model
+that goes wrong at some of them; nobody knows the answer but who has read the documents and gone all the way.
 """
 
 from __future__ import annotations
@@ -74,7 +74,9 @@ def same(question: str, reference: str, answer: str) -> bool:
     return reference == answer
 
 
-def exact_questions(clusters: Sequence[Cluster], hops: Sequence[int], seed: int) -> list[tuple[Cluster, Question]]:
+def exact_questions(
+    clusters: Sequence[Cluster], hops: Sequence[int], seed: int
+) -> list[tuple[Cluster, Question]]:
     """A question for each cluster, of these numbers of hops by turns."""
     rng = np.random.default_rng(seed)
     asked = []
