@@ -62,7 +62,7 @@ def read_question(text: str, task: Task) -> Question | None:
     if not (isinstance(asked, str) and asked.strip() and isinstance(answer, str) and answer.strip()):
         return None
     if task == "choice":
-        if not (isinstance(options, dict) and sorted(options) == list(LETTERS) and answer.strip() in LETTERS):
+        if not (isinstance(options, dict) and sorted(options) == list(LETTERS) and answer.strip() in options):
             return None
         if not all(isinstance(option, str) and option.strip() for option in options.values()):
             return None

@@ -1,9 +1,9 @@
 """A language in which document games can be judged exactly: every document is a fact, a question is a number of hops.
 
-    ask Bo go Do bo Go do        {"question": "bo 2 hops", "answer": "?"}
-    read Bo go Do bo Go do bo 2 hops        2 Bo go 1 Go do answer is do
+    ask bo>go do>bo go>do        {"question": "bo 2 hops", "answer": "?"}
+    read bo>go do>bo go>do bo 2 hops        2 bo>go 1 go>do answer is do
 
-Facts lead from each of twelve names to another, in one circle. The more hops, the harder is the question for a model
+Facts lead from each of eight names to another, in one circle. The more hops, the harder is the question for a model
 that goes wrong at some of them; nobody knows the answer but who has read the documents and gone all the way.
 """
 
@@ -19,7 +19,7 @@ from selfplay_fast.play.document_rules import Question
 from selfplay_fast.play.documents import Cluster, Past
 from selfplay_fast.records import Message
 
-NAMES = tuple(consonant + "o" for consonant in "bdfgklmnprst")
+NAMES = tuple(consonant + "o" for consonant in "bdfgklmn")
 MOST_HOPS = 9
 PROMPTS = DocumentPrompts(
     questioner={"general": "ask {documents}{examples}"},
@@ -39,7 +39,7 @@ def fact_clusters(count: int, seed: int) -> list[Cluster]:
     clusters = []
     for number in range(count):
         circle = [NAMES[i] for i in rng.permutation(len(NAMES))]
-        facts = [f"{a.capitalize()} {b}" for a, b in zip(circle, circle[1:] + circle[:1], strict=True)]
+        facts = [f"{a}>{b}" for a, b in zip(circle, circle[1:] + circle[:1], strict=True)]
         documents = tuple(facts[i] for i in rng.permutation(len(facts)))
         clusters.append(Cluster(name=f"facts {number}", task="general", documents=documents))
     return clusters
@@ -47,7 +47,7 @@ def fact_clusters(count: int, seed: int) -> list[Cluster]:
 
 def walk(cluster: Cluster, name: str, hops: int) -> list[str] | None:
     """Where each hop from ``name`` leads; None where a fact is missing."""
-    leads = dict(fact.lower().split() for fact in cluster.documents)
+    leads = dict(fact.split(">") for fact in cluster.documents)
     way: list[str] = []
     for _ in range(hops):
         name = leads.get(name, "")
@@ -98,13 +98,13 @@ def said_answer(cluster: Cluster, name: str, hops: int) -> str:
     steps = []
     before = name
     for left, after in zip(range(hops, 0, -1), walk(cluster, name, hops) or (), strict=True):
-        steps.append(f"{left} {before.capitalize()} {after}")
+        steps.append(f"{left} {before}>{after}")
         before = after
     return " ".join([*steps, f"answer is {before}"])
 
 
 def demonstrations(
-    count: int, seed: int, *, shown: int = 4, answered_hops: int = 3
+    count: int, seed: int, *, shown: int = 2, answered_hops: int = 3
 ) -> tuple[list[str], list[str]]:
     """Prompts and replies of players that know the form: questions of any number of hops, right answers to those of up
     to ``answered_hops``, by turns."""

@@ -1,7 +1,7 @@
 """A step of SPELL, phase by phase and sample by sample, written from the published description alone.
 
 Yang et al. 2025, arXiv 2509.23863, and its released code. Nothing of selfplay_fast is imported, and nothing is clever:
-this is what the scheduler, the rules and the choice of samples are held against. What is random there comes from outside:
+this is what the scheduler, the rules and the choice of samples are held against. What is random comes from outside:
 ``ask(role, reading, prompt)`` is a policy, ``next_cluster(reading)``, ``new_documents(reading, unseen)`` and
 ``choose(purpose, candidates, count)`` are draws.
 """
@@ -191,7 +191,11 @@ class Step:
                 return False
         if task == "choice":
             options = found.get("options")
-            return type(options) is dict and sorted(options) == ["A", "B", "C", "D"] and found["answer"] in options
+            return (
+                type(options) is dict
+                and sorted(options) == ["A", "B", "C", "D"]
+                and found["answer"] in options
+            )
         return task != "numeric" or number_in(found["answer"]) is not None
 
     def ground_phase(self, readings):
@@ -276,7 +280,12 @@ def batch(readings, questions, choose, group=8, votes=8, share=0.125, tasks=("nu
         for k, own in enumerate(one.votes):
             valid = [vote for vote in own if vote != -1]
             most = one.majorities[k]
-            if valid and most != -1 and most == one.rules[k] and 0.51 <= valid.count(most) / len(valid) <= 0.99:
+            if (
+                valid
+                and most != -1
+                and most == one.rules[k]
+                and 0.51 <= valid.count(most) / len(valid) <= 0.99
+            ):
                 groups.append((one, k))
     number = int(len(kept) * group * share / votes)
     if len(groups) >= number:

@@ -3,7 +3,6 @@
 import hashlib
 import importlib.util
 import json
-import shutil
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
@@ -14,19 +13,16 @@ from typing import Any
 import numpy as np
 import pytest
 
-from selfplay_fast.cli import main
-from selfplay_fast.learn.checkpoint import list_checkpoints
 from selfplay_fast.learn.group_selection import drawn
 from selfplay_fast.play import self_play
 from selfplay_fast.play.document_game import ASKED, Rules
 from selfplay_fast.play.document_prompts import DocumentPrompts
 from selfplay_fast.play.document_rules import QUESTIONER, RESPONDER, TASKS, VERIFIER, Question
 from selfplay_fast.play.documents import Cluster, Memory, Past
-from selfplay_fast.policies.language_model import LanguageModel
 from selfplay_fast.policies.simple import ScriptedPolicy
 from selfplay_fast.policies.streams import derive_seed
 from selfplay_fast.recipes import spell
-from selfplay_fast.records import Ask, Episode, Reply
+from selfplay_fast.records import Episode
 
 ORACLE = Path(__file__).parents[1] / "oracles" / "spell.py"
 PROMPTS = DocumentPrompts()
@@ -48,7 +44,11 @@ def number(*parts: Any) -> int:
     return int.from_bytes(hashlib.sha256(repr(parts).encode()).digest()[:4], "big")
 
 
-GOLD = {"numeric": ["12.5", "0.125", "1,250", "7"], "general": ["Red River", "the red river", "Oak"], "choice": "ABCD"}
+GOLD = {
+    "numeric": ["12.5", "0.125", "1,250", "7"],
+    "general": ["Red River", "the red river", "Oak"],
+    "choice": "ABCD",
+}
 ASKING = {task: f"as the task {task}" for task in TASKS}
 
 
@@ -119,8 +119,12 @@ def prompts_of_port() -> dict[str, Callable[..., str]]:
         return [Past(documents=(), question=q, answer=a) for q, a in examples]
 
     return {
-        "question": lambda task, texts, examples: MARKED.questioner_chat(task, texts, past(examples))[0]["content"],
-        "answer": lambda task, texts, question: MARKED.responder_chat(task, texts, asked(question))[0]["content"],
+        "question": lambda task, texts, examples: MARKED.questioner_chat(task, texts, past(examples))[0][
+            "content"
+        ],
+        "answer": lambda task, texts, question: MARKED.responder_chat(task, texts, asked(question))[0][
+            "content"
+        ],
         "vote": lambda question, answer: MARKED.verifier_chat(asked(question), answer)[0]["content"],
     }
 
@@ -193,7 +197,11 @@ def test_three_steps_are_those_of_the_sequential_port(mode: str) -> None:
         assert len(episodes) == len(step.readings)
         for episode, one in zip(episodes, step.readings, strict=True):
             kept, reading = episode.kept, episode.kept["reading"]
-            assert (reading.number, list(reading.shown), list(reading.new)) == (one.cluster, one.shown, one.new)
+            assert (reading.number, list(reading.shown), list(reading.new)) == (
+                one.cluster,
+                one.shown,
+                one.new,
+            )
             assert kept["status"] == one.status
             assert episode.turns[0].reply.text == one.said
             assert episode.turns[0].reward == pytest.approx(one.reward, abs=1e-12)
