@@ -17,7 +17,10 @@ import numpy as np
 from selfplay_fast.play.document_prompts import DocumentPrompts
 from selfplay_fast.play.document_rules import Question
 from selfplay_fast.play.documents import Cluster, Past
-from selfplay_fast.records import Message
+from selfplay_fast.policies.base import Policy
+from selfplay_fast.policies.simple import ScriptedPolicy
+from selfplay_fast.policies.streams import sample_streams, stream_ids, uniforms
+from selfplay_fast.records import Ask, Message
 
 NAMES = tuple(consonant + "o" for consonant in "bdfgklmn")
 MOST_HOPS = 9
@@ -72,6 +75,25 @@ def complete(question: Question, cluster: Cluster) -> Question | None:
 def same(question: str, reference: str, answer: str) -> bool:
     """The exact verifier."""
     return reference == answer
+
+
+def walker(accuracy: float) -> Policy:
+    """A responder that knows the way and takes each hop rightly with this chance: k hops with ``accuracy`` to the k.
+
+    A wrong hop leads to any name; draws follow from the key of the ask and the number of the sample.
+    """
+
+    def say(ask: Ask, sample: int) -> str:
+        *facts, name, hops, _ = ask.prompt_text.split()[1:]
+        leads = dict(fact.split(">") for fact in facts if ">" in fact)
+        stream = sample_streams(stream_ids([ask.key]), np.array([sample]))
+        for hop in range(int(hops)):
+            right, other = (float(uniforms(stream, 2 * hop + k)[0]) for k in range(2))
+            lost = right >= accuracy or name not in leads
+            name = NAMES[int(other * len(NAMES))] if lost else leads[name]
+        return f"answer is {name}"
+
+    return ScriptedPolicy(say)
 
 
 def exact_questions(

@@ -73,6 +73,11 @@ class Config(SampleConfig):
     """what evaluations ask: `facts`, or a file of JSON lines with `question` and `answer` beside these"""
     verifier: str = "exact"
     """who judges answers: `self`, the policy; `exact`, nano's; `server:URL#MODEL` or `model:FOLDER`"""
+    responder: Literal["self", "walker"] = "self"
+    """who answers: the policy; or, in nano's language, `walker`, which goes right at each hop with chance
+    `hop_accuracy`, to see the questioner alone"""
+    hop_accuracy: tuple[Share, Share] = (0.8, 0.8)
+    """of `walker`, in the first and the last step, evenly between them: it learns without a model"""
     frozen: tuple[str, ...] = ()
     """roles that do not learn, `questioner` or `verifier`; the model of step 0 plays them"""
     steps: Natural = 100
@@ -150,6 +155,8 @@ class Config(SampleConfig):
         check_warmed_up(self.model, self.warmup_steps)
         if wrong := sorted(set(self.frozen) - {QUESTIONER, VERIFIER}):
             raise ValueError(f"frozen: must be {QUESTIONER}, {VERIFIER} or both, got {wrong[0]!r}")
+        if self.responder == "walker" and self.clusters != FACTS:
+            raise ValueError(f"responder: walker knows facts only; set it to self for {self.clusters}")
         own = (self.clusters == FACTS, self.eval_questions == FACTS, self.verifier == "exact")
         if len(set(own)) > 1:
             raise ValueError(
@@ -169,8 +176,8 @@ class Config(SampleConfig):
     @property
     def roles(self) -> tuple[str, ...]:
         """Who learns: the policy's roles that are not frozen."""
-        own = (QUESTIONER, RESPONDER, *([VERIFIER] if self.verifier == "self" else []))
-        return tuple(role for role in own if role not in self.frozen)
+        own = {QUESTIONER: "self", RESPONDER: self.responder, VERIFIER: self.verifier}
+        return tuple(role for role, player in own.items() if player == "self" and role not in self.frozen)
 
 
 PRESETS = {
@@ -211,14 +218,15 @@ def train(config: Config, run: Run) -> None:
         baseline=RoleBaseline(),
     )
     rules = replace(setting.rules, count_tokens=lambda text: len(policy.encode([text])[0]))
-    cast = _cast(config, run, policy, setting.verifier)
+    cast = _cast(config, run, policy, setting.others)
     memory = Memory(mode=config.history_mode, length=config.history)
     memory = memory if state.rollouts is None else memory.with_state(state.rollouts)
     throughput = Throughput(run, policy, computed_in(config))
     for step in run.steps(config.steps, start=state.step):
         seed = derive_seed(config.seed, step)
         with run.phase("rollout"):
-            episodes, memory = rollout(config, setting.clusters, cast, rules, memory, seed)
+            playing = {**cast, **_walker(config, step)}
+            episodes, memory = rollout(config, setting.clusters, playing, rules, memory, seed)
         metrics = document_metrics(episodes)
         with run.phase("advantages"):
             chosen, advantages = selected(config, episodes, seed)
@@ -417,12 +425,12 @@ def _tell(
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Setting:
-    """What a configuration names: clusters, questions of evaluations, rules, and a verifier that is not the policy."""
+    """What a configuration names: clusters, questions of evaluations, rules, and who plays roles beside the policy."""
 
     clusters: Sequence[Cluster]
     questions: Sequence[tuple[Cluster, Question]]
     rules: Rules
-    verifier: Policy | None
+    others: Cast
 
     @classmethod
     def of(cls, config: Config, note: Callable[[str], None]) -> Setting:
@@ -447,25 +455,34 @@ class Setting:
                 clusters=fact_game.fact_clusters(config.fact_clusters, derive_seed(config.seed, 0, 2)),
                 questions=fact_game.exact_questions(held_out, range(1, fact_game.MOST_HOPS + 1), 0),
                 rules=replace(rules, prompts=fact_game.PROMPTS, complete=fact_game.complete),
-                verifier=function_verifier(fact_game.same),
+                others={VERIFIER: function_verifier(fact_game.same)},
             )
         clusters, empty = read_clusters(config.clusters)
         if empty:
             note(f"clusters: {empty} of {empty + len(clusters)} have no documents and are left out")
-        verifier = None
+        others: dict[str, Policy] = {}
         if config.votes and config.verifier != "self":
-            verifier = load_judge(config.verifier, device=distributed.local_device(config.device))
+            others[VERIFIER] = load_judge(config.verifier, device=distributed.local_device(config.device))
         questions = read_questions(config.eval_questions)[: config.eval_games]
-        return cls(clusters=clusters, questions=questions, rules=rules, verifier=verifier)
+        return cls(clusters=clusters, questions=questions, rules=rules, others=others)
 
 
-def _cast(config: Config, run: Run, policy: LanguageModel, verifier: Policy | None) -> Cast:
+def _walker(config: Config, step: int) -> dict[str, Policy]:
+    """Whoever answers in the policy's place, as good as they are in this step."""
+    if config.responder != "walker":
+        return {}
+    first, last = config.hop_accuracy
+    done = (step - 1) / max(1, config.steps - 1)
+    return {RESPONDER: fact_game.walker(first + (last - first) * done)}
+
+
+def _cast(config: Config, run: Run, policy: LanguageModel, others: Cast) -> Cast:
     """Who plays: a role that is frozen is the model of step 0."""
     cast: dict[str, Policy] = dict.fromkeys((QUESTIONER, RESPONDER, VERIFIER), policy)
     if config.frozen:
         first = checkpoint.load_policy(run.checkpoints / "step-000000", **placement(config))
         cast |= dict.fromkeys(config.frozen, first)
-    return cast if verifier is None else cast | {VERIFIER: verifier}
+    return {**cast, **others}
 
 
 def load_policy(config: Config, run: Run) -> LanguageModel:

@@ -9,6 +9,7 @@ from selfplay_fast.play.document_rules import Question, extracted_answer, read_q
 from selfplay_fast.play.documents import Memory
 from selfplay_fast.play.scheduler import play
 from selfplay_fast.policies.simple import ScriptedPolicy
+from selfplay_fast.records import Ask, Key
 
 
 def test_facts_are_one_circle_through_all_names() -> None:
@@ -83,3 +84,20 @@ def test_questions_of_evaluations_have_all_hops_equally_often() -> None:
         way = fact_game.walk(cluster, question.text.split()[0], int(question.measured["hops"]))
         assert way is not None
         assert way[-1] == question.answer
+
+
+def test_a_walker_is_right_as_often_as_all_its_hops_are() -> None:
+    """Oracle: accuracy to the number of hops, and the chance to come back by luck, within four standard errors."""
+    (cluster,) = fact_game.fact_clusters(1, 0)
+    question = fact_game.complete(Question(text="bo 3 hops", answer="?"), cluster)
+    assert question is not None
+    chat = fact_game.PROMPTS.responder_chat("general", cluster.documents, question)
+    for accuracy, least, most in ((1.0, 1.0, 1.0), (0.8, 0.8**3, 0.8**3 + 0.2 / 4), (0.0, 0.0, 0.25)):
+        asks = [Ask(role="responder", append=chat, key=Key(0, 0, i), n=500) for i in range(4)]
+        said = fact_game.walker(accuracy).generate(asks)
+        assert [r.text for r in said] == [r.text for r in fact_game.walker(accuracy).generate(asks)]
+        share = np.mean([extracted_answer(reply.text) == question.answer for reply in said])
+        assert least - 0.045 <= share <= most + 0.045
+    blind = fact_game.PROMPTS.responder_chat("general", (), question)
+    (reply,) = fact_game.walker(1.0).generate([Ask(role="responder", append=blind, key=Key(0, 0, 0))])
+    assert extracted_answer(reply.text) in fact_game.NAMES
