@@ -76,8 +76,10 @@ class Config(SampleConfig):
     responder: Literal["self", "walker"] = "self"
     """who answers: the policy; or, in nano's language, `walker`, which goes right at each hop with chance
     `hop_accuracy`, to see the questioner alone"""
-    hop_accuracy: tuple[Share, Share] = (0.8, 0.8)
-    """of `walker`, in the first and the last step, evenly between them: it learns without a model"""
+    hop_accuracy: Share = 0.8
+    """of `walker`, in the first step"""
+    last_hop_accuracy: Share | None = None
+    """the same in the last one, evenly rising until then, as if it learned; none: it stays as it is"""
     frozen: tuple[str, ...] = ()
     """roles that do not learn, `questioner` or `verifier`; the model of step 0 plays them"""
     steps: Natural = 100
@@ -471,7 +473,8 @@ def _walker(config: Config, step: int) -> dict[str, Policy]:
     """Whoever answers in the policy's place, as good as they are in this step."""
     if config.responder != "walker":
         return {}
-    first, last = config.hop_accuracy
+    first = config.hop_accuracy
+    last = first if config.last_hop_accuracy is None else config.last_hop_accuracy
     done = (step - 1) / max(1, config.steps - 1)
     return {RESPONDER: fact_game.walker(first + (last - first) * done)}
 
