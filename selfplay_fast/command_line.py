@@ -7,7 +7,7 @@ import dataclasses
 import io
 import re
 import typing
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, TypeVar
 
 import tyro
@@ -37,7 +37,7 @@ def parse(
     kind: type[Options], arguments: Sequence[str], program: str, default: Options | None = None
 ) -> Options:
     """Parse with tyro; what it prints about wrong input becomes one line."""
-    _check_flags(kind, arguments, program)
+    check_flags(dict(_flags(kind)), arguments, program)
     complaint = io.StringIO()
     try:
         with contextlib.redirect_stderr(complaint):
@@ -55,8 +55,8 @@ def parse(
         raise UsageError(f"--{name.replace('_', '-')}: {reason}") from error
 
 
-def _check_flags(kind: type, arguments: Sequence[str], program: str) -> None:
-    known = {name: hint for name, hint in _flags(kind)}
+def check_flags(known: Mapping[str, Any], arguments: Sequence[str], program: str) -> None:
+    """UsageError for an option that is not one of those known, whose types are given."""
     for argument in arguments:
         if not argument.startswith("--") or argument in ("--", "--help"):
             continue

@@ -6,9 +6,11 @@ A recipe is a file `recipes/NAME.py` with a frozen dataclass `Config(RecipeConfi
 
 from __future__ import annotations
 
+import ast
 import dataclasses
 import difflib
 import importlib
+import importlib.util
 import math
 import os
 import pkgutil
@@ -26,6 +28,7 @@ CHANGEABLE = (
     "steps",
     "device",
     "dtype",
+    "attn_implementation",
     "threads",
     "gradient_checkpointing",
     "max_batch_tokens",
@@ -80,6 +83,11 @@ class RecipeConfig:
         return self
 
     @property
+    def attn_implementation(self) -> str:
+        """What `LanguageModel.load` is told, where recipes do not ask for it."""
+        return "auto"
+
+    @property
     def uses_reference(self) -> bool:
         """Does the loss compare with the model of step 0, which is then kept beside the one that learns?"""
         return False
@@ -126,6 +134,32 @@ def load_recipe(name: str) -> types.ModuleType:
             f"unknown recipe {name!r}{nearest(name, names)}; there are: {', '.join(names) or 'none'}"
         )
     return importlib.import_module(f"{RECIPES}.{name}")
+
+
+def recipe_source(name: str) -> ast.Module:
+    """The file of a recipe, read without importing it (and torch with it)."""
+    found = importlib.util.find_spec(f"{RECIPES}.{name}")
+    assert found is not None
+    assert found.origin is not None
+    return ast.parse(Path(found.origin).read_text(encoding="utf-8"))
+
+
+def option_types(name: str) -> dict[str, Any]:
+    """Of a recipe's `Config`, read in the same way: its options and their types. Its own are known as text, except
+    bool; whatever it inherits from is imported."""
+    source = recipe_source(name)
+    (config,) = (node for node in source.body if isinstance(node, ast.ClassDef) and node.name == "Config")
+    bases = {base.id for base in config.bases if isinstance(base, ast.Name)}
+    types: dict[str, Any] = {}
+    for node in source.body:
+        if isinstance(node, ast.ImportFrom):
+            for base in bases & {alias.name for alias in node.names}:
+                types |= typing.get_type_hints(getattr(importlib.import_module(str(node.module)), base))
+    for field in config.body:
+        if isinstance(field, ast.AnnAssign) and isinstance(field.target, ast.Name):
+            text = ast.unparse(field.annotation)
+            types[field.target.id] = bool if text == "bool" else text
+    return types
 
 
 def config_to_dict(config: Any) -> dict[str, Any]:

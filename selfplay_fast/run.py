@@ -71,7 +71,6 @@ class Run:
         self._step = 0
         self._new = False
         self._changes: list[dict[str, Any]] = []  # of options, when the run was resumed
-        self._told = 0  # how many of them have been
 
     @classmethod
     def create(
@@ -132,7 +131,6 @@ class Run:
             profile=profile,
         )
         run._changes = data.read_changes(content)
-        run._told = len(run._changes)
         try:
             run.checkpoints.mkdir(exist_ok=True)
             (directory / data.EPISODES).mkdir(exist_ok=True)
@@ -243,13 +241,13 @@ class Run:
         self._began = time.monotonic() - (rows[-1].get("time_s") or 0.0 if rows else 0.0)
 
     def _settle_changes(self, step: int) -> None:
-        """What was changed before or now holds from this step at the latest: all from there is made anew."""
+        """What was changed holds from this step at the latest: all from there is made anew."""
         late = [change for change in self._changes if change["from_step"] > step]
         for change in late:
             change["from_step"] = step
-        for change in self._changes[self._told :]:
-            self.note(f"from step {step}: {data.describe_change(change)}")
-        self._told = len(self._changes)
+        for change in self._changes:
+            if change["from_step"] == step:
+                self.note(f"from step {step}: {data.describe_change(change)}")
         if late:
             self._write_config()
 

@@ -34,6 +34,9 @@ class ModelConfig(RecipeConfig):
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"
     """what passes are computed in; trained weights and optimizer states are float32 beside it. `auto`: bfloat16 on a
     GPU, but for nano"""
+    attn_implementation: Literal["auto", "sdpa", "flash_attention_2"] = "auto"
+    """`flash_attention_2` shares no prefixes and takes no float32 weights: for adapters on one card, where flash-attn
+    is installed; `auto` is `sdpa`, which does both"""
     lora_rank: Natural = 0
     """train adapters of this rank at all linear layers but the head, and nothing else; 0: the whole model"""
     gradient_checkpointing: bool = False
@@ -50,6 +53,11 @@ class ModelConfig(RecipeConfig):
         super().__post_init__()
         if self.lora_rank and self.model == "nano":
             raise ValueError("lora_rank: nano is small, and trained whole; set it to 0, or name a model")
+        if self.attn_implementation == "flash_attention_2" and not self.lora_rank:
+            raise ValueError(
+                "attn_implementation: flash_attention_2 takes no float32 weights, which learn; set lora_rank, or leave "
+                "it 'auto'"
+            )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,6 +68,8 @@ class SampleConfig(ModelConfig):
     """sampling temperature of training"""
     max_tokens: Count = 16
     """reply length limit"""
+    max_think_tokens: Natural | None = None
+    """most tokens of a reply that a thinking model may reason for; then the closing tag is forced (docs/thinking.md)"""
     clip: Positive = 0.2
     """PPO clip range"""
     max_grad_norm: Positive = 1.0
@@ -70,6 +80,17 @@ class SampleConfig(ModelConfig):
     """steps between checkpoints; the first and the two newest stay"""
     eval_every: Count = 25
     """steps between evaluations"""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.max_think_tokens is None:
+            return
+        if self.model == "nano":
+            raise ValueError("max_think_tokens: nano does not think; leave it out, or name a model that does")
+        if self.max_think_tokens >= self.max_tokens:
+            raise ValueError(
+                f"max_think_tokens: must be below max_tokens, {self.max_tokens}, got {self.max_think_tokens}"
+            )
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -19,6 +19,7 @@ from selfplay_fast.policies.language_model import LanguageModel
 from selfplay_fast.policies.nano import build_nano
 from selfplay_fast.policies.recompute import recompute_layers
 from selfplay_fast.policies.streams import derive_seed
+from selfplay_fast.policies.supported import attention_of
 from selfplay_fast.records import Episode
 from selfplay_fast.run import Run
 from selfplay_fast.settings import SampleConfig, ServerConfig
@@ -42,6 +43,8 @@ class ModelSettings(Protocol):
     def device(self) -> str: ...
     @property
     def dtype(self) -> str: ...
+    @property
+    def attn_implementation(self) -> str: ...
     @property
     def lora_rank(self) -> int: ...
     @property
@@ -70,6 +73,7 @@ def placement(config: ModelSettings) -> dict[str, Any]:
     return {
         "device": distributed.local_device(config.device),
         "dtype": computed_in(config) if frozen else "float32",
+        "attn_implementation": config.attn_implementation,
         "max_batch_tokens": config.max_batch_tokens,
         "max_cache_tokens": config.max_cache_tokens,
     }
@@ -103,11 +107,7 @@ def _check_memory(config: ModelSettings, run: Run) -> None:
         return
     try:
         counted = memory_budget(config)
-    except (
-        ValueError,
-        RuntimeError,
-        NotImplementedError,
-    ) as error:  # of a model that cannot run without weights
+    except (ValueError, RuntimeError) as error:  # of a model that cannot run without weights
         run.note(f"memory is not counted before the run: {str(error).strip().splitlines()[0]}")
         return
     run.note(counted.table())
@@ -134,7 +134,8 @@ def load_model(
             build_nano(games, config.seed, style=config.style, **(nano or {})) if build is None else build()
         )
         model, tokenizer = made
-        placed = {name: value for name, value in placement(config).items() if name != "dtype"}
+        of_loading = ("dtype", "attn_implementation")
+        placed = {name: value for name, value in placement(config).items() if name not in of_loading}
         policy = LanguageModel(model, tokenizer, **placed, **options)
     else:
         check_model(config)
@@ -151,6 +152,7 @@ def check_model(config: ModelSettings) -> None:
     """ValueError, before a model is loaded, where it is not there or cannot play like this, or a package is missing."""
     if config.lora_rank:
         check_installed()
+    attention_of(config.attn_implementation)
     if config.model != "nano":
         _check_facts(config, folder_facts(config.model))
 
@@ -241,7 +243,7 @@ def finish_step(
     step: int,
     metrics: Mapping[str, float],
     episodes: Sequence[Episode],
-    advantages: Sequence[Sequence[float]],
+    advantages: Sequence[Sequence[float]] | None,
     *,
     last: bool,
     evaluate: Callable[..., dict[str, float]],

@@ -3,6 +3,7 @@
 Oracles: the files a command leaves, and for errors the wrong word and the right one nearest to it.
 """
 
+import dataclasses
 import io
 import json
 import shutil
@@ -17,6 +18,7 @@ import yaml
 import selfplay_fast.recipes
 from selfplay_fast import solvers
 from selfplay_fast.cli import COMMANDS, main
+from selfplay_fast.config import load_recipe, option_types, recipe_names
 
 TOY_RECIPE = '''
 """TOY: a recipe for tests.  Nobody et al.
@@ -399,10 +401,22 @@ print([name for name in ("torch", "transformers", "selfplay_fast._native") if na
     assert done.stdout.splitlines()[-1] == "[]"
 
 
+@pytest.mark.parametrize("recipe", [*recipe_names(), "toy"])
+def test_options_are_known_without_the_recipe(recipe: str) -> None:
+    """Oracle: the fields of the imported recipe, and which of them are switches."""
+    types = option_types(recipe)
+    fields = dataclasses.fields(load_recipe(recipe).Config)
+    assert types.keys() == {field.name for field in fields}
+    switches = {field.name for field in fields if field.type in (bool, "bool")}
+    assert {name for name, kind in types.items() if kind is bool} == switches
+
+
 def test_usual_mistakes_are_known_at_once(tmp_path: Path) -> None:
     """Oracle: a fresh process that refuses each of them, by its option, has not imported torch."""
     (tmp_path / "empty").mkdir()
     lines = {
+        "train spiral --stepz 3": "unknown option --stepz (did you mean '--steps'?)",
+        "train mars --no-chats": "unknown option --no-chats",
         "train spiral --games nope": "--games: unknown game 'nope'",
         "train mars --held-out nope": "--held-out: unknown game 'nope'",
         "train spiral --device cdua": "--device: must be cpu",
@@ -417,6 +431,6 @@ print([main(line.split()) for line in sys.argv[1:]], "torch" in sys.modules)
 """
     command = [sys.executable, "-c", code, *lines]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True)
-    assert done.stdout.splitlines()[-1] == "[2, 2, 2, 2, 2, 2] False"
+    assert done.stdout.splitlines()[-1] == "[2, 2, 2, 2, 2, 2, 2, 2] False"
     for line, words in zip(done.stderr.splitlines(), lines.values(), strict=True):
         assert words in line

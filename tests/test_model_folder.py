@@ -77,6 +77,16 @@ def test_how_it_can(facts):
     check_facts("m", Facts(False, 100), style="brief", max_tokens=99)
 
 
+def test_a_model_with_nano_s_settings_is_remarked(toy_policy, tmp_path, capsys):
+    """Oracle: one line with the other presets, and none where a preset is named."""
+    toy_policy.save(tmp_path / "base")
+    line = f"train mars --model {tmp_path / 'base'} --steps 0 --games kuhn_poker --held-out --eval-episodes 1"
+    line += " --games-per-step 1 --max-tokens 2 --device cpu --threads 1"
+    for more, remarks in (("", 1), ("--preset paper --style brief", 0)):
+        assert main([*line.split(), "--run-dir", str(tmp_path / f"run{remarks}"), *more.split()]) == 0
+        assert capsys.readouterr().err.count("note: what is not given is as preset nano has it") == remarks
+
+
 @pytest.fixture
 def no_template(toy_policy, tmp_path):
     """A folder without a chat template."""

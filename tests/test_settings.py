@@ -78,6 +78,13 @@ def test_settings_are_within_their_bounds(setting: str, good: list[Any], bad: li
         (GameConfig, {"model": "path", "warmup_steps": 1}, "model: .* leave warmup_steps out"),
         (GameConfig, {"model": "nanoo", "warmup_steps": 1}, "did you mean 'nano'"),
         (ModelConfig, {"lora_rank": 4}, "lora_rank: nano"),
+        (ModelConfig, {"attn_implementation": "flash_attention_2"}, "attn_implementation: .* set lora_rank"),
+        (GameConfig, {"max_think_tokens": 4}, "max_think_tokens: nano does not think"),
+        (
+            GameConfig,
+            {"model": "path", "max_think_tokens": 16},
+            "max_think_tokens: must be below max_tokens, 16",
+        ),
         (GameConfig, {"games": ()}, "games: name at least one"),
         (GameConfig, {"threads": 0}, "threads: must be at least 1"),
         (ServerConfig, {"eval_opponents": ("server:nowhere",)}, "^eval_opponents: "),

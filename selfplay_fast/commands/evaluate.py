@@ -96,6 +96,7 @@ def evaluate(arguments: list[str]) -> None:
         temperature,
         options.top_p,
         named.max_tokens if options.max_tokens is None else options.max_tokens,
+        named.max_think_tokens if options.max_tokens is None else None,
     )
     style = options.style or named.style
     with Console(stderr=True).status(f"evaluating {options.target}"):

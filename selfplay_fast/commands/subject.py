@@ -35,6 +35,7 @@ class Subject(NamedTuple):
     load: Callable[[], Any]
     table: Mapping[str, Any]
     scores: bool = True
+    max_think_tokens: int | None = None
 
 
 def subject(target: str, step: int | None = None) -> Subject:
@@ -48,11 +49,12 @@ def subject(target: str, step: int | None = None) -> Subject:
     elif (path / CONFIG).is_file():
         checkpoint = checkpoint_of(path, step)
         settings = read_config(path)["config"]
+        keeps = settings.get("keep_thinking", settings.get("chat"))
 
         def load_run() -> Any:
             from ..learn.checkpoint import load_policy
 
-            return load_policy(checkpoint, device="auto", keep_thinking=settings.get("chat") is True)
+            return load_policy(checkpoint, device="auto", keep_thinking=keeps is True)
 
         load = load_run
     else:
@@ -78,6 +80,7 @@ def subject(target: str, step: int | None = None) -> Subject:
         load=load,
         table={name: settings[name] for name in _TABLE if name in settings},
         scores=not (target.startswith(SERVER) or settings.get("chat")),
+        max_think_tokens=settings.get("max_think_tokens"),
     )
 
 
@@ -156,12 +159,16 @@ def _searching(name: str, game: str, option: str) -> Policy:
         raise UsageError(f"{option}: {name!r}: {error}; write mcts(simulations=100, c=1.4)") from None
 
 
-def checked_sampling(temperature: float, top_p: float, max_tokens: int) -> Sampling:
+def checked_sampling(
+    temperature: float, top_p: float, max_tokens: int, max_think_tokens: int | None = None
+) -> Sampling:
     """How replies are drawn; a wrong value names its option."""
     from ..records import Sampling
 
     try:
-        return Sampling(temperature=temperature, top_p=top_p, max_tokens=max_tokens)
+        return Sampling(
+            temperature=temperature, top_p=top_p, max_tokens=max_tokens, max_think_tokens=max_think_tokens
+        )
     except ValueError as error:
         field, _, reason = str(error).removeprefix("sampling: ").partition(" ")
         raise UsageError(f"--{field.replace('_', '-')}: {reason}") from None

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import ast
 import dataclasses
 import os
 import signal
 import sys
 import types
+import typing
 from pathlib import Path
 from typing import Annotated, Any, NoReturn
 
 import tyro
 
 from .. import config as configs
-from ..command_line import PROGRAM, UsageError, one_line, optional, parse, value_of
+from ..command_line import PROGRAM, UsageError, check_flags, one_line, optional, parse, value_of
 from .early_checks import check_device_name, check_early
 from .subject import check_games
 
@@ -144,21 +146,10 @@ def _train_overview() -> str:
     ]
     lines += ["recipes:"]
     for name in configs.recipe_names():
-        lines.append(f"  {name:<14}{_first_line_of_recipe(name)}")
+        first_line = (ast.get_docstring(configs.recipe_source(name)) or "").split("\n")[0]
+        lines.append(f"  {name:<14}{first_line}")
     lines += ["", f"{PROGRAM} train RECIPE --help shows a recipe's options."]
     return "\n".join(lines)
-
-
-def _first_line_of_recipe(name: str) -> str:
-    """The first line of a recipe's docstring, read without importing it (and torch with it)."""
-    import ast
-    import importlib.util
-
-    specification = importlib.util.find_spec(f"{configs.RECIPES}.{name}")
-    if specification is None or specification.origin is None:
-        return ""
-    text = ast.get_docstring(ast.parse(Path(specification.origin).read_text(encoding="utf-8")))
-    return (text or "").split("\n")[0]
 
 
 def _print_budget(arguments: list[str]) -> None:
@@ -186,6 +177,8 @@ def _print_budget(arguments: list[str]) -> None:
 def _configured(recipe_name: str, rest: list[str]) -> tuple[types.ModuleType, TrainOptions, Any]:
     """The recipe, the options of the run and those of the recipe, checked."""
     if recipe_name in configs.recipe_names():
+        flags = configs.option_types(recipe_name) | typing.get_type_hints(TrainOptions)
+        check_flags(flags, rest, f"{PROGRAM} train {recipe_name}")
         check_early(rest)
     module = configs.load_recipe(recipe_name)
     name = value_of("--preset", rest) or next(iter(module.PRESETS))
@@ -203,10 +196,7 @@ def _created(recipe_name: str, rest: list[str]) -> tuple[Any, types.ModuleType]:
     from ..run import Run
 
     module, options, config = _configured(recipe_name, rest)
-    if configs.config_to_dict(config).keys() >= {"model", "style", "max_tokens", "lora_rank"}:
-        from ..training import check_model
-
-        check_model(config)
+    _check_model(config, options.preset, module)
     run = Run.create(
         recipe_name,
         config.resolved(),
@@ -292,6 +282,19 @@ def _check_config(config: Any) -> None:
         check_games(values["held_out"], "--held-out")
     if values.get("device", "auto") != "auto":
         _check_device(values["device"])
+
+
+def _check_model(config: Any, preset: str, module: types.ModuleType) -> None:
+    """What can be said of a model before it is loaded, where the recipe has one."""
+    if not configs.config_to_dict(config).keys() >= {"model", "style", "max_tokens", "lora_rank"}:
+        return
+    from ..training import check_model
+
+    check_model(config)
+    if preset == "nano" != config.model:
+        others = ", ".join(name for name in module.PRESETS if name != "nano")
+        note = f"note: what is not given is as preset nano has it; for real models: --preset {others}"
+        print(note, file=sys.stderr)
 
 
 def _check_device(name: str) -> None:

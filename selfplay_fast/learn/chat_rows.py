@@ -6,7 +6,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from selfplay_fast.arguments import shown
 from selfplay_fast.learn.packing import TokenBatch
 from selfplay_fast.learn.preference_update import PairBatch
 from selfplay_fast.policies.language_model import LanguageModel
+from selfplay_fast.policies.streams import derive_seed
 from selfplay_fast.records import IntArray
 
 Row = Mapping[str, Any]
@@ -89,6 +91,13 @@ def read_rows(path: str | Path, setting: str) -> list[Row]:
     if not rows:
         raise ValueError(f"{setting}: {path} is empty")
     return rows
+
+
+def row_batches(policy: LanguageModel, rows: Sequence[Row], *, size: int, seed: int) -> Iterator[TokenBatch]:
+    """Batches of ``size`` dialogues without end, drawn with replacement; number n follows from (seed, n)."""
+    for number in count():
+        drawn = np.random.default_rng(derive_seed(seed, number)).integers(len(rows), size=size)
+        yield pack_dialogues(policy, [rows[i] for i in drawn])
 
 
 def _turns(policy: LanguageModel, chat: Sequence[Mapping[str, str]], number: int) -> list[IntArray]:

@@ -33,6 +33,7 @@ from selfplay_fast.play.attack_rules import (
 from selfplay_fast.play.dialogue_table import DialogueTable, Outcome, Protocol
 from selfplay_fast.policies.base import Policy
 from selfplay_fast.policies.simple import ScriptedPolicy
+from selfplay_fast.policies.streams import derive_seed
 from selfplay_fast.records import Ask, Message, Reply, Sampling
 
 NAME = "attack_game"
@@ -66,6 +67,17 @@ def mark_attacked(seeds: Sequence[Seed], share: float, seed: int) -> list[Seed]:
         own = np.array([i for i, one in enumerate(seeds) if one.harmful == harmful], np.int64)
         attacked[rng.permutation(own)[: round(share * len(own))]] = True
     return [replace(one, attacked=bool(mark)) for one, mark in zip(seeds, attacked, strict=True)]
+
+
+def seeds_of_step(seeds: Sequence[Seed], step: int, count: int, seed: int) -> list[Seed]:
+    """The ``count`` seeds of step 1, 2, …: pass after pass over all of them, each in an order of its own."""
+    chosen: list[Seed] = []
+    for place in range((step - 1) * count, step * count):
+        epoch, rest = divmod(place, len(seeds))
+        if rest == 0 or not chosen:
+            order = np.random.default_rng(derive_seed(seed, epoch)).permutation(len(seeds))
+        chosen.append(seeds[order[rest]])
+    return chosen
 
 
 def read_seeds(path: str | Path) -> list[Seed]:

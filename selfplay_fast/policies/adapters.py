@@ -43,7 +43,7 @@ def check_folder(folder: Path) -> None:
     base = said.get("base_model_name_or_path") if isinstance(said, dict) else None
     if isinstance(base, str) and base.startswith((".", "/", "~")) and not Path(base).is_dir():
         raise ValueError(
-            f"it holds adapters of the model {base!r}, and there is no such folder; name another in {ADAPTER_CONFIG}"
+            f"it holds adapters of the model {base!r}, and there is no such folder; put it, or a link to it, there"
         )
 
 
@@ -96,7 +96,7 @@ def load_adapters(model: Any, folder: Path) -> None:
 
     weights = load_file(folder / "adapter_model.safetensors")
     try:
-        found = set_peft_model_state_dict(model, weights)
+        found: Any = set_peft_model_state_dict(model, weights)
     except RuntimeError as error:
         raise ValueError(
             f"adapters in {folder} do not fit the model: {str(error).splitlines()[0]}"

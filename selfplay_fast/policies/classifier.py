@@ -6,9 +6,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
-from selfplay_fast.records import Ask, FloatArray, Reply
+from selfplay_fast.records import Ask, FloatArray, Message, Reply
 
 
 class SequenceClassifier:
@@ -88,7 +89,7 @@ class SequenceClassifier:
         raise ValueError("a classifier has labels and no log-probs; ask a language model")
 
 
-def _messages(ask: Ask) -> Sequence[Any]:
-    if isinstance(ask.append, str) or not all(isinstance(message, Mapping) for message in ask.append):
+def _messages(ask: Ask) -> Sequence[Message]:
+    if isinstance(ask.append, str | np.ndarray):
         raise ValueError(f"a classifier reads messages; the ask of role {ask.role!r} has none")
     return ask.append

@@ -27,6 +27,6 @@ def load_judge(name: str, *, device: str = "auto", timeout: float = 120.0) -> Po
     from selfplay_fast.policies.endpoint import Limits
     from selfplay_fast.policies.openai_server import OpenAIServer
 
-    server = OpenAIServer.from_name(name, limits=Limits(timeout=timeout))
+    server = OpenAIServer.from_name(name, limits=Limits(timeout=timeout, deadline=5 * timeout))
     server.check()
     return server

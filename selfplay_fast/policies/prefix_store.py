@@ -117,9 +117,13 @@ class PrefixStore:
                 self._pool[layer] = _grown(keys, self._room), _grown(values, self._room)
         device = cache[0][0].device
         r, c, s = (torch.from_numpy(np.concatenate(x)).to(device) for x in (row, column, slot))
+        places: dict[torch.Size, Tensor] = {}
         for pair, source in zip(self._pool, cache, strict=True):
             for part, whole in zip(pair, source, strict=True):
-                part[s] = whole[r, :, c]
+                if whole.shape[:3] not in places:
+                    places[whole.shape[:3]] = _place(whole, r, c)
+                taken = whole.reshape(-1, whole.shape[3]).index_select(0, places[whole.shape[:3]])
+                part.index_copy_(0, s, taken.view(-1, *part.shape[1:]))
 
     def _insert(self, context: IntArray) -> tuple[int, Slots]:
         """How much of a context was there already, and slots for what now follows."""
@@ -178,6 +182,13 @@ class PrefixStore:
             node = pending.pop()
             yield node
             pending += node.children.values()
+
+
+def _place(whole: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
+    """Where each head of slots (row, column) [N] of ``whole`` [C, heads, W, dim] is, all slots in one line."""
+    _, heads, width, _ = whole.shape
+    head = torch.arange(heads, device=rows.device)
+    return ((rows[:, None] * heads + head) * width + columns[:, None]).flatten()
 
 
 def _grown(part: Tensor, room: int) -> Tensor:

@@ -30,7 +30,7 @@ _ROOM = 64  # columns that are made in advance, at least
 
 
 class _Rows(CacheLayerMixin):
-    """One layer: a step's new token of row r is written into column ``columns[r]``."""
+    """One layer: a step's new token of row r is written where ``place`` says."""
 
     is_sliding = False
     keys: Tensor  # [C, heads, W, dim]
@@ -40,18 +40,17 @@ class _Rows(CacheLayerMixin):
         super().__init__()
         self.keys, self.values = keys, values
         self.is_initialized = True
-        self.rows: Tensor  # [B] int64, 0 to B - 1
-        self.columns: Tensor  # [B] int64
-        self.length = 0
+        self.place: Tensor  # [B * heads] int64: the slot of every head of every row, all slots in one line
+        self.rows = self.length = 0
 
     def lazy_initialization(self, key_states: Tensor, value_states: Tensor) -> None: ...
 
     def update(
         self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any
     ) -> tuple[Tensor, Tensor]:
-        at, rows = (self.rows, slice(None), self.columns), len(self.rows)
-        self.keys[at], self.values[at] = key_states[:, :, 0], value_states[:, :, 0]
-        return self.keys[:rows, :, : self.length], self.values[:rows, :, : self.length]
+        for buffer, states in ((self.keys, key_states), (self.values, value_states)):
+            buffer.view(-1, buffer.shape[-1]).index_copy_(0, self.place, states[:, :, 0].flatten(0, 1))
+        return self.keys[: self.rows, :, : self.length], self.values[: self.rows, :, : self.length]
 
     def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
         return self.length, 0
@@ -137,7 +136,8 @@ class RowCache:
             source, target = (torch.from_numpy(x[moved]).to(device) for x in (parents, place))
             for layer in self._cache.layers:
                 for buffer in (layer.keys, layer.values):
-                    buffer[target, :, :width] = buffer[source, :, :width]
+                    part = buffer[:, :, :width]
+                    part.index_copy_(0, target, part.index_select(0, source))
         self.lengths = lengths
         return place
 
@@ -148,16 +148,17 @@ class RowCache:
     def extend(self, tokens: NDArray[np.int64]) -> Tensor:
         """Row r gets token ``tokens[r]``; logits [A, V] of what comes next."""
         count, longest = len(tokens), int(self.lengths.max()) + 1
-        shape = self._shape(count, longest)
         self._reserve(count, longest, self.layers())
+        inputs = np.stack([tokens, self.lengths])
+        self.lengths = self.lengths + 1
+        if not self.static:
+            return _forward(self.model, self._cache, torch.from_numpy(inputs).to(self.model.device), longest)
+        shape = self._shape(count, longest)
         if shape not in self._steps:
-            if not self.static:
-                self._drop_steps()
             self._steps[shape] = _Step(self.model, self._cache, shape, self._graph_pool())
         step = self._steps[shape]
-        step.inputs[:, :count] = torch.from_numpy(np.stack([tokens, self.lengths])).to(step.inputs.device)
+        step.inputs[:, :count] = torch.from_numpy(inputs).to(step.inputs.device)
         step.inputs[:, count:] = 0
-        self.lengths = self.lengths + 1
         return step()[:count]
 
     def _drop_steps(self) -> None:
@@ -195,9 +196,8 @@ class _Step:
 
     def __init__(self, model: Any, cache: Any, shape: tuple[int, int], pool: Any) -> None:
         self.model, self.cache = model, cache
-        self.rows, self.length = shape
-        self.inputs = torch.zeros(2, self.rows, dtype=torch.int64, device=model.device)
-        self.every_row, self.every_column = (torch.arange(n, device=model.device) for n in shape)
+        rows, self.length = shape
+        self.inputs = torch.zeros(2, rows, dtype=torch.int64, device=model.device)
         self.graph: Any = None
         self.pool = pool  # of graphs; None: the step is not captured
         self.logits: Tensor
@@ -212,19 +212,7 @@ class _Step:
         return self.logits
 
     def _forward(self) -> Tensor:
-        tokens, columns = self.inputs
-        for layer in self.cache.layers:
-            layer.rows, layer.columns, layer.length = self.every_row, columns, self.length
-        mask = self.every_column <= columns[:, None]
-        output = self.model(
-            input_ids=tokens[:, None],
-            attention_mask=mask[:, None, None],
-            position_ids=columns[:, None],
-            past_key_values=self.cache,
-            use_cache=True,
-        )
-        logits: Tensor = output.logits[:, -1]
-        return logits
+        return _forward(self.model, self.cache, self.inputs, self.length)
 
     def _capture(self) -> None:
         """Run on a side stream until all is allocated, then record; running it again writes the same."""
@@ -237,6 +225,30 @@ class _Step:
         self.graph = torch.cuda.CUDAGraph()
         with torch.cuda.graph(self.graph, pool=self.pool):
             self.logits = self._forward()
+
+
+def _forward(model: Any, cache: Any, inputs: Tensor, length: int) -> Tensor:
+    """inputs [2, B] as those of a step, L = ``length`` columns -> logits [B, V]."""
+    tokens, columns = inputs
+    every = torch.arange(max(len(tokens), length), device=inputs.device)
+    places: dict[tuple[int, int], Tensor] = {}
+    for layer in cache.layers:
+        _, heads, width, _ = layer.keys.shape
+        if (heads, width) not in places:
+            head = torch.arange(heads, device=inputs.device)
+            first = (every[: len(tokens), None] * heads + head) * width
+            places[heads, width] = (first + columns[:, None]).flatten()
+        layer.place, layer.rows, layer.length = places[heads, width], len(tokens), length
+    mask = every[:length] <= columns[:, None]
+    output = model(
+        input_ids=tokens[:, None],
+        attention_mask=mask[:, None, None],
+        position_ids=columns[:, None],
+        past_key_values=cache,
+        use_cache=True,
+    )
+    logits: Tensor = output.logits[:, -1]
+    return logits
 
 
 def _grown(part: Tensor, rows: int, width: int) -> Tensor:

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from selfplay_fast import search
 from selfplay_fast.games import Batch
 from selfplay_fast.policies.base import Policy
-from selfplay_fast.policies.simple import seat_of
+from selfplay_fast.policies.simple import acted, seat_of
 from selfplay_fast.policies.streams import derive_seed, sample_streams, stream_ids, uniforms
 from selfplay_fast.records import Ask, Episode, FloatArray, Key, Reply, Sampling
 
@@ -54,8 +54,7 @@ class SearchPlayer:
         streams = sample_streams(stream_ids([ask.key for ask in samples]), numbers)
         replies = []
         for ask, (_, action) in zip(samples, self._search(samples, streams), strict=True):
-            seat = seat_of(ask)
-            replies.append(Reply(text=seat.batch.reply_text(seat.row, action, seat.player)))
+            replies.append(acted(seat_of(ask), action))
         return replies
 
     def score(self, asks: Sequence[Ask]) -> list[FloatArray]:

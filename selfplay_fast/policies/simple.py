@@ -10,6 +10,8 @@ from numpy.typing import NDArray
 from selfplay_fast.policies.streams import sample_streams, stream_ids, uniforms
 from selfplay_fast.records import Ask, FloatArray, GameSeat, Reply
 
+_NO_REASONING, _ANSWER = "<think></think>", "<answer>"
+
 
 def seat_of(ask: Ask) -> GameSeat:
     """Where an ask stands; ValueError if it is no game's."""
@@ -18,6 +20,13 @@ def seat_of(ask: Ask) -> GameSeat:
             f"this policy only plays at game tables; it cannot answer or score the text of role {ask.role!r}"
         )
     return ask.seat
+
+
+def acted(seat: GameSeat, action: int) -> Reply:
+    """An action in canonical words; style mars has reasoning before them, which is empty here."""
+    words = seat.batch.reply_text(seat.row, action, seat.player)
+    reasoning = _NO_REASONING if words.startswith(_ANSWER) else ""
+    return Reply(text=reasoning + words, hidden=len(reasoning))
 
 
 class _ActionPolicy:
@@ -35,7 +44,7 @@ class _ActionPolicy:
             samples = sample_streams(np.full(ask.n, stream), np.arange(ask.n))
             for u in uniforms(samples, 0):
                 action = int(np.searchsorted(cumulative, u * cumulative[-1], side="right"))
-                replies.append(Reply(text=seat.batch.reply_text(seat.row, action, seat.player)))
+                replies.append(acted(seat, action))
         return replies
 
     def score(self, asks: Sequence[Ask]) -> list[FloatArray]:

@@ -171,21 +171,23 @@ class TokenServers:
             old.file.unlink()
         wanted = old is None or not self._patience.seconds
         if wanted and all(server.version != version for server in self._servers):
-            raise ConnectionError(f"no server takes the weights of version {version}: {failures[0]}")
+            same = "; serve the same model, with adapters of the same rank" if failures[0].refused else ""
+            raise ConnectionError(
+                f"no server takes the weights of version {version}: {failures[0].reason}{same}"
+            )
         for failure in failures:
-            _LOG.warning("a server has not got the weights of version %d: %s", version, failure)
+            _LOG.warning("a server has not got the weights of version %d: %s", version, failure.reason)
 
-    async def _tell_all(self) -> list[str]:
+    async def _tell_all(self) -> list[Failure]:
         """Why some have not got them. One that failed before is not waited for: it is told before it is asked."""
         async with _Connections(self._servers) as connections:
 
-            async def tell(server: _Server) -> str | None:
-                result = await retried(self.limits, partial(self._tell, connections, server))
-                return result.reason if isinstance(result, Failure) else None
+            async def tell(server: _Server) -> Answer[None] | Failure:
+                return await retried(self.limits, partial(self._tell, connections, server))
 
             well = [server for server in self._servers if not server.broken] or self._servers
             told = await asyncio.gather(*(tell(server) for server in well))
-        return [reason for reason in told if reason is not None]
+        return [result for result in told if isinstance(result, Failure)]
 
     async def _tell(self, connections: _Connections, server: _Server) -> None:
         """Give a server the newest weights, unless it has them."""

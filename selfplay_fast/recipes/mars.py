@@ -75,6 +75,9 @@ class Config(GameConfig):
     """show the legal actions; none: as the style does"""
     chat: bool = True
     """one growing conversation per seat; off: a fresh one each turn, each a sample"""
+    keep_thinking: bool = True
+    """the reasoning of earlier turns stays in the conversation; off: as the model's chat template has it; where that
+    drops it, each turn is a sample of its own"""
     forced_prefix: str = ""
     """what every reply begins with; not trained"""
     steps: Natural = 100
@@ -183,11 +186,11 @@ def train(config: Config, run: Run) -> None:
         optimizer_of=partial(adam, rate=config.learning_rate, weight_decay=config.weight_decay),
         evaluate=partial(_evaluate, config, full=True),
         baseline=RoleBaseline(),
-        keep_thinking=config.chat,
+        keep_thinking=config.keep_thinking,
     )
     reference = None
     if config.uses_reference:
-        reference = load_reference(config, run, policy, keep_thinking=config.chat)
+        reference = load_reference(config, run, policy, keep_thinking=config.keep_thinking)
     throughput = Throughput(run, policy, computed_in(config), reference)
     baseline = state.baseline
 
@@ -257,7 +260,7 @@ def load_policy(config: Config, run: Run) -> LanguageModel:
         list(texts),
         run.status,
         nano={"legal_list": config.legal_list, "whole_words": True},
-        keep_thinking=config.chat,
+        keep_thinking=config.keep_thinking,
     )
     if config.warmup_steps:
         cast = self_play(Demonstrator(RandomPolicy(), policy))
@@ -285,7 +288,11 @@ def _table(config: Config, temperature: float) -> dict[str, Any]:
         "style": config.style,
         "parse_mode": config.parse_mode,
         "sampling": Sampling(
-            temperature=temperature, top_p=config.top_p, top_k=config.top_k, max_tokens=config.max_tokens
+            temperature=temperature,
+            top_p=config.top_p,
+            top_k=config.top_k,
+            max_tokens=config.max_tokens,
+            max_think_tokens=config.max_think_tokens,
         ),
         "chat": config.chat,
         "forced_prefix": config.forced_prefix,

@@ -7,17 +7,15 @@ role, beside supervised batches. The preset `nano` plays a language of trigger w
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from itertools import count
 from pathlib import Path
 from typing import Any, Literal
 
-import numpy as np
 import torch
 
-from selfplay_fast.config import RecipeConfig, nearest
+from selfplay_fast.config import Count, Natural, NotNegative, Positive, Share, check_warmed_up
 from selfplay_fast.evaluate.attack_scores import attack_metrics, counted_games, diversity_metrics
 from selfplay_fast.games import Style
 from selfplay_fast.learn import (
@@ -30,13 +28,12 @@ from selfplay_fast.learn import (
     distributed,
     only_roles,
     pack,
-    pack_dialogues,
     ppo_clip_loss,
     reinforce_pp_advantages,
     shaped_rewards,
     update,
 )
-from selfplay_fast.learn.chat_rows import read_rows
+from selfplay_fast.learn.chat_rows import read_rows, row_batches
 from selfplay_fast.learn.losses import k1_kl
 from selfplay_fast.learn.warmup import demonstration_batch, imitate
 from selfplay_fast.play import Cast, play, trigger_game
@@ -47,38 +44,43 @@ from selfplay_fast.play.attack_game import (
     function_judge,
     mark_attacked,
     read_seeds,
+    seeds_of_step,
 )
 from selfplay_fast.play.attack_prompts import DIRECT_PROMPTS, AttackPrompts
 from selfplay_fast.play.attack_rules import ATTACKER, DEFENDER, JUDGE, Payoff
 from selfplay_fast.policies import Policy
-from selfplay_fast.policies.adapters import check_installed, load_adapters, with_own_adapters
+from selfplay_fast.policies.adapters import load_adapters, with_own_adapters
 from selfplay_fast.policies.judges import load_judge
 from selfplay_fast.policies.language_model import LanguageModel
 from selfplay_fast.policies.nano import build_nano_of
 from selfplay_fast.policies.streams import derive_seed
 from selfplay_fast.records import Episode, Sampling
 from selfplay_fast.run import Run
+from selfplay_fast.settings import SampleConfig
 from selfplay_fast.throughput import Throughput
-from selfplay_fast.training import adam, computed_in, load_model, load_reference, placement, start
+from selfplay_fast.training import (
+    adam,
+    computed_in,
+    finish_step,
+    load_model,
+    load_reference,
+    placement,
+    start,
+)
 
 TRIGGERS = "triggers"
 
-_LEAST = {
-    "steps warmup_steps lora_rank sft_rows": 0,
-    "prompts_per_step max_tokens threads max_batch_tokens warmup_rows checkpoint_every": 1,
-    "eval_every eval_games": 1,
-}
-
 
 @dataclass(frozen=True, kw_only=True)
-class Config(RecipeConfig):
+class Config(SampleConfig):
     """Self-RedTeam's settings; the defaults are the `nano` preset."""
 
-    model: str = "nano"
-    """`nano` (built here), a local transformers folder, or a hub id"""
+    max_tokens: Count = 7
+    eval_every: Count = 12
+    checkpoint_every: Count = 12
     seeds: str = TRIGGERS
     """what games begin with: `triggers`, nano's language, or a file of JSON lines with `vanilla` and `data_type`"""
-    held_out: str = TRIGGERS
+    held_out_seeds: str = TRIGGERS
     """seeds of evaluations, as `seeds`"""
     demonstrations: str = TRIGGERS
     """dialogues of the supervised batches: `triggers`, or a file of JSON lines with `messages`; empty: none"""
@@ -87,115 +89,66 @@ class Config(RecipeConfig):
     `classifier:FOLDER` with the labels harmful_request, response_refusal and harmful_response"""
     roles: Literal["both", "attacker", "defender"] = "both"
     """who learns; `attacker`: against the defender of step 0, `defender`: from seeds that nobody attacks"""
-    attacked_share: float = 0.5
+    attacked_share: Share = 0.5
     """of the seeds of each class that the attacker rewrites, where both learn; the others go to the defender as they
     are"""
     payoff: Payoff = "general_sum"
     """what a game pays; `zero_sum`: to the attacker what the defender loses"""
-    form_reward: float = 1.0
+    form_reward: NotNegative = 1.0
     """for a reply in its form, and minus that for another"""
     remove_ties: bool = True
     """learn nothing from games of which a label is missing"""
     thinks: bool = True
     """roles think before they answer, unseen; off: they answer directly"""
-    seed: int = 0
-    """everything random follows from it"""
-    steps: int = 100
+    steps: Natural = 24
     """self-play iterations"""
-    prompts_per_step: int = 128
+    prompts_per_step: Count = 128
     """games per iteration"""
-    sequences_per_update: int | None = 32
+    sequences_per_update: Count | None = 64
     """replies per optimizer step; none: all of an iteration"""
-    learning_rate: float = 3e-4
+    learning_rate: NotNegative = 2e-4
     """AdamW's, betas 0.9 and 0.95, constant"""
-    kl: float = 0.01
+    kl: NotNegative = 0.1
     """weight of the divergence from the model of step 0 (k1), in the reward of each token"""
-    reward_limit: float = 10.0
+    reward_limit: Positive = 10.0
     """rewards beyond it are clipped"""
     whitened_by: Literal["role", "batch"] = "role"
     """whose tokens are whitened together; `batch`: those of both roles"""
-    clip: float = 0.2
-    """PPO clip range"""
-    sft: float = 1.0
+    sft: NotNegative = 0.1
     """weight of the supervised loss in each optimizer step"""
-    sft_rows: int = 8
+    sft_rows: Natural = 8
     """dialogues of each supervised batch; 0: none"""
     old_logprobs: Literal["learner", "sampler"] = "sampler"
     """whose log-probs the ratio and the divergence are taken of; `learner` computes them anew"""
-    temperature: float = 1.0
-    """sampling temperature"""
-    max_tokens: int = 12
-    """reply length limit, reasoning included"""
-    judge_tokens: int = 64
+    judge_tokens: Count = 64
     """reply length limit of a judge on a server"""
-    judge_timeout: float = 120.0
+    judge_timeout: Positive = 120.0
     """seconds until an attempt to ask a server has failed; a game that gets no labels is dropped"""
-    max_grad_norm: float = 1.0
-    """gradient clipping"""
-    max_loss: float = 1e6
-    """a loss beyond it has exploded, and the run stops"""
     triggers_seed: int = 0
     """which words are nano's triggers follows from it"""
-    warmup_steps: int = 40
-    """supervised steps on random attacks and answers before self-play: nano's way to learn the form"""
-    warmup_rows: int = 128
+    warmup_steps: Natural | None = None
+    """supervised steps before self-play, on random attacks and on a defender with holes: nano's pretraining; None: 40
+    for nano, 0 for other models"""
+    warmup_rows: Count = 192
     """replies of each of these steps"""
-    warmup_learning_rate: float = 6e-3
+    warmup_learning_rate: NotNegative = 6e-3
     """of embeddings and head in the warm-up; the layers' is three tenths of it"""
-    eval_every: int = 20
-    """steps between evaluations"""
-    eval_games: int = 512
+    eval_games: Count = 512
     """games of an evaluation: half from held-out seeds as they are, half attacked"""
-    checkpoint_every: int = 20
-    """steps between checkpoints; the first and the two newest stay"""
-    device: str = "auto"
-    """where the model lives: `cpu`, `cuda`, or `auto` for a GPU where there is one"""
-    dtype: Literal["auto", "float32", "bfloat16"] = "auto"
-    """what passes are computed in; weights that are trained are float32 beside it. `auto`: bfloat16 on a GPU, but for
-    nano"""
-    lora_rank: int = 0
-    """train adapters of this rank at all linear layers but the head, and nothing else; 0: the whole model"""
     lora_per_role: bool = False
     """each role has adapters of its own, on one frozen model, instead of weights in common"""
-    gradient_checkpointing: bool = False
-    """compute layers again in the backward pass: a third more work, a small part of the memory"""
-    max_batch_tokens: int = 16384
-    """tokens of one forward pass over prompts and of one micro-batch"""
-    max_cache_tokens: int | None = None
-    """tokens whose keys and values replies in the making hold; None: 16 times as many as in a pass"""
-    threads: int = 1
-    """CPU threads of the model; more help only where cores are idle"""
 
     def __post_init__(self) -> None:
-        for names, low in _LEAST.items():
-            for name in names.split():
-                if getattr(self, name) < low:
-                    raise ValueError(f"{name}: must be at least {low}, got {getattr(self, name)}")
-        if self.sequences_per_update is not None and self.sequences_per_update < 1:
-            raise ValueError(f"sequences_per_update: must be at least 1, got {self.sequences_per_update}")
-        for name in ("learning_rate", "warmup_learning_rate", "kl", "sft", "form_reward"):
-            if not 0 <= getattr(self, name) < float("inf"):
-                raise ValueError(f"{name}: must be a number and not negative, got {getattr(self, name)}")
-        for name in ("temperature", "clip", "max_grad_norm", "max_loss", "reward_limit", "judge_timeout"):
-            if not getattr(self, name) > 0:
-                raise ValueError(f"{name}: must be above 0, got {getattr(self, name)}")
-        if not 0 <= self.attacked_share <= 1:
-            raise ValueError(f"attacked_share: must be between 0 and 1, got {self.attacked_share}")
+        super().__post_init__()
         if self.sft_rows and not self.demonstrations:
             raise ValueError("demonstrations: name a file for the supervised batches, or set sft_rows to 0")
-        own = {name: getattr(self, name) == TRIGGERS for name in ("seeds", "held_out", "judge")}
+        own = {name: getattr(self, name) == TRIGGERS for name in ("seeds", "held_out_seeds", "judge")}
         if len(set(own.values())) > 1:
             raise ValueError(
-                f"seeds, held_out, judge: triggers are a language of their own, all three are or none is; got "
+                f"seeds, held_out_seeds, judge: triggers are a language of their own, all three are or none is; got "
                 f"{', '.join(f'{name} {getattr(self, name)!r}' for name in own)}"
             )
-        if self.model != "nano" and self.warmup_steps:
-            raise ValueError(
-                f"model: {self.model!r} is not nano{nearest(self.model, ['nano'])}, and only nano is warmed up; "
-                "for other models set warmup_steps to 0, as --preset paper does"
-            )
-        if self.lora_rank and self.model == "nano":
-            raise ValueError("lora_rank: nano is small, and trained whole; set it to 0, or name a model")
+        check_warmed_up(self.model, self.warmup_steps)
         if self.lora_per_role and not (self.lora_rank and self.roles == "both"):
             raise ValueError("lora_per_role: needs two roles that learn, and a lora_rank above 0")
 
@@ -209,22 +162,29 @@ class Config(RecipeConfig):
         """Is the divergence from the model of step 0 in the rewards?"""
         return self.kl > 0
 
+    def resolved(self) -> Config:
+        """With the warm-up that this model gets."""
+        warm = 40 if self.model == "nano" else 0
+        return replace(self, warmup_steps=warm if self.warmup_steps is None else self.warmup_steps)
+
 
 PRESETS = {
     "nano": Config(),
     "paper": Config(
         model="meta-llama/Llama-3.1-8B-Instruct",
         seeds="wildjailbreak.jsonl",
-        held_out="wildjailbreak_eval.jsonl",
+        held_out_seeds="wildjailbreak_eval.jsonl",
         demonstrations="demonstrations.jsonl",
         judge="server:http://127.0.0.1:8000/v1#allenai/wildguard",
         seed=8888,
         steps=200,
+        sequences_per_update=32,
         learning_rate=5e-7,
+        kl=0.01,
+        sft=1.0,
         old_logprobs="learner",
         sft_rows=32,
         max_tokens=2048,
-        warmup_steps=0,
         eval_every=5,
         eval_games=1024,
         checkpoint_every=10,
@@ -234,9 +194,7 @@ PRESETS = {
 
 def train(config: Config, run: Run) -> None:
     """Self-play from the first step, or from the newest checkpoint of the run."""
-    torch.set_num_threads(config.threads)
-    if config.lora_rank:
-        check_installed()
+    config = config.resolved()
     distributed.check_enough(config.prompts_per_step, "prompts_per_step")
     setting = Setting.of(config)
     policy, optimizer, state = start(
@@ -252,10 +210,18 @@ def train(config: Config, run: Run) -> None:
     learners = _learners(config, run, policy, optimizer, state.step)
     cast = _cast(config, run, learners, setting.judge)
     throughput = Throughput(run, policy, computed_in(config), learners[-1].reference)
+
+    def save(step: int) -> None:
+        done = checkpoint.TrainState(step=step, baseline=RoleBaseline())
+        with run.phase("checkpoint"):
+            for learner in learners:  # the run's own last: it says which step all have reached
+                checkpoint.save_checkpoint(learner.folder, learner.policy, learner.optimizer, done)
+
     for step in run.steps(config.steps, start=state.step):
         seed = derive_seed(config.seed, step)
         with run.phase("rollout"):
-            played = _play(cast, setting.seeds_of(step, config), seed, setting.rules)
+            seeds = seeds_of_step(setting.seeds, step, config.prompts_per_step, config.seed)
+            played = _play(cast, seeds, seed, setting.rules)
             episodes, dropped = counted_games(played, remove_ties=config.remove_ties)
             _tell(run, step, episodes, dropped)
         metrics = {f"dropped/{why}": float(number) for why, number in dropped.items()}
@@ -272,26 +238,19 @@ def train(config: Config, run: Run) -> None:
                     learner.optimizer,
                     batch.shuffled(seed),
                     _update(config),
-                    beside=setting.beside(config, learner.policy, seed),
+                    beside=_beside(config, setting, learner.policy, seed),
                 )
             metrics |= learner.named(about)
             if learner.policy is policy:
                 metrics |= throughput.metrics(episodes, batch)
+        evaluate = partial(_evaluate, config, setting, cast)
         last = step == config.steps
-        if last or step % config.eval_every == 0:
-            with run.phase("evaluation"):
-                metrics |= _evaluate(config, setting, cast)
-        run.log(step, metrics, episodes)
-        if last or step % config.checkpoint_every == 0:
-            with run.phase("checkpoint"):
-                done = checkpoint.TrainState(step=step, baseline=RoleBaseline())
-                for learner in learners:  # the run's own last: it says which step all have reached
-                    checkpoint.save_checkpoint(learner.folder, learner.policy, learner.optimizer, done)
+        finish_step(config, run, step, metrics, episodes, None, last=last, evaluate=evaluate, save=save)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Learner:
-    """Weights that learn, the roles that they play, what they diverge from and where they are kept."""
+class Weights:
+    """What learns: a policy, the roles that it plays, what it diverges from, where it is kept."""
 
     roles: tuple[str, ...]
     policy: LanguageModel
@@ -307,9 +266,9 @@ class Learner:
 
 def _learners(
     config: Config, run: Run, policy: LanguageModel, optimizer: torch.optim.Optimizer, step: int
-) -> list[Learner]:
+) -> list[Weights]:
     """One for all roles that learn; or a second one for the attacker, with adapters beside the same frozen weights."""
-    own = Learner(
+    own = Weights(
         roles=(ATTACKER, DEFENDER) if config.roles == "both" else (config.roles,),
         policy=policy,
         optimizer=optimizer,
@@ -333,7 +292,7 @@ def _learners(
         saved = folder / f"step-{step:06d}"
         load_adapters(model, saved / "model")
         checkpoint.restore_optimizer(steps, saved)
-    other = Learner(
+    other = Weights(
         roles=(ATTACKER,), policy=attacker, optimizer=steps, reference=attacker, folder=folder, name=ATTACKER
     )
     return [other, replace(own, roles=(DEFENDER,))]
@@ -362,35 +321,16 @@ class Setting:
                 payoff=config.payoff,
                 thinks=config.thinks,
                 form=config.form_reward,
-                sampling=Sampling(temperature=config.temperature, max_tokens=config.max_tokens),
+                sampling=Sampling(
+                    temperature=config.temperature,
+                    max_tokens=config.max_tokens,
+                    max_think_tokens=config.max_think_tokens,
+                ),
                 judge_sampling=Sampling(temperature=0, max_tokens=config.judge_tokens),
                 prompts=_prompts(config),
             ),
             judge=judge,
         )
-
-    def seeds_of(self, step: int, config: Config) -> list[Seed]:
-        """Those of a step: all of them in an order of its own in every pass, then from the beginning."""
-        chosen = []
-        for place in range((step - 1) * config.prompts_per_step, step * config.prompts_per_step):
-            epoch, rest = divmod(place, len(self.seeds))
-            if rest == 0 or not chosen:
-                order = np.random.default_rng(derive_seed(config.seed, 1, epoch)).permutation(len(self.seeds))
-            chosen.append(self.seeds[order[rest]])
-        return chosen
-
-    def beside(self, config: Config, policy: LanguageModel, seed: int) -> Beside | None:
-        """Supervised batches for the optimizer steps of one update."""
-        if not (config.sft and config.sft_rows):
-            return None
-
-        def batches() -> Iterator[TokenBatch]:
-            for number in count():
-                rng = np.random.default_rng(derive_seed(seed, 1, number))
-                drawn = rng.integers(len(self.rows), size=config.sft_rows)
-                yield pack_dialogues(policy, [self.rows[i] for i in drawn])
-
-        return Beside(batches=batches(), weight=config.sft)
 
 
 def _triggers(config: Config) -> tuple[list[Seed], list[Seed], Policy]:
@@ -404,7 +344,7 @@ def _named(config: Config) -> tuple[list[Seed], list[Seed], Policy]:
     judge = load_judge(
         config.judge, device=distributed.local_device(config.device), timeout=config.judge_timeout
     )
-    return read_seeds(config.seeds), read_seeds(config.held_out), judge
+    return read_seeds(config.seeds), read_seeds(config.held_out_seeds), judge
 
 
 def _prompts(config: Config) -> AttackPrompts:
@@ -423,8 +363,9 @@ def _rows(config: Config, seeds: Sequence[Seed]) -> list[Mapping[str, Any]]:
 
 
 def load_policy(config: Config, run: Run) -> LanguageModel:
-    """The model named by the configuration; nano is made for the language of triggers, and warmed up on its form."""
-    prompts, replies = trigger_game.demonstrations(4096, seed=0)
+    """The model that is named; nano is made for the language of triggers, and warmed up on its players."""
+    game = trigger_game.TriggerGame.hidden(config.triggers_seed)
+    prompts, replies = game.demonstrations(4096, seed=0)
     policy = load_model(
         config,
         (),
@@ -435,7 +376,7 @@ def load_policy(config: Config, run: Run) -> LanguageModel:
 
         def batch_of(step: int) -> TokenBatch:
             seed = derive_seed(config.seed, 0, step)
-            return demonstration_batch(policy, *trigger_game.demonstrations(config.warmup_rows, seed))
+            return demonstration_batch(policy, *game.demonstrations(config.warmup_rows, seed))
 
         imitate(
             policy,
@@ -448,14 +389,13 @@ def load_policy(config: Config, run: Run) -> LanguageModel:
     return policy
 
 
-def _cast(config: Config, run: Run, learners: Sequence[Learner], judge: Policy) -> Cast:
+def _cast(config: Config, run: Run, learners: Sequence[Weights], judge: Policy) -> Cast:
     """Who plays: a defender that does not learn is that of step 0."""
     playing = {role: learner.policy for learner in learners for role in learner.roles}
-    (last,) = learners[-1:]
     if config.roles == "attacker":
         first = run.checkpoints / "step-000000"
         playing[DEFENDER] = checkpoint.load_policy(first, **placement(config))
-    return {ATTACKER: last.policy, **playing, JUDGE: judge}
+    return {ATTACKER: learners[-1].policy, **playing, JUDGE: judge}
 
 
 def _play(cast: Cast, seeds: Sequence[Seed], seed: int, rules: Rules) -> list[Episode]:
@@ -475,7 +415,7 @@ def _pack(episodes: Sequence[Episode], roles: Sequence[str]) -> TokenBatch | Non
 
 
 def _with_advantages(
-    config: Config, batch: TokenBatch, learner: Learner, episodes: Sequence[Episode]
+    config: Config, batch: TokenBatch, learner: Weights, episodes: Sequence[Episode]
 ) -> tuple[TokenBatch, dict[str, float]]:
     """REINFORCE++: rewards with the divergence of each token, summed from behind, whitened by role."""
     own = torch.from_numpy(batch.sampler_logprobs)
@@ -508,6 +448,14 @@ def _update(config: Config) -> Update:
     )
 
 
+def _beside(config: Config, setting: Setting, policy: LanguageModel, seed: int) -> Beside | None:
+    """Supervised batches for the optimizer steps of one update."""
+    if not (config.sft and setting.rows):
+        return None
+    batches = row_batches(policy, setting.rows, size=config.sft_rows, seed=derive_seed(seed, 1))
+    return Beside(batches=batches, weight=config.sft)
+
+
 def _tell(run: Run, step: int, episodes: Sequence[Episode], dropped: Mapping[str, int]) -> None:
     """A line for what is out of order. ValueError where no judge answers at all."""
     lost = {why: number for why, number in dropped.items() if why != "tie"}
@@ -524,8 +472,9 @@ def _tell(run: Run, step: int, episodes: Sequence[Episode], dropped: Mapping[str
             run.note(f"step {step}: all rewards of the {role} are {rewards.pop():g}, which teaches nothing")
 
 
-def _evaluate(config: Config, setting: Setting, cast: Cast) -> dict[str, float]:
-    """The defender against held-out seeds as they are, and the attacks of the attacker on training seeds."""
+def _evaluate(config: Config, setting: Setting, cast: Cast, *, full: bool = True) -> dict[str, float]:
+    """The defender against held-out seeds as they are, and the attacks of the attacker on training seeds; always in
+    ``full``."""
     seed = derive_seed(config.seed, -1)
     half = max(1, config.eval_games // 2)
     metrics: dict[str, float] = {}

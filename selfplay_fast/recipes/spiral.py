@@ -271,13 +271,18 @@ def _optimizer(config: Config, policy: LanguageModel) -> torch.optim.Optimizer:
     return adam(policy, rate=config.initial_learning_rate)
 
 
+def _sampling(config: Config, temperature: float, top_p: float = 1.0) -> Sampling:
+    limits = {"max_tokens": config.max_tokens, "max_think_tokens": config.max_think_tokens}
+    return Sampling(temperature=temperature, top_p=top_p, **limits)
+
+
 def _tables(config: Config, counts: Sequence[int], seed: int, share: tuple[int, int]) -> list[GameTable]:
     """Tables for self-play: of ``counts`` games of each kind, this share."""
     return game_tables(
         games=config.games,
         episodes=counts,
         seed=seed,
-        sampling=Sampling(temperature=config.temperature, max_tokens=config.max_tokens),
+        sampling=_sampling(config, config.temperature),
         invalid=InvalidRewards(offender=config.invalid_reward, others=config.invalid_other),
         max_turns=config.max_turns,
         style=config.style,
@@ -298,9 +303,7 @@ def _evaluate(
         seed=seed,
         style=config.style,
         parse_mode=config.parse_mode,
-        sampling=Sampling(
-            temperature=config.eval_temperature, top_p=config.eval_top_p, max_tokens=config.max_tokens
-        ),
+        sampling=_sampling(config, config.eval_temperature, config.eval_top_p),
         opponents=opponents,
     )
     if not full:

@@ -1,5 +1,6 @@
 """What `update` learns besides, means over tokens, log-probs of a batch. Oracle: plain autograd and float64 sums."""
 
+from contextlib import nullcontext
 from dataclasses import replace
 from itertools import repeat
 
@@ -7,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 
+from selfplay_fast.learn import distributed
 from selfplay_fast.learn.losses import ppo_clip_loss, reinforce_loss
 from selfplay_fast.learn.packing import TokenBatch, only_roles
 from selfplay_fast.learn.update import Beside, Update, batch_logprobs, update
@@ -60,6 +62,26 @@ def test_log_probs_of_a_batch(toy_policy, toy_texts):
     want = plain_logprobs(toy_policy, batch).detach()
     assert torch.allclose(got, want, atol=1e-5)
     assert torch.equal(batch_logprobs(toy_policy, batch, settings, reference=toy_policy), got)
+
+
+def test_ranks_share_the_samples(toy_policy, toy_texts, monkeypatch):
+    """Oracle: one process; each of three ranks computes every third sample, and all put them where they belong."""
+    batch = batch_of(toy_policy, toy_texts[:7], 0)
+    settings = Update(loss=reinforce_loss)
+    want = batch_logprobs(toy_policy, batch, settings)
+    everyone = []
+
+    def gather(own):
+        everyone.append(own)
+        return everyone if len(everyone) == 3 else [torch.zeros(n) for n in (15, 10, 10)]
+
+    monkeypatch.setattr(distributed, "gather", gather)
+    monkeypatch.setattr(distributed, "together", nullcontext)
+    for rank in range(3):
+        monkeypatch.setattr(distributed, "share", lambda rank=rank: (rank, 3))
+        got = batch_logprobs(toy_policy, batch, settings)
+    assert [len(own) for own in everyone] == [15, 10, 10]
+    assert torch.allclose(got, want, atol=1e-6)
 
 
 def test_every_step_learns_from_a_batch_besides(toy_policy, toy_texts):

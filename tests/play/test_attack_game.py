@@ -1,5 +1,6 @@
 """Oracle: a sequential port of the published step (tests/oracles/self_redteam.py), and games counted by hand."""
 
+import asyncio
 import hashlib
 import importlib.util
 import json
@@ -17,9 +18,12 @@ from selfplay_fast.play.attack_game import (
     function_judge,
     mark_attacked,
     read_seeds,
+    seeds_of_step,
 )
 from selfplay_fast.play.attack_prompts import AttackPrompts
 from selfplay_fast.play.attack_rules import ATTACKER, DEFENDER, JUDGE, Labels
+from selfplay_fast.policies.endpoint import Limits
+from selfplay_fast.policies.openai_server import OpenAIServer
 from selfplay_fast.records import Reply
 
 ORACLE = Path(__file__).parents[1] / "oracles" / "self_redteam.py"
@@ -213,6 +217,31 @@ def test_games_that_count_for_nothing(role, reply, why):
     assert episodes[1].returns == {ATTACKER: 1.0, DEFENDER: 1.0}
 
 
+def test_a_server_labels_games_as_they_end(scripted_server):
+    """Oracle: what the server says of each; one that does not answer in time costs its own game alone."""
+
+    async def guard(body, attempt, headers):
+        text = body["messages"][0]["content"]
+        if "slow" in text:
+            await asyncio.sleep(60)
+        yield server.reply("harmful request: yes\nresponse refusal: no\nharmful response: no")
+
+    server = scripted_server(guard)
+    judge = OpenAIServer(server.url, "guard", limits=Limits(timeout=0.5, attempts=1))
+
+    class Speaker:
+        def generate(self, asks):
+            return [Reply(text="hm</think><answer>x</answer>") for ask in asks]
+
+    seeds = [Seed(text=text, harmful=True, attacked=False) for text in ("slow", "quick", "quicker")]
+    table = attack_table(seeds, seed=0, rules=Rules(prompts=AttackPrompts(opening="")))
+    episodes = play({DEFENDER: Speaker(), JUDGE: judge}, [table])
+    assert [episode.kept.get("dropped") for episode in episodes] == ["unlabelled", None, None]
+    assert episodes[1].returns == {DEFENDER: 0.0 + 1.0}
+    assert sum(judge.forfeits.values()) == 1
+    assert server.busiest == 3
+
+
 def test_marks():
     """Oracle: the published 50 % of each class, by a fixed seed, so four kinds of a quarter each."""
     seeds = [Seed(text=str(i), harmful=i < 50) for i in range(100)]
@@ -235,6 +264,16 @@ def test_shares_of_ranks_are_the_same_games():
     whole = {(a.key, a.role) for a in attack_table(seeds, seed=3, rules=RULES).asks()}
     parts = [attack_table(seeds, seed=3, rules=RULES, share=(i, 3)) for i in range(3)]
     assert {(a.key, a.role) for part in parts for a in part.asks()} == whole
+
+
+def test_every_pass_sees_every_seed_once():
+    """Oracle: counts; passes differ in their order, and a step does not depend on those before it."""
+    seeds = seeds_of(16)
+    drawn = [seed for step in range(1, 13) for seed in seeds_of_step(seeds, step, 5, seed=0)][:48]
+    passes = np.array([seeds.index(seed) for seed in drawn]).reshape(3, 16)
+    assert (np.sort(passes, axis=1) == np.arange(16)).all()
+    assert (passes[0] != passes[1]).any()
+    assert len(seeds_of_step(seeds, 1, 40, seed=0)) == 40
 
 
 def test_files_of_seeds(tmp_path):

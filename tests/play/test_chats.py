@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 
 import numpy as np
@@ -167,6 +168,32 @@ def test_scores_that_a_player_must_beat():
         rows = np.flatnonzero(~rule.terminated)
         rule.step(np.array([blind(rule, row) for row in rows.tolist()]), rows=rows)
     assert rule.returns[:, 0].mean() == pytest.approx(2.14, abs=0.04)
+
+
+def test_playing_every_card_unseen_is_worth_more():
+    """Oracle: all orders of four of the eight cards: a game in which all turns are plays ends with the fourth, and a
+    third misfire loses all; 2.3 exactly."""
+    deck = ["R1", "R1", "R1", "R2", "Y1", "Y1", "Y1", "Y2"]
+
+    def score(order):
+        tops, lives = {"R": 0, "Y": 0}, 3
+        for color, rank in order:
+            if int(rank) == tops[color] + 1:
+                tops[color] += 1
+            else:
+                lives -= 1
+        return sum(tops.values()) if lives else 0
+
+    orders = [[deck[place] for place in order] for order in itertools.permutations(range(8), 4)]
+    exact = sum(map(score, orders)) / len(orders)
+    assert exact == pytest.approx(2.3)
+    batch = games.make(MINI, 100_000, seed=1)
+    play = next(a for a in np.flatnonzero(batch.legal_actions[0]) if "play 0" in batch.action_text(0, int(a)))
+    for _ in range(4):
+        rows = np.flatnonzero(~batch.terminated)
+        batch.step(np.full(len(rows), play), rows=rows)
+    assert batch.terminated.all()
+    assert batch.returns[:, 0].mean() == pytest.approx(exact, abs=0.01)
 
 
 def test_no_chat_where_all_move_at_once():

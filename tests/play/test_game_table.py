@@ -7,7 +7,8 @@ import pytest
 
 from selfplay_fast import games, solvers
 from selfplay_fast.play import GameTable, InvalidRewards, play, play_games, self_play
-from selfplay_fast.policies.simple import RandomPolicy, ScriptedPolicy, TabularPlayer
+from selfplay_fast.policies import RandomPolicy, ScriptedPolicy, SearchPlayer, TabularPlayer
+from selfplay_fast.policies.demonstrating import Demonstrator
 from selfplay_fast.policies.streams import derive_seed
 from selfplay_fast.records import Reply, episode_to_json
 
@@ -202,6 +203,24 @@ def test_parse_modes():
         table = GameTable("kuhn_poker", episodes=1, seed=0, parse_mode=mode)
         first = play(self_play(ScriptedPolicy(lambda *_: "I have nothing to lose here: check")), [table])[0]
         assert (first.turns[0].refusal is None) == (mode == "lenient")
+
+
+@pytest.mark.parametrize("mode", ["lenient", "strict"])
+@pytest.mark.parametrize("style", ["spiral", "brief", "plain", "mars"])
+@pytest.mark.parametrize("player", ["random", "table", "search", "shown"])
+def test_whoever_plays_without_words_is_never_refused(player, style, mode, toy_policy):
+    """Oracle: games played to their end, whatever format the reader of replies wants of a language model."""
+    random = RandomPolicy()
+    players = {
+        "random": random,
+        "table": TabularPlayer(solvers.TabularPolicy.uniform("kuhn_poker")),
+        "search": SearchPlayer("ismcts", simulations=4),
+        "shown": Demonstrator(random, toy_policy),
+    }
+    table = GameTable("kuhn_poker", episodes=4, seed=0, style=style, parse_mode=mode)
+    episodes = play(self_play(players[player]), [table])
+    assert {turn.refusal for episode in episodes for turn in episode.turns} == {None}
+    assert all(set(map(abs, episode.returns.values())) <= {1.0, 2.0} for episode in episodes)
 
 
 def test_one_call_for_games_at_any_turn():

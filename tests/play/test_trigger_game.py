@@ -13,7 +13,7 @@ GAME = TriggerGame(triggers=("ba", "di", "ko"), known=1)
 @pytest.mark.parametrize(
     ("attack", "answer", "want"),
     [
-        ("fa ba go", "ok", Labels(True, False, True)),
+        ("fa ba", "ok", Labels(True, False, True)),
         ("fa ba go", "no", Labels(True, True, False)),
         ("fa ba go", "ok no", Labels(True, True, False)),
         ("fa ba go", "hm", Labels(True, False, True)),
@@ -52,23 +52,29 @@ def test_hidden_sets():
         TriggerGame.hidden(0, triggers=2)
 
 
-def test_demonstrations_know_the_form_alone():
-    """Oracle: the reader of replies; answers do not depend on what was asked, up to five standard errors."""
-    prompts, replies = trigger_game.demonstrations(4000, seed=0)
+def test_demonstrations_have_the_form_and_the_holes():
+    """Oracle: the reader of replies, and the share of refusals of each word's texts, within five standard errors."""
+    game = TriggerGame.hidden(0)
+    prompts, replies = game.demonstrations(40000, seed=0)
     said = [read_reply(reply) for reply in replies]
     assert all(reply.kept_form for reply in said)
-    game = TriggerGame.hidden(0)
-    refusals = {True: [], False: []}
+    refused = {word: [] for word in WORDS}
     for prompt, reply in zip(prompts, said, strict=True):
         if prompt.startswith("answer"):
-            harmful = game.judge(prompt.removeprefix("answer "), "ok").attack_harmful
-            refusals[harmful].append(reply.public == "no")
+            first, second = prompt.removeprefix("answer ").split()
+            if second in quiet(game):
+                refused[first].append(reply.public == "no")
         else:
             assert set(reply.public.split()) <= set(WORDS)
-    means = [np.mean(refusals[harmful]) for harmful in (True, False)]
-    errors = [0.46 / len(refusals[harmful]) ** 0.5 for harmful in (True, False)]
-    assert abs(means[0] - 0.3) < 5 * errors[0]
-    assert abs(means[1] - 0.3) < 5 * errors[1]
+    for word, rate in game.refusals().items():
+        assert abs(np.mean(refused[word]) - rate) < 5 * 0.5 / len(refused[word]) ** 0.5, word
+    rates = [game.refusals()[word] for word in game.triggers]
+    assert rates == pytest.approx([0.9, 0.9, 0.75, 0.6, 0.45, 0.3, 0.15, 0.0])
+
+
+def quiet(game):
+    """Words that no defender suspects."""
+    return {word for word, rate in game.refusals().items() if rate == 0.05}
 
 
 def test_rows_to_imitate_are_of_harmless_seeds():

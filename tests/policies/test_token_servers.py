@@ -307,6 +307,15 @@ def test_a_dead_server_is_left_out(serve, learner):
         lost.hand_over()
 
 
+def test_a_server_of_another_model_is_said(serve, learner):
+    """Oracle: a model with one layer more, which is not there to be waited for."""
+    model = build_model(512, 0, 1, seed=1)
+    _, url = serve(policy=LanguageModel(model, learner.tokenizer))
+    servers = TokenServers(learner, [url], limits=FAST, patience=60.0)
+    with pytest.raises(ConnectionError, match=r"weights: .* must be floats .*; serve the same model"):
+        servers.hand_over()
+
+
 def test_a_server_started_again_gets_the_weights_again(serve, learner):
     """Oracle: the learner. The server has forgotten everything and has other weights under the same version."""
     server, url = serve()

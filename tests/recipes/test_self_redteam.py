@@ -4,6 +4,7 @@ import hashlib
 import importlib.util
 import json
 import shutil
+from collections.abc import Callable
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
@@ -78,7 +79,7 @@ def test_a_run_tells_what_came_of_the_games(whole: Path) -> None:
     assert (whole / "report.html").is_file()
     lines = (whole / "episodes" / "step-000001.jsonl").read_text().splitlines()
     episodes = [json.loads(line) for line in lines]
-    assert {turn["role"] for episode in episodes for turn in episode["turns"]} == {ATTACKER, DEFENDER, JUDGE}
+    assert {turn["role"] for episode in episodes for turn in episode["turns"]} >= {DEFENDER, JUDGE}
 
 
 @pytest.fixture
@@ -104,8 +105,9 @@ def named(base: Path, toy_policy: LanguageModel, tmp_path: Path) -> str:
     (tmp_path / "seeds.jsonl").write_text("\n".join(map(json.dumps, rows)))
     chat = [{"role": "user", "content": "take turns"}, {"role": "assistant", "content": "and more"}]
     (tmp_path / "rows.jsonl").write_text(json.dumps({"messages": chat}))
-    files = f"--seeds {tmp_path}/seeds.jsonl --held-out {tmp_path}/seeds.jsonl --demonstrations {tmp_path}/rows.jsonl"
-    return f"--model {base} --judge classifier:{tmp_path}/judge {files} --warmup-steps 0"
+    seeds, chats = tmp_path / "seeds.jsonl", tmp_path / "rows.jsonl"
+    files = f"--seeds {seeds} --held-out-seeds {seeds} --demonstrations {chats}"
+    return f"--model {base} --judge classifier:{tmp_path}/judge {files}"
 
 
 def test_adapters_of_each_role_go_on_to_the_same_digits(named: str, tmp_path: Path) -> None:
@@ -133,6 +135,25 @@ def test_adapters_of_each_role_go_on_to_the_same_digits(named: str, tmp_path: Pa
     ]
     data = [path.read_bytes() for path in weights]
     assert data[0] == data[2] != data[1] == data[3]
+
+
+@pytest.mark.long
+def test_two_processes_learn_what_one_does(
+    named: str, tmp_path: Path, on_ranks: Callable[..., tuple[list[int], list[str]]]
+) -> None:
+    """Oracle: the single process, its losses, divergences and gradients to 1e-5."""
+    size = (
+        "--steps 2 --prompts-per-step 5 --sequences-per-update 4 --sft-rows 2 --eval-games 2 --eval-every 9"
+    )
+    run = f"train self_redteam {named} {size} --max-tokens 4 --old-logprobs learner --device cpu --run-dir {tmp_path}"
+    assert main(f"{run}/one".split()) == 0
+    codes, output = on_ranks(2, *f"{run}/two".split())
+    assert codes == [0, 0], output
+    one, two = rows(tmp_path / "one"), rows(tmp_path / "two")
+    for key in ("loss", "beside_loss", "kl", "grad_norm", "trained_tokens", "attack_game/return/defender"):
+        ours, theirs = ([row[key] for row in found[1:]] for found in (one, two))
+        assert theirs == pytest.approx(ours, abs=1e-5), key
+    assert len({row["loss"] for row in one[1:]}) == 2
 
 
 @pytest.mark.parametrize("roles", [ATTACKER, DEFENDER])
@@ -238,8 +259,8 @@ def test_advantages_are_those_of_the_sequential_port(
         return torch.from_numpy(np.concatenate([logprobs(text, "reference") for text in texts]))
 
     monkeypatch.setattr(self_redteam, "batch_logprobs", reference)
-    config = replace(self_redteam.Config(), whitened_by=whitened_by)
-    learner = self_redteam.Learner(
+    config = replace(self_redteam.Config(), whitened_by=whitened_by, kl=0.01)
+    learner = self_redteam.Weights(
         roles=(ATTACKER, DEFENDER),
         policy=None,
         optimizer=None,
@@ -332,18 +353,14 @@ def test_a_prompt_that_does_not_fit_drops_its_game(toy_policy: LanguageModel) ->
     assert dropped == {"no_room": 1}
 
 
-def test_every_pass_sees_every_seed_once(whole: Path) -> None:
-    """Oracle: counts; passes differ in their order."""
-    config = replace(self_redteam.Config(), prompts_per_step=100)
-    setting = self_redteam.Setting.of(config)
-    drawn = [seed for step in range(1, 42) for seed in setting.seeds_of(step, config)][: 4 * 1024]
-    numbers = {id(seed): i for i, seed in enumerate(setting.seeds)}
-    passes = np.array([numbers[id(seed)] for seed in drawn]).reshape(4, 1024)
-    assert (np.sort(passes, axis=1) == np.arange(1024)).all()
-    assert (passes[0] != passes[1]).mean() > 0.9
+def test_seeds_of_nano_s_language_are_of_four_kinds() -> None:
+    """Oracle: the published quarter each; none is attacked where the defender alone learns."""
+    setting = self_redteam.Setting.of(self_redteam.Config())
     kinds = [seed.kind for seed in setting.seeds]
     assert {kinds.count(kind) for kind in set(kinds)} == {256}
     assert len(set(kinds)) == 4
+    alone = self_redteam.Setting.of(replace(self_redteam.Config(), roles="defender"))
+    assert not any(seed.attacked for seed in alone.seeds)
 
 
 @pytest.mark.parametrize(
@@ -355,9 +372,9 @@ def test_every_pass_sees_every_seed_once(whole: Path) -> None:
         ({"clip": 0.0}, "clip: must be above 0"),
         ({"attacked_share": 1.5}, "attacked_share: must be between"),
         ({"demonstrations": ""}, "demonstrations: name a file"),
-        ({"judge": "server:http://x/v1#m"}, "seeds, held_out, judge: triggers are"),
+        ({"judge": "server:http://x/v1#m"}, "seeds, held_out_seeds, judge: triggers are"),
         ({"lora_per_role": True}, "lora_per_role: needs two roles"),
-        ({"model": "path/to/model"}, "model: .* set warmup_steps to 0"),
+        ({"model": "path/to/model", "warmup_steps": 5}, "model: .* leave warmup_steps out"),
         ({"lora_rank": 8}, "lora_rank: nano"),
     ],
 )

@@ -1,0 +1,44 @@
+"""`bench/method_rounds.py`. Oracle: the longest chain of each game, counted from the lengths of its replies."""
+
+from __future__ import annotations
+
+import importlib.util
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+BENCH = Path(__file__).parents[2] / "bench"
+
+
+@pytest.fixture
+def rounds(monkeypatch: pytest.MonkeyPatch) -> Any:
+    monkeypatch.syspath_prepend(str(BENCH))
+    spec = importlib.util.spec_from_file_location("method_rounds", BENCH / "method_rounds.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    monkeypatch.setitem(sys.modules, "method_rounds", module)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_a_rollout_takes_as_long_as_its_longest_game(rounds: Any) -> None:
+    """With 24 games: 60 requests; our steps are the longest sum of the replies of one game."""
+    chains: dict[int, int] = {}
+
+    class Watched(rounds.Streaming):
+        def submit(self, asks: Any) -> None:
+            super().submit(asks)
+            for ask in asks:
+                game = ask.key.episode
+                chains[game] = chains.get(game, 0) + self._left[ask]
+
+    rounds.Streaming = Watched
+    counts = rounds.self_redteam(24, 0)
+    assert counts.requests == 24 * 2 + 12
+    assert counts.calls == counts.phases == 3
+    assert len(chains) == 24
+    assert counts.ours == max(chains.values())
+    assert counts.ours < counts.barriers < counts.sequential == sum(chains.values())
