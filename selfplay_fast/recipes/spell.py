@@ -448,7 +448,10 @@ class Setting:
             ground_first=config.ground_first,
             longest_answer=config.longest_answer,
             sampling=Sampling(
-                temperature=config.temperature, top_p=config.top_p, max_tokens=config.max_tokens
+                temperature=config.temperature,
+                top_p=config.top_p,
+                max_tokens=config.max_tokens,
+                max_think_tokens=config.max_think_tokens,
             ),
         )
         if config.clusters == FACTS:
