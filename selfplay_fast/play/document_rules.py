@@ -68,9 +68,8 @@ def read_question(text: str, task: Task) -> Question | None:
             return None
     elif task == "numeric" and read_number(answer) is None:
         return None
-    return Question(
-        text=asked.strip(), answer=answer.strip(), options=dict(options) if task == "choice" else {}
-    )
+    told = {letter: str(option) for letter, option in options.items()} if isinstance(options, dict) else {}
+    return Question(text=asked.strip(), answer=answer.strip(), options=told if task == "choice" else {})
 
 
 def _last_object(text: str) -> dict[str, Any] | None:

@@ -15,6 +15,7 @@ from functools import partial
 from typing import Annotated, Literal
 
 import numpy as np
+import torch
 
 from selfplay_fast.config import Count, Natural, NotNegative, Nucleus, Positive, Share, above, check_warmed_up
 from selfplay_fast.evaluate.document_scores import answer_metrics, document_metrics
@@ -73,10 +74,10 @@ class Config(SampleConfig):
     """what evaluations ask: `facts`, or a file of JSON lines with `question` and `answer` beside these"""
     verifier: str = "exact"
     """who judges answers: `self`, the policy; `exact`, nano's; `server:URL#MODEL` or `model:FOLDER`"""
-    responder: Literal["self", "walker"] = "self"
-    """who answers: the policy; or, in nano's language, `walker`, which goes right at each hop with chance
-    `hop_accuracy`, to see the questioner alone"""
-    hop_accuracy: Share = 0.8
+    responder: Literal["self", "walker"] = "walker"
+    """who answers: `self`, the policy; or, in nano's language, `walker`, which goes right at each hop with chance
+    `hop_accuracy`, so that the questioner learns alone"""
+    hop_accuracy: Share = 0.85
     """of `walker`, in the first step"""
     last_hop_accuracy: Share | None = None
     """the same in the last one, evenly rising until then, as if it learned; none: it stays as it is"""
@@ -143,9 +144,9 @@ class Config(SampleConfig):
     warmup_steps: Natural | None = None
     """supervised steps on random questions and short answers before self-play: nano's way to learn the form; None: as
     many as it needs, 0 for other models"""
-    warmup_rows: Count = 128
+    warmup_rows: Count = 48
     """replies of each of these steps"""
-    warmup_learning_rate: NotNegative = 6e-3
+    warmup_learning_rate: NotNegative = 3e-3
     """of embeddings and head in the warm-up; the layers' is three tenths of it"""
     eval_games: Count = 90
     """questions of an evaluation"""
@@ -157,14 +158,14 @@ class Config(SampleConfig):
         check_warmed_up(self.model, self.warmup_steps)
         if wrong := sorted(set(self.frozen) - {QUESTIONER, VERIFIER}):
             raise ValueError(f"frozen: must be {QUESTIONER}, {VERIFIER} or both, got {wrong[0]!r}")
-        if self.responder == "walker" and self.clusters != FACTS:
-            raise ValueError(f"responder: walker knows facts only; set it to self for {self.clusters}")
         own = (self.clusters == FACTS, self.eval_questions == FACTS, self.verifier == "exact")
         if len(set(own)) > 1:
             raise ValueError(
                 "clusters, eval_questions, verifier: facts are a language of their own, with the verifier exact; take "
                 f"all of it or none, got {self.clusters!r}, {self.eval_questions!r}, {self.verifier!r}"
             )
+        if self.responder == "walker" and self.clusters != FACTS:
+            raise ValueError(f"responder: walker knows facts only; set it to self for {self.clusters}")
 
     @property
     def style(self) -> Style:
@@ -172,7 +173,7 @@ class Config(SampleConfig):
         return "spiral"
 
     def resolved(self) -> Config:
-        warm = 300 if self.model == "nano" else 0
+        warm = 60 if self.model == "nano" else 0
         return replace(self, warmup_steps=warm if self.warmup_steps is None else self.warmup_steps)
 
     @property
@@ -189,6 +190,7 @@ PRESETS = {
         clusters="clusters.jsonl",
         eval_questions="eval_questions.jsonl",
         verifier="self",
+        responder="self",
         steps=70,
         questions_per_step=128,
         clusters_per_round=480,
@@ -240,6 +242,7 @@ def train(config: Config, run: Run) -> None:
                 metrics |= update(policy, optimizer, batch, _update(config))
             metrics |= throughput.metrics(episodes, batch)
         done = checkpoint.TrainState(step=step, baseline=RoleBaseline(), rollouts=memory.state())
+        save = partial(_save, run, policy, optimizer, done)
         finish_step(
             config,
             run,
@@ -249,7 +252,7 @@ def train(config: Config, run: Run) -> None:
             advantages,
             last=step == config.steps,
             evaluate=partial(_evaluate, config, setting, policy),
-            save=lambda step, done=done: checkpoint.save_checkpoint(run.checkpoints, policy, optimizer, done),
+            save=save,
         )
 
 
@@ -332,8 +335,8 @@ def _negatives(
     """Readings without a use for the responder: badly formed, not grounded, or all answers worth the same."""
     paid = {BAD_FORMAT, BAD_GROUND, ASKED}
     wasted = [i for i, e in enumerate(episodes) if e.kept["status"] in paid and i not in useful]
-    tasks = [[_task(episodes[i]) for i in own] for own in (good, wasted)]
-    taken = matched_negatives(*tasks, TASKS, ratio=config.negative_ratio, seed=derive_seed(seed, 1))
+    tasks, others = ([_task(episodes[i]) for i in own] for own in (good, wasted))
+    taken = matched_negatives(tasks, others, TASKS, ratio=config.negative_ratio, seed=derive_seed(seed, 1))
     return [wasted[k] for k in taken]
 
 
@@ -386,6 +389,16 @@ def _update(config: Config) -> Update:
         max_loss=config.max_loss,
         max_batch_tokens=config.max_batch_tokens,
     )
+
+
+def _save(
+    run: Run,
+    policy: LanguageModel,
+    optimizer: torch.optim.Optimizer,
+    done: checkpoint.TrainState,
+    step: int,
+) -> None:
+    checkpoint.save_checkpoint(run.checkpoints, policy, optimizer, done)
 
 
 def _counts(episodes: Sequence[Episode], chosen: Sequence[Sequence[int]]) -> Counter[str]:
@@ -523,7 +536,12 @@ def _dealt(table: Callable[[tuple[int, int]], DialogueTable], cast: Cast) -> lis
 
 
 def _evaluate(config: Config, setting: Setting, policy: LanguageModel, *, full: bool) -> dict[str, float]:
-    """The responder's scores on questions that nobody here has asked; a third of them between first and last step."""
+    """The responder's scores on questions that nobody here has asked; a third of them between first and last step.
+
+    Nothing where it is not the policy that answers.
+    """
+    if config.responder != "self":
+        return {}
     asked = setting.questions if full else setting.questions[: -(-len(setting.questions) // 3)]
     rules = replace(setting.rules, answers=config.eval_answers)
 

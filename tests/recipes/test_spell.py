@@ -389,6 +389,10 @@ def test_a_verifier_that_never_answers_ends_the_run() -> None:
         ({"frozen": ("responder",)}, "frozen: must be questioner, verifier or both, got 'responder'"),
         ({"verifier": "self"}, "clusters, eval_questions, verifier: facts are a language of their own"),
         ({"clusters": "file.jsonl"}, "clusters, eval_questions, verifier: facts are a language"),
+        (
+            {"clusters": "f", "eval_questions": "f", "verifier": "self"},
+            "responder: walker knows facts only; set it to self",
+        ),
         ({"dual_clip": 1.0}, "dual_clip: must be above 1"),
         ({"answers": 0}, "answers: must be at least 1"),
         ({"verifier_share": 2.0}, "verifier_share: must be between 0 and 1"),
@@ -402,20 +406,21 @@ def test_wrong_settings_are_one_line(wrong: dict[str, Any], message: str) -> Non
 
 
 RUN = (
-    "train spell --steps 3 --warmup-steps 2 --warmup-rows 8 --fact-clusters 4 --questions-per-step 3 --answers 3"
-    " --clusters-per-round 4 --most-rounds 1 --eval-games 2 --eval-answers 1 --eval-every 3 --max-tokens 6 --votes 1"
-    " --learning-rate 1e-6 --checkpoint-every 1 --threads 1 --device cpu --run-dir"
+    "train spell --responder self --steps 3 --warmup-steps 2 --warmup-rows 8 --fact-clusters 4"
+    " --questions-per-step 3 --answers 3 --clusters-per-round 4 --most-rounds 1 --eval-games 2 --eval-answers 1"
+    " --eval-every 3 --max-tokens 6 --votes 1 --learning-rate 1e-6 --checkpoint-every 1 --threads 1 --device cpu"
+    " --run-dir"
 )
 
 
 @pytest.fixture
 def fluent(monkeypatch: pytest.MonkeyPatch) -> None:
     """An untrained model says nothing that can be read; here its noise is read as questions and answers."""
-    from selfplay_fast.play import document_game, fact_game
+    from selfplay_fast.play import document_game
 
     def read(rules: Rules, cluster: Cluster, said: Reply) -> tuple[Question | None, str | None]:
         asked = Question(text=f"bo {1 + len(said.text) % 9} hops", answer="?")
-        return fact_game.complete(asked, cluster), None
+        return (rules.complete(asked, cluster) if rules.complete else asked), None
 
     def score(task: str, question: Question, answer: str | None) -> float:
         return float(number(answer) % 2)
@@ -423,6 +428,7 @@ def fluent(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(document_game, "_read", read)
     monkeypatch.setattr(document_game, "extracted_answer", lambda text: text)
     monkeypatch.setattr(document_game, "rule_score", score)
+    monkeypatch.setattr(document_game, "read_vote", lambda text: number(text) % 2)
     monkeypatch.setattr(document_game, "_GROUNDED_BELOW", 2.0)
 
 
@@ -453,3 +459,35 @@ def test_a_run_goes_on_from_a_checkpoint_to_the_same_digits(fluent: None, tmp_pa
         assert ours.read_bytes() == theirs.read_bytes()
     assert {"held_out/average", "document_game/success", "document_game/hops"} <= rows(run)[-1].keys()
     assert (run / "report.html").is_file()
+
+
+@pytest.mark.parametrize("frozen", ["", "--frozen verifier questioner"])
+def test_a_named_model_reads_files_and_plays_all_roles(
+    frozen: str, fluent: None, base: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """By hand: samples of all roles, or of the responder alone; clusters without documents are a line in the log."""
+    rows_ = [{"paragraphs": [f"fact {i} {d}" for d in range(3)], "task": TASKS[i % 3]} for i in range(6)]
+    asked = {"general": "x", "numeric": "3", "choice": "A"}
+    questions = [
+        row | {"question": "q", "answer": asked[str(row["task"])], "options": dict.fromkeys("ABCD", "o")}
+        for row in rows_
+    ]
+    empty = {"paragraphs": [], "task": "general"}
+    (tmp_path / "clusters.jsonl").write_text("\n".join(map(json.dumps, [*rows_, empty])))
+    (tmp_path / "questions.jsonl").write_text("\n".join(map(json.dumps, questions)))
+    run = tmp_path / "run"
+    arguments = RUN.replace("--steps 3 --warmup-steps 2 --warmup-rows 8", f"--steps 1 --model {base}")
+    files = (
+        f"--clusters {tmp_path}/clusters.jsonl --eval-questions {tmp_path}/questions.jsonl --verifier self"
+    )
+    more = "--votes 3 --verifier-share 1 --old-logprobs learner --temperature 0.7 --top-p 0.95"
+    command = arguments.replace("train spell", f"train spell {files} {more} {frozen}").replace(
+        "--votes 1", ""
+    )
+    assert main([*command.split(), str(run)]) == 0
+    last = rows(run)[-1]
+    samples = {key.removeprefix("samples/") for key in last if key.startswith("samples/")}
+    assert samples == ({RESPONDER} if frozen else {QUESTIONER, RESPONDER, VERIFIER})
+    assert last["trained_tokens"] > 0
+    assert {"held_out/numeric", "held_out/choice"} & last.keys()
+    assert "clusters: 1 of 7 have no documents and are left out" in capsys.readouterr().err
