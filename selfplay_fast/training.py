@@ -14,7 +14,8 @@ from selfplay_fast.learn.memory import Budget, Plan, budget
 from selfplay_fast.model_folder import Facts, check_facts, folder_facts
 from selfplay_fast.policies import Policy
 from selfplay_fast.policies.adapters import add_adapters, check_installed, train_adapters
-from selfplay_fast.policies.base import ServersGoneError
+from selfplay_fast.policies.base import Learner, ServersGoneError
+from selfplay_fast.policies.critic import Critic
 from selfplay_fast.policies.language_model import LanguageModel
 from selfplay_fast.policies.nano import build_nano
 from selfplay_fast.policies.recompute import recompute_layers
@@ -178,6 +179,39 @@ def load_reference(config: ModelSettings, run: Run, policy: LanguageModel, **opt
     return checkpoint.load_policy(run.checkpoints / "step-000000", **as_computed)
 
 
+def load_critic(
+    config: ModelSettings, run: Run, policy: LanguageModel, step: int, *, rate: float, source: str = ""
+) -> tuple[Critic, torch.optim.Optimizer]:
+    """The critic as it was after ``step`` and its optimizer. A new one begins as ``source``, a folder or hub id; where
+    that is empty as the policy of step 0, or, where adapters learn, as the model that they are added to.
+
+    ValueError where it is of another family or vocabulary than the policy, whose tokens it reads.
+    """
+    saved = run.checkpoints / f"step-{step:06d}" / checkpoint.CRITIC
+    first = config.model if config.lora_rank else run.checkpoints / "step-000000" / "model"
+    critic = Critic.load(
+        saved / "model" if saved.is_dir() else source or first,
+        policy.attention,
+        seed=derive_seed(config.seed, 0),
+        dtype="float32",
+        device=str(policy.model.device),
+    )
+    ours, theirs = (learner.model.config.get_text_config() for learner in (policy, critic))
+    if (ours.model_type, ours.vocab_size) != (theirs.model_type, theirs.vocab_size):
+        raise ValueError(
+            f"critic: must read the policy's tokens, as a {ours.model_type} of {ours.vocab_size} tokens does; "
+            f"{source} is a {theirs.model_type} of {theirs.vocab_size}"
+        )
+    if config.gradient_checkpointing:
+        recompute_layers(critic.model)
+    distributed.shard(critic.model, getattr(torch, computed_in(config)))
+    with distributed.sharded(critic.model):
+        optimizer = adam(critic, rate=rate)
+        if saved.is_dir():
+            checkpoint.restore_optimizer(optimizer, saved)
+    return critic, optimizer
+
+
 @contextmanager
 def saved_if_servers_go(run: Run, step: int, save: Callable[[int], None]) -> Iterator[None]:
     """Where servers are gone for good, ``save`` this step, the last that is finished, before the run stops."""
@@ -189,10 +223,40 @@ def saved_if_servers_go(run: Run, step: int, save: Callable[[int], None]) -> Ite
         raise
 
 
-def adam(policy: LanguageModel, *, rate: float, weight_decay: float = 0.0) -> torch.optim.Optimizer:
-    """AdamW over all that is trained, betas 0.9 and 0.95."""
+def adam(
+    policy: Learner, *, rate: float, weight_decay: float = 0.0, betas: tuple[float, float] = (0.9, 0.95)
+) -> torch.optim.Optimizer:
+    """AdamW over all that is trained."""
     trained = [parameter for parameter in policy.model.parameters() if parameter.requires_grad]
-    return torch.optim.AdamW(trained, lr=rate, betas=(0.9, 0.95), weight_decay=weight_decay)
+    return torch.optim.AdamW(trained, lr=rate, betas=betas, weight_decay=weight_decay)
+
+
+def fresh_adam(policy: Learner, *, betas: tuple[float, float] = (0.9, 0.95)) -> torch.optim.Optimizer:
+    """The same, without a rate or states: for whoever gives the rates of a few steps, and begins anew after them."""
+    with distributed.sharded(policy.model):
+        return adam(policy, rate=0.0, betas=betas)
+
+
+def second_model(
+    config: ModelSettings, run: Run, name: str, step: int, *, build: Callable[[], LanguageModel]
+) -> LanguageModel:
+    """The model that learns beside a run's own, as it was after ``step``; at first a copy of what ``build`` makes.
+
+    It is kept in ``checkpoints/NAME``. Saved (`save_second_model`) before the run's own, it is there for whatever step
+    the run goes on from.
+    """
+    path = run.checkpoints / name / f"step-{step:06d}"
+    if step == 0 and not path.exists():
+        save_second_model(run, name, step, build())
+    policy = checkpoint.load_policy(path, **placement(config))
+    _prepare(config, policy)
+    return policy
+
+
+def save_second_model(run: Run, name: str, step: int, policy: LanguageModel) -> None:
+    """Weights only: its optimizer begins anew in every step."""
+    state = checkpoint.TrainState(step=step, baseline=RoleBaseline())
+    checkpoint.save_checkpoint(run.checkpoints / name, policy, fresh_adam(policy), state, keep=3)
 
 
 def start(

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import importlib.util
 import json
 import os
 import random
 import threading
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterator
+from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")  # no test reaches the network
@@ -39,6 +42,17 @@ def _fixed_seeds() -> None:
     random.seed(0)
     np.random.seed(0)  # noqa: NPY002 - the legacy stream is what libraries under test draw from
     torch.manual_seed(0)
+
+
+@pytest.fixture(scope="session")
+def rlsp() -> ModuleType:
+    """tests/oracles/rlsp.py"""
+    spec = importlib.util.spec_from_file_location("rlsp", Path(__file__).parent / "oracles" / "rlsp.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
 
 
 @pytest.fixture(scope="session")

@@ -18,7 +18,7 @@ import yaml
 import selfplay_fast.recipes
 from selfplay_fast import solvers
 from selfplay_fast.cli import COMMANDS, main
-from selfplay_fast.config import load_recipe, option_types, recipe_names
+from selfplay_fast.config import CHANGEABLE, load_recipe, option_types, recipe_names
 
 TOY_RECIPE = '''
 """TOY: a recipe for tests.  Nobody et al.
@@ -409,6 +409,11 @@ def test_options_are_known_without_the_recipe(recipe: str) -> None:
     assert types.keys() == {field.name for field in fields}
     switches = {field.name for field in fields if field.type in (bool, "bool")}
     assert {name for name, kind in types.items() if kind is bool} == switches
+
+
+def test_what_may_change_are_options() -> None:
+    """Oracle: the options of the recipe that has all of them."""
+    assert set(CHANGEABLE) <= option_types("spiral").keys()
 
 
 def test_usual_mistakes_are_known_at_once(tmp_path: Path) -> None:

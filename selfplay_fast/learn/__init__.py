@@ -9,7 +9,8 @@ from selfplay_fast.learn.advantages import (
 )
 from selfplay_fast.learn.chat_rows import pack_dialogues, pack_pairs
 from selfplay_fast.learn.credit import discounted_sums, gae, moving_advantages, segment_normalise
-from selfplay_fast.learn.losses import PolicyLoss, policy_loss, ppo_clip_loss, reinforce_loss
+from selfplay_fast.learn.critic_update import batch_values, critic_update
+from selfplay_fast.learn.losses import PolicyLoss, policy_loss, ppo_clip_loss, reinforce_loss, value_clip_loss
 from selfplay_fast.learn.packing import TokenBatch, only_roles, pack, pack_chats
 from selfplay_fast.learn.preference_update import PairBatch, preference_update
 from selfplay_fast.learn.preferences import (
@@ -33,6 +34,8 @@ __all__ = [
     "TokenBatch",
     "Update",
     "batch_logprobs",
+    "batch_values",
+    "critic_update",
     "discounted_sums",
     "dpo_loss",
     "gae",
@@ -60,6 +63,7 @@ __all__ = [
     "summed_rewards",
     "turn_level_advantages",
     "update",
+    "value_clip_loss",
     "whiten",
     "without_forfeits",
 ]

@@ -2,8 +2,10 @@
 
 A checkpoint is a folder ``step-000120`` with ``model/`` (an ordinary transformers folder), ``optimizer.safetensors``,
 ``state.json`` (step, baselines, policy version) and ``files.json`` (size and CRC-32 of all the others, so that damage
-is noticed). It is written beside its final place and renamed, and renamed before it is removed, so a killed run
-leaves whole checkpoints only. Random streams are keyed by (seed, step), so the step is their whole state.
+is noticed). A critic beside the policy is in ``critic/``, with a ``model/`` and an optimizer of its own.
+
+A checkpoint is written beside its final place and renamed, and renamed before it is removed, so a killed run leaves
+whole checkpoints only. Random streams are keyed by (seed, step), so the step is their whole state.
 
 Several ranks write the optimizer's states as ``shard-….safetensors``, each its own, by torch.distributed.checkpoint,
 which also reads them, or the one file, into however many ranks there are; the first rank writes all else.
@@ -34,10 +36,12 @@ from torch.distributed.tensor import DTensor
 
 from selfplay_fast.learn import distributed
 from selfplay_fast.learn.advantages import RoleBaseline
+from selfplay_fast.policies.critic import Critic
 from selfplay_fast.policies.language_model import LanguageModel
 
 _NAME = re.compile(r"step-(\d{6,})")
 _FILES = "files.json"
+CRITIC = "critic"  # its folder in a checkpoint
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -51,10 +55,17 @@ class TrainState:
 
 
 def save_checkpoint(
-    folder: Path, policy: LanguageModel, optimizer: torch.optim.Optimizer, state: TrainState, *, keep: int = 2
+    folder: Path,
+    policy: LanguageModel,
+    optimizer: torch.optim.Optimizer,
+    state: TrainState,
+    *,
+    keep: int = 2,
+    critic: tuple[Critic, torch.optim.Optimizer] | None = None,
 ) -> Path:
     """Write ``folder/step-N``; remove all but the newest ``keep`` and step 0 (the untrained policy).
 
+    ``critic``: one that learns beside the policy, and its optimizer.
     The policy forgets what it has computed, for a run that goes on from here has nothing to remember either. Raises
     OSError naming the folder when it cannot be written (a full disk), FloatingPointError when a weight is not a finite
     number; earlier checkpoints stay.
@@ -64,10 +75,12 @@ def save_checkpoint(
     partial = folder / f".{final.name}.partial"
     try:
         with distributed.sharded(policy.model):
-            _check_finite(policy, state.step)
+            _check_finite(policy.model, state.step)
             weights = distributed.whole_weights(policy.model)
             _write_first(partial, policy, weights, state)
             _write_optimizer(partial, optimizer)
+        if critic is not None:
+            _write_critic(partial / CRITIC, *critic, state.step)
         with distributed.together():
             if distributed.is_first():
                 _seal(partial)
@@ -83,8 +96,19 @@ def save_checkpoint(
     return final
 
 
-def _check_finite(policy: LanguageModel, step: int) -> None:
-    finite = all(bool(_own(weight).isfinite().all()) for weight in policy.model.parameters())
+def _write_critic(folder: Path, critic: Critic, optimizer: torch.optim.Optimizer, step: int) -> None:
+    """Into ``folder``, by all ranks."""
+    with distributed.sharded(critic.model):
+        _check_finite(critic.model, step)
+        weights = distributed.whole_weights(critic.model)
+        with distributed.together():
+            if distributed.is_first():
+                critic.save(folder / "model", weights)
+        _write_optimizer(folder, optimizer)
+
+
+def _check_finite(model: Any, step: int) -> None:
+    finite = all(bool(_own(weight).isfinite().all()) for weight in model.parameters())
     if not all(distributed.gather(finite)):
         raise FloatingPointError(f"step {step}: a weight is not finite; no checkpoint of it is written")
 
@@ -227,7 +251,7 @@ def _find_newest(
 def load_checkpoint(path: Path, **options: Any) -> tuple[LanguageModel, Path, TrainState]:
     """Policy, where the optimizer's states are (for `restore_optimizer`) and state. A damaged file is a ValueError."""
     with _named(path):
-        _check_files(path, _is_of_optimizer)
+        _check_files(path, lambda name: not _is_of_policy(name))
         document = json.loads((path / "state.json").read_text())
         baseline = RoleBaseline(
             decay=float(document["baseline"]["decay"]),
@@ -240,14 +264,14 @@ def load_checkpoint(path: Path, **options: Any) -> tuple[LanguageModel, Path, Tr
 def load_policy(path: Path, **options: Any) -> LanguageModel:
     """The policy of a checkpoint alone. A damaged file is a ValueError naming it."""
     with _named(path):
-        _check_files(path, lambda name: not _is_of_optimizer(name))
+        _check_files(path, _is_of_policy)
         policy = LanguageModel.load(path / "model", **options)
         policy.version = int(json.loads((path / "state.json").read_text())["policy_version"])
     return policy
 
 
-def _is_of_optimizer(name: str) -> bool:
-    return "/" not in name and name.endswith(".safetensors")
+def _is_of_policy(name: str) -> bool:
+    return name == "state.json" or name.startswith("model/")
 
 
 def _check_files(path: Path, wanted: Callable[[str], bool]) -> None:

@@ -53,6 +53,7 @@ def discounted_sums(
 def gae(
     rewards: Floats,
     values: Floats,
+    segments: Floats | None = None,
     *,
     mask: Floats | None = None,
     discount: float = 1.0,
@@ -65,6 +66,7 @@ def gae(
         delta[t]      = rewards[t] + discount values[n] - values[t]         n: the next token whose mask is not 0
         advantages[t] = delta[t] + discount lambda_ advantages[n]           returns = advantages + values
 
+    ``segments``, whole numbers shaped like the rewards: each run of equal ones is a row of its own.
     A masked token (the environment's, padding) has the advantage of the next one; its reward and value are not used,
     as in verl's ``compute_gae_advantage_return``, which whitens afterwards. ``bootstrap`` [B]: the value after the last
     token of rows that were cut off, 0 for those that ended. No gradient flows. Raises ValueError on a shape, dtype or
@@ -76,6 +78,7 @@ def gae(
         critic = values.detach()
         advantages = _sums_on_device(
             rewards.detach(),
+            segments,
             discount=discount,
             lambda_=lambda_,
             baseline=critic,
@@ -84,7 +87,16 @@ def gae(
         )
         return advantages, advantages + critic
     advantages, returns = _sums(
-        "gae", rewards, None, discount, lambda_, values, mask, bootstrap, threads=threads, with_returns=True
+        "gae",
+        rewards,
+        segments,
+        discount,
+        lambda_,
+        values,
+        mask,
+        bootstrap,
+        threads=threads,
+        with_returns=True,
     )
     return advantages, returns
 

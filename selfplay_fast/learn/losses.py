@@ -51,6 +51,25 @@ def ppo_clip_loss(
     return loss
 
 
+def value_clip_loss(clip: float | None = 0.2) -> Surrogate:
+    """max((V - R)^2, (V_old + clip(V - V_old, -clip, clip) - R)^2) / 2 of values V, old ones and returns R.
+
+    OpenRLHF's value loss (as OpenAI's PPO, Schulman et al. 2017, has it); None: not clipped. It is called like a
+    surrogate, ``loss(values, old_values, returns)``.
+    """
+    if clip is not None and not clip > 0:
+        raise ValueError(f"clip: must be > 0, got {clip}; None does not clip")
+
+    def loss(values: Tensor, old_values: Tensor, returns: Tensor) -> Tensor:
+        terms = (values - returns) ** 2
+        if clip is not None:
+            near = old_values + (values - old_values).clamp(-clip, clip)
+            terms = torch.maximum(terms, (near - returns) ** 2)
+        return 0.5 * terms
+
+    return loss
+
+
 def negative_log_likelihood(logprobs: Tensor, old_logprobs: Tensor, advantages: Tensor) -> Tensor:
     """-log p: supervised fine-tuning; advantages are ignored."""
     return -logprobs

@@ -20,3 +20,19 @@ def cosine_rate(step: int, steps: int, *, peak: float, least: float, warmup: int
 def cosine_rates(which: Iterable[int], steps: int, *, peak: float, least: float, warmup: int) -> list[float]:
     """The `cosine_rate` of several steps."""
     return [cosine_rate(step, steps, peak=peak, least=least, warmup=warmup) for step in which]
+
+
+def linear_rates(steps: int, *, peak: float, warmup: float) -> list[float]:
+    """Those of all steps: up in a line over the share ``warmup`` of them, from 0, then down in a line towards 0.
+
+    As transformers' scheduler ``linear`` has them.
+    """
+    rises = math.ceil(steps * warmup)
+    rising = [peak * step / rises for step in range(rises)]
+    return rising + [peak * (steps - step) / (steps - rises) for step in range(rises, steps)]
+
+
+def constant_rates(steps: int, *, peak: float, warmup: float) -> list[float]:
+    """The same, but the peak is kept: transformers' ``constant_with_warmup``."""
+    rises = math.ceil(steps * warmup)
+    return [peak * step / rises for step in range(rises)] + [peak] * (steps - rises)

@@ -21,18 +21,16 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from selfplay_fast._native import TokenTree
-from selfplay_fast.kernels.token_logprobs import token_logprobs
 from selfplay_fast.learn import distributed
 from selfplay_fast.learn.losses import Surrogate, k2_kl, negative_log_likelihood, truncated_importance
 from selfplay_fast.learn.packing import TokenBatch, dealt, minibatches
 from selfplay_fast.policies.adapters import without_adapters
-from selfplay_fast.policies.language_model import LanguageModel
+from selfplay_fast.policies.base import Learner
 from selfplay_fast.policies.prefix_forward import (
     Cache,
     HiddenBlock,
     PrefixTree,
     block_batches,
-    head_weight,
     prefix_trees,
     run_blocks,
     shared_cache,
@@ -112,7 +110,7 @@ class _Group:
     pair: NDArray[np.int64]  # [S] pair of each, in that order
 
 
-def _groups(policy: LanguageModel, batch: TokenBatch, settings: Update) -> list[_Group]:
+def _groups(policy: Learner, batch: TokenBatch, settings: Update) -> list[_Group]:
     trees = prefix_trees(
         batch.sequences,
         batch.first.tolist(),
@@ -155,23 +153,19 @@ def _each_block(model: Any, group: _Group, max_tokens: int, visit: Visit) -> Non
 
 
 def _pair_logprobs(
-    model: Any, tree: TokenTree, block: HiddenBlock, temperature: float
+    policy: Learner, tree: TokenTree, block: HiddenBlock, temperature: float
 ) -> tuple[Tensor, Tensor]:
     targets = torch.as_tensor(tree.pair_target[block.pairs], device=block.hidden.device)
-    result = token_logprobs(
-        block.hidden, head_weight(model), targets, temperature=temperature, return_entropy=True
-    )
-    assert isinstance(result, tuple)
-    return result
+    return policy.per_token(block.hidden, targets, temperature)
 
 
 @torch.no_grad()
-def _batch_logprobs(policy: LanguageModel, batch: TokenBatch, settings: Update) -> Tensor:
+def _batch_logprobs(policy: Learner, batch: TokenBatch, settings: Update) -> Tensor:
     """Log-prob [T] of every completion token of the batch under another policy."""
     logprobs = torch.zeros(int(batch.offsets[-1]), device=policy.model.device)
 
     def visit(tree: TokenTree, block: HiddenBlock, tokens: NDArray[np.int64], pair: Tensor) -> None:
-        pair_logp, _ = _pair_logprobs(policy.model, tree, block, batch.temperature)
+        pair_logp, _ = _pair_logprobs(policy, tree, block, batch.temperature)
         logprobs[torch.as_tensor(tokens, device=logprobs.device)] = pair_logp[pair]
 
     policy.model.eval()
@@ -182,7 +176,7 @@ def _batch_logprobs(policy: LanguageModel, batch: TokenBatch, settings: Update) 
 
 
 def batch_logprobs(
-    policy: LanguageModel, batch: TokenBatch, settings: Update, *, reference: LanguageModel | None = None
+    policy: Learner, batch: TokenBatch, settings: Update, *, reference: Learner | None = None
 ) -> Tensor:
     """Log-prob of every completion token of the batch, float32 [T] on the CPU, under the policy or the ``reference``.
 
@@ -209,11 +203,16 @@ class _Pass:
     """
 
     def __init__(
-        self, model: Any, batch: TokenBatch, settings: Update, old: Tensor | None, reference: Tensor | None
+        self,
+        policy: Learner,
+        batch: TokenBatch,
+        settings: Update,
+        old: Tensor | None,
+        reference: Tensor | None,
     ) -> None:
-        self.model, self.settings, self.temperature = model, settings, batch.temperature
+        self.policy, self.settings, self.temperature = policy, settings, batch.temperature
         self.advantages, self.weights, self.sampler = (
-            torch.as_tensor(column, device=model.device)
+            torch.as_tensor(column, device=policy.model.device)
             for column in (batch.advantages, batch.weights, batch.sampler_logprobs)
         )
         self.on_policy = old is None
@@ -224,7 +223,7 @@ class _Pass:
         self.tokens = 0
 
     def visit(self, tree: TokenTree, block: HiddenBlock, tokens: NDArray[np.int64], pair: Tensor) -> Tensor:
-        pair_logp, pair_entropy = _pair_logprobs(self.model, tree, block, self.temperature)
+        pair_logp, pair_entropy = _pair_logprobs(self.policy, tree, block, self.temperature)
         place = torch.as_tensor(tokens, device=pair_logp.device)
         logp, weights = pair_logp[pair], self.weights[place]
         if self.on_policy or self.own is not self.old:
@@ -293,15 +292,17 @@ def _mismatch(gap: Tensor) -> dict[str, float]:
 
 
 def update(
-    policy: LanguageModel,
+    policy: Learner,
     optimizer: torch.optim.Optimizer,
     batch: TokenBatch,
     settings: Update,
     *,
-    reference: LanguageModel | None = None,
+    reference: Learner | None = None,
     beside: Beside | None = None,
 ) -> dict[str, float]:
     """Improve the policy on one batch and return metrics, those of the first, on-policy pass where passes differ.
+
+    A critic learns by `critic_update`, which is this.
 
     Raises FloatingPointError when a loss or gradient is not finite or a loss exploded; that step is not taken, on any
     rank. The policy as its own ``reference`` stands for the model without its adapters.
@@ -350,7 +351,7 @@ class _Part:
     pull: Tensor | None
 
 
-def _part(policy: LanguageModel, own: TokenBatch, settings: Update, reference: LanguageModel | None) -> _Part:
+def _part(policy: Learner, own: TokenBatch, settings: Update, reference: Learner | None) -> _Part:
     pull = None
     if reference is not None and settings.magnet > 0:
         with without_adapters(policy.model) if reference is policy else nullcontext():
@@ -359,7 +360,7 @@ def _part(policy: LanguageModel, own: TokenBatch, settings: Update, reference: L
 
 
 def _learn(
-    policy: LanguageModel,
+    policy: Learner,
     optimizer: torch.optim.Optimizer,
     part: _Part,
     settings: Update,
@@ -369,7 +370,7 @@ def _learn(
 ) -> dict[str, float]:
     """One optimizer step. Where the part has no old log-probs, this pass is on-policy and leaves them there."""
     optimizer.zero_grad(set_to_none=True)
-    batch_pass = _Pass(policy.model, part.batch, settings, part.old, part.pull)
+    batch_pass = _Pass(policy, part.batch, settings, part.old, part.pull)
     passes = [(batch_pass, part.groups)]
     if beside is not None:
         passes.append(_beside(policy, beside, settings))
@@ -390,12 +391,12 @@ def _learn(
     return passed | {"grad_norm": norm}
 
 
-def _beside(policy: LanguageModel, beside: Beside, settings: Update) -> tuple[_Pass, list[_Group]]:
+def _beside(policy: Learner, beside: Beside, settings: Update) -> tuple[_Pass, list[_Group]]:
     """A pass over this rank's share of the next batch."""
     own = dealt(next(beside.batches), distributed.share())
     weighed = replace(own, weights=own.weights * np.float32(beside.weight))
     plain = replace(settings, loss=beside.loss, max_importance=None)
-    return _Pass(policy.model, weighed, plain, None, None), _groups(policy, own, settings)
+    return _Pass(policy, weighed, plain, None, None), _groups(policy, own, settings)
 
 
 def _mean(rows: Sequence[dict[str, float]]) -> dict[str, float]:

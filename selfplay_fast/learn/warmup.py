@@ -76,7 +76,7 @@ def imitate(
         for group in optimizer.param_groups:
             group["lr"] = learning_rate * group["rate"] * min(1, (step + 1) / _RISE) * (1 - step / steps)
         loss = update(policy, optimizer, batch_of(step), settings)["loss"]
-        progress(f"warm-up on random legal play: step {step + 1}/{steps}, loss {loss:.3f}")
+        progress(f"warm-up: step {step + 1}/{steps}, loss {loss:.3f}")
     return loss
 
 

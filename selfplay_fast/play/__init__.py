@@ -1,7 +1,7 @@
 """Tables (games, dialogues, refinement trees) and the scheduler that turns them into episodes."""
 
 from selfplay_fast.play.asynchronous import Rollouts
-from selfplay_fast.play.dialogue_table import DialogueTable, Outcome
+from selfplay_fast.play.dialogue_table import DialogueTable, Outcome, play_dialogues
 from selfplay_fast.play.game_table import GameTable, InvalidRewards
 from selfplay_fast.play.refine_prompts import RefinePrompts
 from selfplay_fast.play.refine_table import RefineTable
@@ -31,6 +31,7 @@ __all__ = [
     "game_tables",
     "mean_turns",
     "play",
+    "play_dialogues",
     "play_games",
     "self_play",
     "stream",

@@ -21,6 +21,7 @@ from typing import Any
 import numpy as np
 
 from selfplay_fast.play.outstanding import Outstanding
+from selfplay_fast.play.scheduler import Cast, play
 from selfplay_fast.records import Ask, Episode, Key, Reply, Turn
 
 Protocol = Generator["Ask | Sequence[Ask]", Any, "Outcome"]
@@ -178,3 +179,17 @@ class DialogueTable:
         """Episodes that ended since the last call."""
         finished, self._finished = self._finished, []
         return finished
+
+
+def play_dialogues(
+    cast: Cast,
+    protocol: Callable[[Any], Protocol],
+    items: Sequence[Any],
+    *,
+    seed: int,
+    name: str = "",
+    share: tuple[int, int] = (0, 1),
+) -> list[Episode]:
+    """Play a dialogue about every item to its end. ``share`` = (i, n): of those whose number is i modulo n."""
+    mine = range(share[0], len(items), share[1])
+    return play(cast, [DialogueTable(protocol, [items[i] for i in mine], seed=seed, name=name, indices=mine)])

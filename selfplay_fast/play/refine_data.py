@@ -20,7 +20,7 @@ Row: TypeAlias = dict[str, Any]
 Chat: TypeAlias = list[dict[str, str]]
 
 REFINEMENTS, TREE_YES, TREE_NO, ACTOR_YES, ACTOR_NO = 4000, 1500, 1000, 2500, 500  # rows of each kind at most
-_NEGATIVE, _TREE_YES, _TREE_NO = range(3)  # what is picked
+_NEGATIVE, _TREE_YES, _TREE_NO, _PASSED = range(4)  # what is picked
 
 
 def negatives(judged: Sequence[Refined], *, seed: int) -> list[tuple[int, Draft]]:
@@ -42,14 +42,30 @@ def negatives(judged: Sequence[Refined], *, seed: int) -> list[tuple[int, Draft]
 def preference_rows(trees: Sequence[Refined]) -> list[Row]:
     """``{"prompt", "chosen", "rejected"}``: what passed against the response the search began with, not its parent."""
     return [
-        {
-            "prompt": [_said("user", tree.draft.prompt)],
-            "chosen": [_said("assistant", tree.nodes[tree.final].response)],
-            "rejected": [_said("assistant", tree.draft.response)],
-        }
+        _preferred(tree.draft, tree.nodes[tree.final])
         for tree in trees
         if tree.accepted and tree.final and tree.draft.response is not None
     ]
+
+
+def response_rows(judged: Sequence[Refined], begun: Sequence[tuple[int, Draft]], *, seed: int) -> list[Row]:
+    """The same without refinement, an ablation: another response of the same tree that passed, by chance.
+
+    begun: what `negatives` made of ``judged``.
+    """
+    rows = []
+    for place, draft in begun:
+        if passed := [node for node in judged[place].nodes[1:] if node.value > 0.5]:
+            rows.append(_preferred(draft, _pick(passed, seed, place, _PASSED)))
+    return rows
+
+
+def _preferred(draft: Draft, node: RefinedNode) -> Row:
+    return {
+        "prompt": [_said("user", draft.prompt)],
+        "chosen": [_said("assistant", node.response)],
+        "rejected": [_said("assistant", draft.response)],
+    }
 
 
 def refiner_rows(

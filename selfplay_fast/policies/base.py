@@ -3,9 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 from selfplay_fast.records import Ask, FloatArray, Reply
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from selfplay_fast.policies.flops import Passes
+    from selfplay_fast.policies.prefix_forward import Attention
 
 Answer = tuple[Ask, list[Reply]]  # an ask as it was submitted, and its ``n`` replies
 
@@ -25,6 +31,28 @@ class Policy(Protocol):
 
     def score(self, asks: Sequence[Ask]) -> Sequence[FloatArray]:
         """Exact log-probability of every text in ``ask.choices`` as the whole reply, one array per ask."""
+        ...
+
+
+class Learner(Protocol):
+    """What can be trained on tokens: a local language model, or the critic beside it.
+
+    ``per_token`` maps hidden states [U, H] and the tokens [U] that follow to the number that a loss is of, log-prob or
+    value, and an entropy. ``version`` counts updates, ``forward_passes`` and ``backward_passes`` what ran.
+    """
+
+    model: Any
+    attention: Attention
+    version: int
+    forward_passes: Passes
+    backward_passes: Passes
+
+    def per_token(self, hidden: Tensor, targets: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
+        """[U, H], [U] -> [U], [U], differentiable."""
+        ...
+
+    def forget(self) -> None:
+        """Drop what was computed and kept: the weights will change, or memory is needed."""
         ...
 
 

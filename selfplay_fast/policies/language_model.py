@@ -281,6 +281,16 @@ class LanguageModel:
 
     # -- score ---------------------------------------------------------------------------------------------------
 
+    def per_token(
+        self, hidden: torch.Tensor, targets: torch.Tensor, temperature: float
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """hidden [U, H], targets [U] -> log-probs of the targets and entropies, float32 [U] each."""
+        done = token_logprobs(
+            hidden, head_weight(self.model), targets, temperature=temperature, return_entropy=True
+        )
+        assert isinstance(done, tuple)
+        return done
+
     def choice_tokens(self, text: str) -> IntArray:
         """A whole reply as token ids, end of turn included."""
         end = self.tokenizer.eos_token_id

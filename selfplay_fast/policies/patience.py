@@ -24,26 +24,27 @@ class Patience:
         self.seconds = seconds
         self._one_looks = asyncio.Lock()
         self._gone_since: float | None = None
+        self._back_at = 0.0
 
-    async def waited(self) -> bool:
-        """True once somebody is there again who was not; False, at once, where somebody is, or nobody is waited for.
+    async def waited(self, since: float) -> bool:
+        """For a request that began at ``since`` (`time.monotonic`) and failed: is it worth another one?
 
-        ServersGoneError when the time is over.
+        True once somebody is there again after nobody was; False, at once, where somebody has been there all the time,
+        or nobody is waited for. ServersGoneError when the time is over.
         """
         if not self.seconds:
             return False
         async with self._one_looks:
-            waited = False
             while not await self._anybody():
                 if self._gone_since is None:
                     self._gone_since = time.monotonic()
                     _LOG.warning("no server answers; they are waited for up to %g s", self.seconds)
                 if time.monotonic() - self._gone_since >= self.seconds:
                     raise ServersGoneError(f"no server has answered for {self.seconds:g} s")
-                waited = True
                 await asyncio.sleep(min(_PAUSE, self.seconds))
-            self._gone_since = None
-            return waited
+            if self._gone_since is not None:
+                self._gone_since, self._back_at = None, time.monotonic()
+            return self._back_at > since
 
     async def _anybody(self) -> bool:
         return any(await asyncio.gather(*(endpoint.is_there() for endpoint in self.endpoints)))

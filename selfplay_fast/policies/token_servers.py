@@ -258,10 +258,11 @@ class TokenServers:
         if sent.room < 1:
             return Answer(_Heard([_NO_ROOM] * sent.body["n"], None, None))
         while True:
+            began = time.monotonic()
             wanted = self._weights  # replies of older ones are not taken
             result = await retried(self.limits, partial(self._attempt, connections, sent, wanted))
             there = isinstance(result, Answer) or result.refused
-            if there or not await self._patience.waited():
+            if there or not await self._patience.waited(began):
                 return result
 
     async def _attempt(self, connections: _Connections, sent: _Sent, wanted: _Weights | None) -> _Heard:

@@ -76,7 +76,7 @@ class Config(SampleConfig):
     """Self-RedTeam's settings; the defaults are the `nano` preset."""
 
     max_tokens: Count = 7
-    eval_every: Count = 12
+    eval_every: Count = 8
     checkpoint_every: Count = 12
     seeds: str = TRIGGERS
     """what games begin with: `triggers`, nano's language, or a file of JSON lines with `vanilla` and `data_type`"""

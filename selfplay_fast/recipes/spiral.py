@@ -272,8 +272,12 @@ def _optimizer(config: Config, policy: LanguageModel) -> torch.optim.Optimizer:
 
 
 def _sampling(config: Config, temperature: float, top_p: float = 1.0) -> Sampling:
-    limits = {"max_tokens": config.max_tokens, "max_think_tokens": config.max_think_tokens}
-    return Sampling(temperature=temperature, top_p=top_p, **limits)
+    return Sampling(
+        temperature=temperature,
+        top_p=top_p,
+        max_tokens=config.max_tokens,
+        max_think_tokens=config.max_think_tokens,
+    )
 
 
 def _tables(config: Config, counts: Sequence[int], seed: int, share: tuple[int, int]) -> list[GameTable]:

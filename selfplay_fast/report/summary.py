@@ -19,7 +19,8 @@ TROUBLES = {
 }
 _SEATS = ("_first", "_second")
 # The order of the tables; what is not here follows by name.
-_ORDER = ("legal_rate", "return/", "score_vs_", "not_lost_vs_", "nash_conv")
+_ORDER = ("legal_rate", "return/", "score_vs_", "not_lost_vs_", "nash_conv", "accuracy")
+_ACCURACIES = ("accuracy", "search_accuracy")  # of tasks in words, which stand where games do
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -58,7 +59,7 @@ class Change:
             return None
         if self.key.startswith("nash_conv"):
             return self.after < self.before
-        if self.key == "legal_rate" or "_vs_" in self.key:
+        if self.key in ("legal_rate", *_ACCURACIES) or "_vs_" in self.key:
             return self.after > self.before
         return None
 
@@ -125,7 +126,8 @@ def games(rows: Sequence[Mapping[str, Any]]) -> list[str]:
     for row in rows:
         for key in row:
             game, slash, rest = key.partition("/")
-            if slash and (rest in ("legal_rate", "nash_conv") or rest.startswith(("return/", "score_vs_"))):
+            measures = ("legal_rate", "nash_conv", "accuracy")
+            if slash and (rest in measures or rest.startswith(("return/", "score_vs_"))):
                 found[game] = None
     return list(found)
 
@@ -269,7 +271,7 @@ def headline(changes_: Sequence[Change]) -> list[Change]:
     return [
         change
         for change in changes_
-        if change.key in ("legal_rate", "nash_conv")
+        if change.key in ("legal_rate", "nash_conv", *_ACCURACIES)
         or change.key.startswith("return/")
         or (change.key.startswith("score_vs_") and not is_seat(change.key))
     ]

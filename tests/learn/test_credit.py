@@ -290,3 +290,16 @@ def test_the_extension_is_what_runs(monkeypatch):
     monkeypatch.delattr(credit._native, "discounted_sums")
     with pytest.raises(AttributeError):
         gae(np.zeros((2, 3)), np.zeros((2, 3)))
+
+
+@pytest.mark.parametrize("lambda_", [0.95, 1.0, 0.0])
+def test_gae_of_packed_segments_is_that_of_each(lambda_, rlsp):
+    """Oracle: sums of temporal differences from their definition, one segment at a time (tests/oracles/rlsp.py)."""
+    lengths = torch.tensor([1, 7, 2, 30, 1])
+    rewards, values = torch.randn(2, int(lengths.sum()), dtype=torch.float64).unbind()
+    segments = torch.arange(5).repeat_interleave(lengths)
+    advantages, returns = gae(rewards, values, segments, discount=0.99, lambda_=lambda_)
+    parts = zip(*(x.split(lengths.tolist()) for x in (rewards, values, advantages, returns)), strict=True)
+    for r, v, a, g in parts:
+        wanted = rlsp.generalised(r.tolist(), v.tolist(), 0.99, lambda_)
+        assert (a.tolist(), g.tolist()) == (pytest.approx(wanted[0]), pytest.approx(wanted[1]))

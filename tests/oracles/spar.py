@@ -164,25 +164,68 @@ class Search:
         if node.response in self.cache:
             node.value, node.critique = self.cache[node.response]
             return True
-        chat = [{"role": "user", "content": self.judge_prompt(self.prompt, node.response)}]
         for attempt in range(3):
             self.requests += 1
-            digest = hashlib.blake2b(f"{attempt} {node.response}".encode(), digest_size=8).digest()
-            draw = int.from_bytes(digest, "big") >> 1
-            critiques = []
-            for sample in range(5):
-                critiques.append(self.ask(chat, "judge", draw, sample))
-            labels = [label_of(critique) for critique in critiques]
-            ones = labels.count(1)
-            zeros = labels.count(0)
-            if ones == zeros:
+            judged = vote(self.ask, self.judge_prompt, self.prompt, node.response, attempt)
+            if judged is None:
                 continue
-            majority = 1 if ones > zeros else 0
-            node.value = ones / (ones + zeros)
-            node.critique = critiques[labels.index(majority)]
-            self.cache[node.response] = (node.value, node.critique)
+            node.value, node.critique = judged
+            self.cache[node.response] = judged
             return True
         return False
+
+
+def vote(ask, judge_prompt, prompt, response, attempt):
+    """(value, critique kept) after five critiques; None where they are tied."""
+    chat = [{"role": "user", "content": judge_prompt(prompt, response)}]
+    digest = hashlib.blake2b(f"{attempt} {response}".encode(), digest_size=8).digest()
+    draw = int.from_bytes(digest, "big") >> 1
+    critiques = []
+    for sample in range(5):
+        critiques.append(ask(chat, "judge", draw, sample))
+    labels = [label_of(critique) for critique in critiques]
+    ones = labels.count(1)
+    zeros = labels.count(0)
+    if ones == zeros:
+        return None
+    majority = 1 if ones > zeros else 0
+    return ones / (ones + zeros), critiques[labels.index(majority)]
+
+
+def actor_nodes(ask, judge_prompt, prompt, count):
+    """The actor's responses to a prompt, judged once; without those whose votes were tied."""
+    nodes = []
+    for sample in range(count):
+        response = ask([{"role": "user", "content": prompt}], "actor", 0, sample).strip()
+        judged = vote(ask, judge_prompt, prompt, response, 0)
+        if judged is None:
+            continue
+        node = Node(response, None, sample, 0)
+        node.value, node.critique = judged
+        nodes.append(node)
+    return nodes
+
+
+def negative_of(nodes, choose):
+    """One of those voted down; None where there is none."""
+    down = [node for node in nodes if node.value < 0.5]
+    return choose(down) if len(down) > 0 else None
+
+
+def actor_judge_examples(judge_prompt, prompt, nodes):
+    """(positives, negatives): all judgements of the actor's responses that were not unanimous."""
+    positive = []
+    negative = []
+    for node in nodes:
+        chat = [
+            {"role": "user", "content": judge_prompt(prompt, node.response)},
+            {"role": "assistant", "content": node.critique},
+        ]
+        if 0.5 < node.value < 1:
+            positive.append(chat)
+        if 0 < node.value < 0.5:
+            negative.append(chat)
+    return positive, negative
 
 
 def dpo_pair(search, final):
@@ -239,7 +282,7 @@ def capped(items, cap, rng):
     return [items[i] for i in order][:cap]
 
 
-def refiner_data(searches, finals, choose, rng):
+def refiner_data(searches, finals, choose, rng, actor_positives=(), actor_negatives=()):
     """Dialogues to fine-tune the refiner on; ``choose(number of the search, items)``."""
     refine = []
     positives = []
@@ -252,6 +295,7 @@ def refiner_data(searches, finals, choose, rng):
         positives = positives + positive
         negatives = negatives + negative
     chats = capped(refine, 4000, rng) + capped(positives, 1500, rng) + capped(negatives, 1000, rng)
+    chats = chats + capped(actor_positives, 2500, rng) + capped(actor_negatives, 500, rng)
     seen = set()
     kept = []
     for chat in chats:

@@ -5,7 +5,7 @@ import sys
 
 import pytest
 
-from selfplay_fast.play import DialogueTable, Outcome, play, self_play
+from selfplay_fast.play import DialogueTable, Outcome, play, play_dialogues, self_play
 from selfplay_fast.policies import ScriptedPolicy
 from selfplay_fast.records import Ask
 
@@ -132,3 +132,22 @@ def test_an_exception_says_in_which_dialogue_it_was_raised():
     with pytest.raises(ZeroDivisionError) as caught:
         play(self_play(Counting()), [DialogueTable(divides, [*range(1, 41), 0, *range(1, 24)], seed=0)])
     assert caught.value.__notes__ == ["in protocol 'divides', item 40"]
+
+
+@pytest.mark.parametrize("parts", [2, 3])
+def test_shares_of_dialogues_are_the_whole(parts):
+    """Oracle: all of them played together: the same episodes with the same draws, whoever plays which."""
+
+    def protocol(item):
+        reply = yield Ask(role="a", append=[{"role": "user", "content": item}])
+        return Outcome(returns={"a": float(len(reply.text))})
+
+    policy = ScriptedPolicy(lambda ask, sample: f"{ask.append[0]['content']} {ask.key}")
+    items = [f"item {i}" for i in range(7)]
+    whole = play_dialogues({"a": policy}, protocol, items, seed=3)
+    shares = [
+        play_dialogues({"a": policy}, protocol, items, seed=3, share=(part, parts)) for part in range(parts)
+    ]
+    dealt = sorted((episode for share in shares for episode in share), key=lambda episode: episode.index)
+    assert [e.turns[0].reply.text for e in dealt] == [e.turns[0].reply.text for e in whole]
+    assert [e.index for e in whole] == list(range(7))

@@ -69,7 +69,7 @@ def test_demonstrations_have_the_form_and_the_holes():
     for word, rate in game.refusals().items():
         assert abs(np.mean(refused[word]) - rate) < 5 * 0.5 / len(refused[word]) ** 0.5, word
     rates = [game.refusals()[word] for word in game.triggers]
-    assert rates == pytest.approx([0.9, 0.9, 0.75, 0.6, 0.45, 0.3, 0.15, 0.0])
+    assert rates == pytest.approx([0.9, 0.9, 0.85, 0.85, 0.85, 0.85, 0.4, 0.0])
 
 
 def quiet(game):

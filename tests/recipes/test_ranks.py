@@ -64,7 +64,8 @@ def assert_same_curves(one: Path, other: Path) -> None:
 
 
 def test_two_processes_learn_what_one_does(on_ranks: OnRanks, base: Path, tmp_path: Path) -> None:
-    """Oracle: the single process: its curves to 1e-5, and what was said word for word."""
+    """Oracle: the single process: its curves to 1e-5, and what was said word for word. What both ranks ran over is
+    counted: the trees of the update, once for each of two epochs."""
     assert cli.main(settings(base, tmp_path / "one", 2)) == 0
     codes, said = on_ranks(2, *settings(base, tmp_path / "two", 2))
     assert codes == [0, 0], said
@@ -74,6 +75,10 @@ def test_two_processes_learn_what_one_does(on_ranks: OnRanks, base: Path, tmp_pa
     assert said_in(tmp_path / "two") == said_in(tmp_path / "one")
     shards = (tmp_path / "two" / "checkpoints").rglob("shard-*.safetensors")
     assert len(list(shards)) == 4  # of two ranks, after steps 1 and 2
+    for row in map(json.loads, (tmp_path / "two" / "metrics.jsonl").read_text().splitlines()[1:]):
+        assert row["update_tokens_per_s"] * row["update_s"] == pytest.approx(
+            2 * row["computed_tokens"], rel=0.01
+        )
 
 
 def test_a_rank_without_samples(

@@ -396,7 +396,7 @@ def test_defaults_that_depend_on_other_settings_are_written_out(
     resolved = spiral.Config(**options).resolved()
     assert (resolved.steps, resolved.learning_rate) == (steps, learning_rate)
     unset = [name for name, value in config_to_dict(resolved).items() if value is None]
-    assert unset == ["max_cache_tokens", "max_importance"]  # None is their value
+    assert unset == ["max_cache_tokens", "max_think_tokens", "max_importance"]  # None is their value
     assert resolved.warmup_steps == (150 if resolved.model == "nano" else 0)
 
 
