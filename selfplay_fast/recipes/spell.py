@@ -34,7 +34,7 @@ from selfplay_fast.learn import (
 from selfplay_fast.learn.advantages import Advantages
 from selfplay_fast.learn.group_selection import drawn, is_consistent, is_informative, matched_negatives
 from selfplay_fast.learn.warmup import demonstration_batch, imitate
-from selfplay_fast.play import Cast, DialogueTable, fact_game, play
+from selfplay_fast.play import Cast, fact_game, play, play_dialogues
 from selfplay_fast.play.document_game import (
     ASKED,
     BAD_FORMAT,
@@ -46,7 +46,7 @@ from selfplay_fast.play.document_game import (
     function_verifier,
 )
 from selfplay_fast.play.document_rules import QUESTIONER, RESPONDER, TASKS, VERIFIER, Difficulty, Question
-from selfplay_fast.play.documents import Cluster, Memory, Mode, read_clusters, read_questions
+from selfplay_fast.play.documents import Cluster, Memory, Mode, Reading, read_clusters, read_questions
 from selfplay_fast.policies import Policy
 from selfplay_fast.policies.judges import load_judge
 from selfplay_fast.policies.language_model import LanguageModel
@@ -270,10 +270,16 @@ def rollout(
             shown=config.documents,
             verify_right=config.verify_right,
         )
-        new = _dealt(lambda share: document_table(readings, seed=seed, rules=rules, share=share), cast)  # noqa: B023
+        new = distributed.play_dealt(partial(_played, cast, readings, seed, rules))
         memory = memory.after(new)
         played += new
     return played, memory
+
+
+def _played(
+    cast: Cast, readings: Sequence[Reading], seed: int, rules: Rules, share: tuple[int, int]
+) -> list[Episode]:
+    return play(cast, [document_table(readings, seed=seed, rules=rules, share=share)])
 
 
 def _admitted(config: Config, found: int, played: int) -> int:
@@ -530,11 +536,6 @@ def load_policy(config: Config, run: Run) -> LanguageModel:
     return policy
 
 
-def _dealt(table: Callable[[tuple[int, int]], DialogueTable], cast: Cast) -> list[Episode]:
-    """The dialogues of a table, over all ranks."""
-    return distributed.play_dealt(lambda share: play(cast, [table(share)]))
-
-
 def _evaluate(config: Config, setting: Setting, policy: LanguageModel, *, full: bool) -> dict[str, float]:
     """The responder's scores on questions that nobody here has asked; a third of them between first and last step.
 
@@ -545,10 +546,9 @@ def _evaluate(config: Config, setting: Setting, policy: LanguageModel, *, full: 
     asked = setting.questions if full else setting.questions[: -(-len(setting.questions) // 3)]
     rules = replace(setting.rules, answers=config.eval_answers)
 
-    def table(share: tuple[int, int]) -> DialogueTable:
-        mine = range(share[0], len(asked), share[1])
-        seed = derive_seed(config.seed, -1)
-        protocol = partial(answer_game, rules)
-        return DialogueTable(protocol, [asked[i] for i in mine], seed=seed, indices=mine, name="held_out")
-
-    return answer_metrics(_dealt(table, {RESPONDER: policy}))
+    protocol, seed = partial(answer_game, rules), derive_seed(config.seed, -1)
+    return answer_metrics(
+        distributed.play_dealt(
+            lambda share: play_dialogues({RESPONDER: policy}, protocol, asked, seed=seed, share=share)
+        )
+    )
