@@ -58,3 +58,12 @@ def test_a_reply_is_graded_when_it_is_whole(rounds: Any, chains: dict[int, int])
     assert len(chains) == 24
     assert counts.ours == max(chains.values())
     assert counts.ours < counts.barriers < counts.sequential == sum(chains.values())
+
+
+def test_readings_take_as_long_as_the_longest_of_them(rounds: Any) -> None:
+    """With 12 clusters: the same questions, answers and votes as the port's, which `spell` asserts; fewer steps than
+    four phases, and fewer still, in three calls, where questions are answered and tried at the same time."""
+    first, beside = rounds.spell(12, 0), rounds.spell(12, 0, ground_first=False)
+    assert (first.calls, beside.calls, first.phases) == (4, 3, 4)
+    assert first.requests == beside.requests > 12 * (1 + 8)
+    assert beside.ours < first.ours < first.barriers < first.sequential
