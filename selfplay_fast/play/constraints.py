@@ -151,7 +151,7 @@ def evolve(
         return Outcome(returns={}, kept={"evolved": evolved})
 
     items = [(prompt, *draw_families(seed, index, families)) for index, prompt in enumerate(prompts)]
-    policy = creator if hasattr(creator, "generate") else ScriptedPolicy(_speaking(creator))
+    policy: Policy = ScriptedPolicy(_speaking(creator)) if callable(creator) else creator
     table = DialogueTable(rewrite, items, seed=seed, name="evolve")
     return [episode.kept["evolved"] for episode in play(self_play(policy), [table])]
 
