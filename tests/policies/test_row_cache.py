@@ -13,8 +13,8 @@ def ask(tokens, turn):
 
 
 def test_the_room_stays_until_it_is_released(toy_policy):
-    """Oracle: the same buffer after a second turn and after all is forgotten, none in another thread's speaker, a new
-    one for other options."""
+    """Oracle: the same buffer after a second turn, none in another thread's speaker, a new one for other options; with
+    few shapes the same after all is forgotten, too."""
     toy_policy.generate([ask(20, 0)])
     room = toy_policy.take_room()
     toy_policy.give_room(room)
@@ -27,6 +27,12 @@ def test_the_room_stays_until_it_is_released(toy_policy):
     assert toy_policy.take_room() is not room
     toy_policy.give_room(room)
     toy_policy.max_cache_tokens *= 2
+    toy_policy.forget()
+    assert toy_policy.take_room() is not room
+    toy_policy.static_shapes = True
+    toy_policy.generate([ask(20, 0)])
+    room = toy_policy.take_room()
+    toy_policy.give_room(room)
     toy_policy.forget()
     assert toy_policy.take_room() is room
     assert not len(room.lengths)
