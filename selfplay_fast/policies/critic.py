@@ -16,6 +16,7 @@ from torch import Tensor
 from selfplay_fast.policies.flops import Passes
 from selfplay_fast.policies.prefix_forward import Attention
 from selfplay_fast.policies.tree_attention import TREE_ATTENTION
+from selfplay_fast.policies.weights import in_own_memory
 
 
 class Critic:
@@ -37,15 +38,19 @@ class Critic:
 
         ValueError with one line where that fails.
         """
-        from transformers import AutoModelForTokenClassification
+        from transformers import AutoConfig, AutoModelForTokenClassification
         from transformers.utils import logging
 
         level = logging.get_verbosity()
         logging.set_verbosity_error()  # it tells that the head is new
         try:
+            config = AutoConfig.from_pretrained(folder, num_labels=1)
+            config.token_classification_bias = False
             model, loading = AutoModelForTokenClassification.from_pretrained(
-                folder, num_labels=1, dtype=dtype, attn_implementation="sdpa", output_loading_info=True
+                folder, config=config, dtype=dtype, attn_implementation="sdpa", output_loading_info=True
             )
+            if not isinstance(getattr(model, "score", None), torch.nn.Linear):
+                raise ValueError(f"the head of a {config.model_type} is not one linear layer over its trunk")
         except (OSError, ValueError, KeyError, SafetensorError) as error:
             reason = (str(error).strip() or type(error).__name__).splitlines()[0]
             raise ValueError(f"critic {str(folder)!r} cannot be loaded: {reason}") from error
@@ -53,7 +58,7 @@ class Critic:
             logging.set_verbosity(level)
         if any(name.startswith("score.") for name in loading["missing_keys"]):
             _new_head(model.score, seed)
-        return cls(model.to(device), attention)
+        return cls(in_own_memory(model).to(device), attention)
 
     def save(self, folder: str | Path, weights: dict[str, Tensor] | None = None) -> None:
         """Write an ordinary transformers folder, with ``weights`` instead of the model's own where they are given."""
@@ -73,5 +78,5 @@ def _new_head(head: Any, seed: int) -> None:
     generator = torch.Generator().manual_seed(seed)
     size = head.weight.shape[1]
     head.weight.copy_(torch.randn(1, size, generator=generator) / (size + 1))
-    if head.bias is not None:
+    if head.bias is not None:  # in libraries that do not know the setting
         head.bias.zero_()

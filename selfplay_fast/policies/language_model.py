@@ -29,6 +29,7 @@ from selfplay_fast.policies.prefix_store import PrefixStore
 from selfplay_fast.policies.row_cache import RowCache
 from selfplay_fast.policies.supported import attention_of, choose_attention
 from selfplay_fast.policies.thinking import Tags, ThinkTags, find_tags, hidden_part
+from selfplay_fast.policies.weights import in_own_memory
 from selfplay_fast.records import Ask, FloatArray, IntArray, Message, Reply
 
 _CACHE_LIMIT = 1 << 16  # remembered encodings and short replies
@@ -129,7 +130,7 @@ class LanguageModel:
         except (OSError, ValueError, KeyError, SafetensorError) as error:
             reason = (str(error).strip() or type(error).__name__).splitlines()[0]
             raise ValueError(f"model {str(name)!r} cannot be loaded: {reason}") from error
-        policy = cls(model, tokenizer, **options)
+        policy = cls(in_own_memory(model), tokenizer, **options)
         try:
             policy.render([{"role": "user", "content": "?"}], fresh=True)
         except TemplateError as error:

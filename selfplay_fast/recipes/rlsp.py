@@ -166,7 +166,7 @@ class Config(SampleConfig):
     max_tokens: Count = 56
     eval_temperature: NotNegative = 1.0
     """sampling temperature of evaluation"""
-    eval_every: Count = 8
+    eval_every: Count = 10
     eval_episodes: Count = 512
     """problems at the first and last evaluation; fewer make a short run"""
     eval_episodes_between: Count = 128

@@ -24,8 +24,9 @@ def rounds(monkeypatch: pytest.MonkeyPatch) -> Any:
     return module
 
 
-def test_a_rollout_takes_as_long_as_its_longest_game(rounds: Any) -> None:
-    """With 24 games: 60 requests; our steps are the longest sum of the replies of one game."""
+@pytest.fixture
+def chains(rounds: Any, monkeypatch: pytest.MonkeyPatch) -> dict[int, int]:
+    """Steps of all replies of each game that is played as a stream."""
     chains: dict[int, int] = {}
 
     class Watched(rounds.Streaming):
@@ -35,10 +36,34 @@ def test_a_rollout_takes_as_long_as_its_longest_game(rounds: Any) -> None:
                 game = ask.key.episode
                 chains[game] = chains.get(game, 0) + self._left[ask]
 
-    rounds.Streaming = Watched
+    monkeypatch.setattr(rounds, "Streaming", Watched)
+    return chains
+
+
+def test_a_rollout_takes_as_long_as_its_longest_game(rounds: Any, chains: dict[int, int]) -> None:
+    """With 24 games: 60 requests; our steps are the longest sum of the replies of one game."""
     counts = rounds.self_redteam(24, 0)
     assert counts.requests == 24 * 2 + 12
     assert counts.calls == counts.phases == 3
     assert len(chains) == 24
     assert counts.ours == max(chains.values())
     assert counts.ours < counts.barriers < counts.sequential == sum(chains.values())
+
+
+def test_a_reply_is_graded_when_it_is_whole(rounds: Any, chains: dict[int, int]) -> None:
+    """RLSP with 24 problems: a reply and a grade each, a few asked for again; the longest chain is the rollout."""
+    counts = rounds.rlsp(24, 0)
+    assert 24 * 2 <= counts.requests <= 24 * 2 + 12
+    assert 2 <= counts.calls <= 4
+    assert len(chains) == 24
+    assert counts.ours == max(chains.values())
+    assert counts.ours < counts.barriers < counts.sequential == sum(chains.values())
+
+
+def test_readings_take_as_long_as_the_longest_of_them(rounds: Any) -> None:
+    """With 12 clusters: the same questions, answers and votes as the port's, which `spell` asserts; fewer steps than
+    four phases, and fewer still, in three calls, where questions are answered and tried at the same time."""
+    first, beside = rounds.spell(12, 0), rounds.spell(12, 0, ground_first=False)
+    assert (first.calls, beside.calls, first.phases) == (4, 3, 4)
+    assert first.requests == beside.requests > 12 * (1 + 8)
+    assert beside.ours < first.ours < first.barriers < first.sequential

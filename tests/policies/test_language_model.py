@@ -247,3 +247,13 @@ def test_graphs_need_a_gpu(toy_policy):
     with pytest.raises(ValueError, match="cuda_graphs: the model is on cpu"):
         LanguageModel(toy_policy.model, toy_policy.tokenizer, cuda_graphs=True)
     assert not toy_policy.cuda_graphs
+
+
+def test_loaded_weights_lie_as_those_that_were_made(toy_policy, tmp_path):
+    """Oracle: addresses. What torch allocates begins at 64 bytes; a file's tensors begin anywhere."""
+    toy_policy.model.save_pretrained(tmp_path)
+    toy_policy.tokenizer.save_pretrained(tmp_path)
+    loaded = LanguageModel.load(tmp_path)
+    for weight in loaded.model.parameters():
+        assert weight.data_ptr() % 64 == 0
+    assert loaded.model.lm_head.weight is loaded.model.model.embed_tokens.weight
