@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import count
 from pathlib import Path
@@ -13,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from selfplay_fast.arguments import shown
+from selfplay_fast.arguments import json_lines, shown
 from selfplay_fast.learn.packing import TokenBatch
 from selfplay_fast.learn.preference_update import PairBatch
 from selfplay_fast.policies.language_model import LanguageModel
@@ -75,19 +74,7 @@ def pack_dialogues(
 
 def read_rows(path: str | Path, setting: str) -> list[Row]:
     """A file of JSON lines, a row each; ValueError with ``setting`` and the line where one is no object."""
-    try:
-        lines = Path(path).read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise ValueError(f"{setting}: cannot read {path}: {error}") from None
-    rows: list[Row] = []
-    for number, line in enumerate(lines, 1):
-        try:
-            row = json.loads(line)
-        except ValueError:
-            row = None
-        if not isinstance(row, dict):
-            raise ValueError(f"{setting}: {path}, line {number}: must be a JSON object, got {shown(line)}")
-        rows.append(row)
+    rows: list[Row] = [row for _, row in json_lines(setting, Path(path), dict)]
     if not rows:
         raise ValueError(f"{setting}: {path} is empty")
     return rows

@@ -15,7 +15,7 @@ from typing import Any, cast
 
 import numpy as np
 
-from selfplay_fast.arguments import shown
+from selfplay_fast.arguments import json_lines, shown
 from selfplay_fast.play.attack_prompts import AttackPrompts
 from selfplay_fast.play.attack_rules import (
     ATTACKER,
@@ -80,28 +80,22 @@ def seeds_of_step(seeds: Sequence[Seed], step: int, count: int, seed: int) -> li
     return chosen
 
 
+def _seed(row: Mapping[str, Any]) -> Seed:
+    text, kind = row.get("vanilla"), row.get("data_type")
+    if not (isinstance(text, str) and isinstance(kind, str) and kind.endswith(("harmful", "benign"))):
+        raise ValueError(
+            "must have the texts vanilla and data_type, which ends in harmful or benign, "
+            f"got {shown(json.dumps(row, ensure_ascii=False))}"
+        )
+    return Seed(text=text, harmful=kind.endswith("harmful"))
+
+
 def read_seeds(path: str | Path) -> list[Seed]:
     """A file of JSON lines: ``vanilla`` is the text, ``data_type`` ends in "harmful" or "benign" (WildJailbreak's).
 
     ValueError with the line's number for one that is not like that.
     """
-    found = []
-    try:
-        lines = Path(path).read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise ValueError(f"seeds: cannot read {path}: {error}") from None
-    for number, line in enumerate(lines, 1):
-        try:
-            row = json.loads(line)
-        except ValueError:
-            row = None
-        text, kind = (row.get("vanilla"), row.get("data_type")) if isinstance(row, dict) else (None, None)
-        if not (isinstance(text, str) and isinstance(kind, str) and kind.endswith(("harmful", "benign"))):
-            raise ValueError(
-                f"seeds: {path}, line {number}: must have the texts vanilla and data_type, which ends in harmful or "
-                f"benign, got {shown(line)}"
-            )
-        found.append(Seed(text=text, harmful=kind.endswith("harmful")))
+    found = [seed for _, seed in json_lines("seeds", Path(path), _seed)]
     if not found:
         raise ValueError(f"seeds: {path} is empty")
     return found

@@ -29,6 +29,7 @@ _LETTER = re.compile(rf"\b([{LETTERS}])\b")
 _ARTICLES = re.compile(r"\b(?:a|an|the)\b")
 _NO_PUNCTUATION = str.maketrans("", "", string.punctuation)
 _DECISION = re.compile(r"\[\[(YES|NO)\]\]")
+_LARGEST = 1e300  # of numbers that are compared, scaled and rounded
 _TOLERANCE = 0.0015
 _SCALES = (1, 100, 1e3, 1e6, 1e9)  # per cent, thousands, millions, billions
 _DECIMALS = 1000
@@ -77,6 +78,7 @@ def _last_object(text: str) -> dict[str, Any] | None:
     for part in (*reversed(_BLOCK.findall(clean)), clean):
         try:
             found = json.loads(part)
+            json.dumps(found, ensure_ascii=False).encode()  # half a surrogate is no text
         except (ValueError, RecursionError):
             continue
         if isinstance(found, dict):
@@ -104,12 +106,13 @@ def normalised(text: str) -> str:
 
 
 def read_number(text: str) -> float | None:
-    """The first number of a text, with commas or without, as 1,250.5 or 3e-4; None where there is none."""
+    """The first number of a text, with commas or without, as 1,250.5 or 3e-4; None where there is none, or none that
+    can be scaled."""
     found = _NUMBER.search(text)
     if found is None:
         return None
     number = float(found[0].replace(",", ""))
-    return number if math.isfinite(number) else None
+    return number if abs(number) < _LARGEST else None
 
 
 def same_number(answer: float, reference: float) -> bool:

@@ -12,6 +12,12 @@ import torch
 from selfplay_fast.records import Ask, FloatArray, Message, Reply
 
 
+def context_limit(config: Any) -> int:
+    """Tokens that a classifier reads at most: its positions, less those that RoBERTa's kind begins after."""
+    positions = int(getattr(config, "max_position_embeddings", 0) or 2**31)
+    return positions - (config.pad_token_id + 1 if "roberta" in config.model_type else 0)
+
+
 class SequenceClassifier:
     """A transformers model with a score for each label, that judges conversations of a user and an assistant.
 
@@ -40,6 +46,7 @@ class SequenceClassifier:
         self.tokenizer.padding_side = "right"  # where positions are counted from the first token
         self.threshold = threshold
         self.batch_size = batch_size
+        self.context_limit = min(context_limit(model.config), int(tokenizer.model_max_length))
         labels = [model.config.id2label[i] for i in range(model.config.num_labels)]
         self.labels = [(names or {}).get(label, label.replace("_", " ")) for label in labels]
 
@@ -66,7 +73,9 @@ class SequenceClassifier:
         for begin in range(0, len(conversations), self.batch_size):
             some = conversations[begin : begin + self.batch_size]
             columns = [list(column) for column in zip(*some, strict=True)]
-            batch = self.tokenizer(*columns, padding=True, truncation=True, return_tensors="pt")
+            batch = self.tokenizer(
+                *columns, padding=True, truncation=True, max_length=self.context_limit, return_tensors="pt"
+            )
             parts.append(self.model(**batch.to(self.model.device)).logits.float().sigmoid().cpu())
         return torch.cat(parts)
 

@@ -7,7 +7,8 @@ keys and values that stand before it and those that it adds; the rest is compute
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import wraps
+from functools import partial, wraps
+from types import MethodType
 from typing import Any
 
 import torch
@@ -36,22 +37,26 @@ class _Reader:
 def recompute_layers(model: Any) -> None:
     """From now on, passes with gradients compute every layer twice and store little."""
     for index, layer in enumerate(backbone(model).layers):
-        layer.forward = _recomputed(layer.forward, index)
+        # Bound to the layer, so that a copy of the model runs its own layers.
+        layer.forward = MethodType(_recomputed(type(layer).forward, index), layer)
 
 
 def _recomputed(forward: Callable[..., Tensor], index: int) -> Callable[..., Tensor]:
     @wraps(forward)
-    def run(hidden: Tensor, *args: Any, past_key_values: Any = None, **kwargs: Any) -> Tensor:
+    def run(layer: Any, hidden: Tensor, *args: Any, past_key_values: Any = None, **kwargs: Any) -> Tensor:
+        own_forward = partial(forward, layer)
         if not torch.is_grad_enabled():
-            return forward(hidden, *args, past_key_values=past_key_values, **kwargs)
+            return own_forward(hidden, *args, past_key_values=past_key_values, **kwargs)
         if past_key_values is None:
-            return checkpoint(forward, hidden, *args, use_reentrant=False, preserve_rng_state=False, **kwargs)
+            return checkpoint(
+                own_forward, hidden, *args, use_reentrant=False, preserve_rng_state=False, **kwargs
+            )
         own = past_key_values.layers[index]
         before = (own.keys, own.values) if own.get_seq_length() else None
 
         def once(hidden: Tensor) -> tuple[Tensor, Tensor, Tensor]:
             reader = _Reader(before)
-            output = forward(hidden, *args, past_key_values=reader, **kwargs)
+            output = own_forward(hidden, *args, past_key_values=reader, **kwargs)
             assert reader.added is not None
             return output, *reader.added
 

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 
 from selfplay_fast.policies.base import Policy
+from selfplay_fast.policies.classifier import context_limit
 from selfplay_fast.policies.judges import load_judge
 from selfplay_fast.policies.simple import ScriptedPolicy
 from selfplay_fast.records import Ask, FloatArray, Reply
@@ -40,7 +41,7 @@ class SequenceReward:
             tokenizer.pad_token = tokenizer.eos_token
         model.config.pad_token_id = tokenizer.pad_token_id  # by it the last token is found
         self.max_batch_tokens = max_batch_tokens
-        self.context_limit = int(getattr(model.config, "max_position_embeddings", 0) or 2**31)
+        self.context_limit = context_limit(model.config)
 
     @classmethod
     def load(cls, name: str | Path, *, device: str = "auto", **options: Any) -> SequenceReward:

@@ -181,6 +181,11 @@ class Config(SampleConfig):
             raise ValueError(
                 "demonstrations: those made here are about other problems; name a file of dialogues, or leave it empty"
             )
+        if self.lora_rank and self.kl and self.demonstrations and self.demonstration_steps:
+            raise ValueError(
+                "kl: adapters that were trained on demonstrations would be pulled back to the model before these; "
+                "fine-tune it first and leave demonstrations empty, or set kl to 0"
+            )
         if not self.chain_steps:
             raise ValueError("chain_steps: name at least one length")
         try:
@@ -341,12 +346,13 @@ def experience(
     offsets = torch.from_numpy(batch.offsets)
     rewards = torch.from_numpy(batch.advantages)[offsets[1:] - 1]
     apart = None if reference is None else logprobs - reference
-    paid = shaped_rewards(rewards, offsets, apart, kl_coef=config.kl, limit=config.reward_limit)
+    mask = torch.from_numpy(batch.weights > 0)  # forced tokens are nobody's doing
+    paid = shaped_rewards(rewards, offsets, apart, kl_coef=config.kl, limit=config.reward_limit, mask=mask)
     samples = torch.arange(len(rewards)).repeat_interleave(offsets.diff())
     advantages, returns = gae(
         paid, values.double(), samples, discount=config.discount, lambda_=config.gae_lambda
     )
-    own = whiten(advantages).float().numpy()
+    own = whiten(advantages, mask=mask).float().numpy()
     return replace(batch, advantages=own, sampler_logprobs=logprobs.numpy()), returns
 
 

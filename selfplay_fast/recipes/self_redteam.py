@@ -215,7 +215,8 @@ def train(config: Config, run: Run) -> None:
         done = checkpoint.TrainState(step=step, baseline=RoleBaseline())
         with run.phase("checkpoint"):
             for learner in learners:  # the run's own last: it says which step all have reached
-                checkpoint.save_checkpoint(learner.folder, learner.policy, learner.optimizer, done)
+                keep = 3 if learner.name else 2  # whatever step the run goes on from, the other's is there
+                checkpoint.save_checkpoint(learner.folder, learner.policy, learner.optimizer, done, keep=keep)
 
     for step in run.steps(config.steps, start=state.step):
         seed = derive_seed(config.seed, step)
@@ -226,6 +227,8 @@ def train(config: Config, run: Run) -> None:
             _tell(run, step, episodes, dropped)
         metrics = {f"dropped/{why}": float(number) for why, number in dropped.items()}
         metrics |= attack_metrics(episodes)
+        for learner in learners:  # one's keys and values are in the other's way
+            learner.policy.forget()
         for learner in learners:
             batch = _pack(episodes, learner.roles)
             if batch is None:

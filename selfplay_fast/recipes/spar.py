@@ -266,6 +266,8 @@ def train(config: Config, run: Run) -> None:
         dialogues = refiner_rows(trees, judged=judged, seed=seed, prompts=texts_of(config))
         write_rows(run.directory / "preferences", step, pairs)
         write_rows(run.directory / "dialogues", step, dialogues)
+        for policy in (actor, refiner):  # one's keys and values are in the other's way
+            policy.forget()
         with run.phase("update"):
             metrics = prefer(config, actor, pairs, seed) | imitate(config, refiner, dialogues, seed)
         metrics |= _counts(judged, trees) | {"pairs": len(pairs), "dialogues": len(dialogues)}

@@ -284,15 +284,18 @@ def test_files_of_seeds(tmp_path):
     ]
     path.write_text("\n".join(map(json.dumps, rows)) + "\n")
     assert read_seeds(path) == [Seed(text="one", harmful=True), Seed(text="two", harmful=False)]
+    path.write_text('{"vanilla": "one\u2028two", "data_type": "vanilla_benign"}', encoding="utf-8")
+    assert read_seeds(path) == [Seed(text="one\u2028two", harmful=False)]
     for text, problem in (
-        ('{"vanilla": "one"}', "line 1: must have the texts"),
+        ('{"vanilla": "one"}', "line 1 .*: must have the texts"),
         ('{"vanilla": "one", "data_type": "odd"}', "line 1"),
-        ("[1]", "line 1"),
+        ('{"vanilla": "one", "data_type": "vanilla_benign"}\n[1]', "line 2"),
+        ("[" * 200000, "line 1"),
         ("nonsense", "line 1"),
         ("", "is empty"),
     ):
         path.write_text(text)
         with pytest.raises(ValueError, match=problem):
             read_seeds(path)
-    with pytest.raises(ValueError, match="seeds: cannot read"):
+    with pytest.raises(ValueError, match="seeds: there is no file"):
         read_seeds(tmp_path / "none.jsonl")

@@ -117,6 +117,7 @@ def test_numeric_answers(gold: str, answer: str, score: float) -> None:
 def test_numbers_are_finite() -> None:
     """By hand: an exponent beyond floats is no number, long digits do not raise."""
     assert read_number("1e999") is None
+    assert read_number("1e307") is None  # its thousandfold is not finite
     assert read_number("9" * 5000) is not None
 
 
@@ -206,3 +207,10 @@ def test_majorities_and_what_votes_are_paid(votes: list[int], most: int, paid: l
 def test_answers_are_paid_the_larger_score(rule: float, judged: int | None, paid: float) -> None:
     """By hand: the rule alone where no majority decides."""
     assert answer_reward(rule, judged) == paid
+
+
+def test_half_a_surrogate_is_no_question() -> None:
+    """Oracle: what a tokenizer takes. Text that cannot be encoded would end the run when it is asked."""
+    whole = r'{"question": "What is \ud83d\ude00?", "answer": "x"}'
+    assert read_question(whole, "general") is not None
+    assert read_question(whole.replace(r"\ude00", ""), "general") is None

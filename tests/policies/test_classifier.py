@@ -43,6 +43,16 @@ def asks(pairs, n=1):
     ]
 
 
+def test_long_texts_are_cut_whatever_the_tokenizer_says(folder):
+    """Oracle: no error, and the labels of the cut text. Tokenizers of fine-tuned models often know no length."""
+    judge = SequenceClassifier.load(folder)
+    want = judge.generate(asks([("x " * 200, "y")]))[0].text
+    judge = SequenceClassifier.load(folder)
+    judge.tokenizer.model_max_length = int(1e30)
+    judge = SequenceClassifier(judge.model, judge.tokenizer)
+    assert judge.generate(asks([("x " * 200, "y")]))[0].text == want
+
+
 def test_labels_are_those_of_the_model(folder):
     """In batches with padding as one by one; the reader of labels understands them; long texts are cut."""
     judge = SequenceClassifier.load(folder, batch_size=3)

@@ -1,5 +1,7 @@
 """Oracle: the same passes without recomputation."""
 
+import copy
+
 import torch
 
 from selfplay_fast.learn.losses import ppo_clip_loss
@@ -37,3 +39,16 @@ def test_gradients_stay_and_little_is_stored(toy_policy, toy_texts: list[str]) -
     for ours, theirs in zip(got, want, strict=True):
         assert (ours - theirs).abs().max() <= 1e-5 * max(1e-3, theirs.abs().max())
     assert little < much / 4
+
+
+def test_a_copy_runs_its_own_layers(toy_policy) -> None:
+    """Oracle: the weights that change. Adapters of a second role are a copy of the model, and learn by themselves."""
+    recompute_layers(toy_policy.model)
+    other = copy.deepcopy(toy_policy.model)
+    ids = torch.arange(12)[None]
+    before = [model(ids, use_cache=False).logits for model in (toy_policy.model, other)]
+    with torch.no_grad():
+        other.model.layers[0].mlp.down_proj.weight.mul_(2)
+    after = [model(ids, use_cache=False).logits for model in (toy_policy.model, other)]
+    assert torch.equal(before[0], after[0])
+    assert not torch.allclose(before[1], after[1], atol=1e-3)
