@@ -25,6 +25,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import numpy as np
 from _measure import machine, save
 
 from selfplay_fast.evaluate.answers import AnswerVerifier
@@ -38,8 +39,23 @@ from selfplay_fast.play.document_prompts import EMPTY, DocumentPrompts
 from selfplay_fast.play.document_rules import QUESTIONER, RESPONDER, VERIFIER, Question
 from selfplay_fast.play.documents import Cluster, Memory
 from selfplay_fast.play.effort import EffortJudge, judge_messages, read_grade
+from selfplay_fast.play.evolve_prompts import GRADED, read_score
+from selfplay_fast.play.evolving import (
+    CREATOR,
+    SCORER,
+    SOLVER,
+    Prompt,
+    answer_table,
+    answered_in,
+    evolve_table,
+    mixed,
+    preference_rows,
+)
+from selfplay_fast.play.evolving import Rules as EvolveRules
+from selfplay_fast.play.informativeness import choose, informativeness
 from selfplay_fast.play.word_problems import Problem
 from selfplay_fast.policies.base import Answer
+from selfplay_fast.policies.streams import derive_seed
 from selfplay_fast.recipes import rlsp as recipe
 from selfplay_fast.records import Ask, Reply
 
@@ -201,7 +217,7 @@ def self_redteam(games: int, repeat: int) -> Counts:
 _SOLVING = {"solver": 4096, "judge": 256}
 
 
-def _solving_text(role: str, prompt: str) -> str:
+def _solving_text(role: str, prompt: str, sample: int = 0) -> str:
     n = drawn(role, prompt)
     if role == "judge":
         return "no idea" if n % 13 == 0 else f'{{"grade": {n % 11 / 10}}}'
@@ -330,9 +346,86 @@ def spell(games: int, repeat: int, *, ground_first: bool = True) -> Counts:
     )
 
 
+# -- eva ---------------------------------------------------------------------------------------------------------------
+
+_EVA_LONGEST = {SOLVER: 2048, CREATOR: 666, SCORER: 32}
+
+
+def _eva_text(role: str, prompt: str, sample: int = 0) -> str:
+    n = drawn(role, prompt, sample)
+    if role == SCORER:
+        return "no idea" if n % 13 == 0 else f"Score: {n % 11}"
+    return f"{role} {n}"
+
+
+def eva(games: int, repeat: int) -> Counts:
+    """Six passes of one response, four of mutations and six again there, each of which waits for its longest reply, and
+    then a reward model that is asked about one prompt at a time; here a pass, four and a pass, each dialogue by itself.
+
+    As many prompts as games; phases are the published passes, 16 of generation and one of scoring for every prompt.
+    """
+    rules = EvolveRules(prompts=GRADED)
+    prompts = [f"prompt {repeat} {i}" for i in range(games)]
+    spent: list[int] = []
+
+    def ask(role: str, prompt: str, sample: int = 0) -> str:
+        spent.append(length_of(role, prompt, _EVA_LONGEST[role], sample))
+        return _eva_text(role, prompt, sample)
+
+    def chat(messages: Sequence[Any]) -> str:
+        return str(messages[0]["content"])
+
+    names, rng = list(rules.prompts.methods), np.random.default_rng(repeat)
+    published = port("eva").EvolveStep(
+        lambda prompt, i: ask(SOLVER, prompt, i),
+        lambda prompt, said: read_score(ask(SCORER, chat(rules.prompts.score_chat(prompt, said)))),
+        lambda prompt, method: ask(CREATOR, chat(rules.prompts.creator_chat(prompt, method))),
+    )
+    uniform = (1 - np.random.default_rng(repeat).random(games)).tolist()
+    published.run(
+        prompts,
+        "reward_gap",
+        uniform,
+        lambda i, k: names[derive_seed(derive_seed(repeat, i), k) % len(names)],
+        lambda n: rng.permutation(n).tolist(),
+    )
+    rounds, stream = Spoken(_eva_text, _EVA_LONGEST), Streaming(_eva_text, _EVA_LONGEST)
+    for policy in (rounds, stream):
+        cast: Any = self_play(policy)  # type: ignore[arg-type]
+        every = answered_in(play(cast, [answer_table(rules, [Prompt(text=p) for p in prompts], seed=repeat)]))
+        base = [one for one in every if one.turns]
+        places = choose(informativeness([one.rewards for one in base]), len(base) // 4, seed=repeat)
+        chosen = [base[place].prompt for place in places]
+        evolved = answered_in(play(cast, [evolve_table(rules, chosen, seed=repeat)]))
+        mix = mixed(base, evolved, base_share=0.2, evolved_share=0.8, seed=repeat)
+        pairs = [
+            tuple(row[side][0]["content"] for side in ("prompt", "chosen", "rejected"))
+            for row in preference_rows(mix, keep_equal=True)
+        ]
+        assert pairs == published.pairs, "pairs differ"
+    return Counts(
+        requests=len(spent),
+        calls=rounds.calls,
+        phases=published.generation_passes + published.scoring_passes,
+        ours=stream.steps,
+        barriers=_by_passes(published, spent, games),
+        sequential=sum(spent),
+    )
+
+
+def _by_passes(published: Any, spent: Sequence[int], games: int) -> int:
+    """Steps of the published passes, each as long as its longest reply: of ``spent``, in the order of requests."""
+    drawn_prompts, new = len(published.drawn), len(published.new_prompts)
+    sizes = [games] * 6 + [6] * games + [drawn_prompts] * 4 + [new] * 6 + [6] * new
+    ends = np.cumsum(sizes)
+    assert ends[-1] == len(spent)
+    return sum(max(spent[end - size : end]) for size, end in zip(sizes, ends.tolist(), strict=True))
+
+
 METHODS: dict[str, Callable[[int, int], Counts]] = {
     "self_redteam": self_redteam,
     "rlsp": rlsp,
+    "eva": eva,
     "spell": spell,
     "spell, ground beside answers": partial(spell, ground_first=False),
 }

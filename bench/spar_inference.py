@@ -1,9 +1,9 @@
 """SPaR at inference: tree search against best-of-N and iterative refinement, at equal numbers of responses.
 
     for seed in 0 1 2; do selfplay-fast train spar --seed $seed --run-dir runs/spar-$seed; done
-    python bench/spar_inference.py runs/spar-0 runs/spar-1 runs/spar-2
+    python bench/spar_inference.py runs/spar-0 runs/spar-1 runs/spar-2 [--actor 0] [--refiner 0]
 
-Actor and refiner of a finished run on its held-out prompts. Every way begins with the same response of the actor, drawn
+Actor and refiner of a run on its held-out prompts. Every way begins with the same response of the actor, drawn
 as in training: best-of-N draws more of them, the others refine it. Each is looked at after so many responses; it has
 passed if one of them keeps to the rule. "Used" is how many were drawn: a tree stops after the children of a level (DFS:
 of a node), best-of-N, in its favour, at the very response that passes. Means over runs, least and largest beside
@@ -33,14 +33,15 @@ BUDGETS = (1, 4, 10, 16)  # responses up to each level of a tree: one, and 3, 6 
 SEED = 1
 
 
-def trees_of(folder: Path) -> dict[str, list[Refined]]:
+def trees_of(folder: Path, steps: dict[str, int | None]) -> dict[str, list[Refined]]:
     """The trees of every way, one for each held-out prompt."""
     config = Run.resume(folder).config
     prompts = prompt_set(config.prompts, config.held_out_prompts, config.seed)
-    name = list_checkpoints(folder / "checkpoints")[-1].name
+    last = list_checkpoints(folder / "checkpoints")[-1].name
+    names = {role: last if step is None else f"step-{step:06d}" for role, step in steps.items()}
     cast: dict[str, Any] = {
-        ACTOR: load_policy(folder / "checkpoints" / name),
-        REFINER: load_policy(folder / "checkpoints" / REFINER / name),
+        ACTOR: load_policy(folder / "checkpoints" / names[ACTOR]),
+        REFINER: load_policy(folder / "checkpoints" / REFINER / names[REFINER]),
         **spar.judges(config, prompts),
     }
 
@@ -79,16 +80,23 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("runs", type=Path, nargs="+")
+    parser.add_argument("--actor", type=int, help="step of its checkpoint; default: the last")
+    parser.add_argument("--refiner", type=int, help="the same")
     args = parser.parse_args()
     torch.set_num_threads(1)
     rows = []
     for run in args.runs:
-        for way, trees in trees_of(run).items():
+        for way, trees in trees_of(run, {ACTOR: args.actor, REFINER: args.refiner}).items():
             for budget in BUDGETS if way != "greedy" else BUDGETS[:1]:
                 passed, used = within(trees, budget)
-                rows.append(
-                    {"run": run.name, "way": way, "responses": budget, "passed": passed, "used": used}
-                )
+                asked = {
+                    "run": run.name,
+                    "actor": args.actor,
+                    "refiner": args.refiner,
+                    "way": way,
+                    "responses": budget,
+                }
+                rows.append({**asked, "passed": passed, "used": used})
                 print(rows[-1], flush=True)
     save("spar_inference", machine(["selfplay_fast", "torch", "transformers"]), rows)
     print(table(rows))

@@ -158,7 +158,8 @@ def option_types(name: str) -> dict[str, Any]:
     for field in config.body:
         if isinstance(field, ast.AnnAssign) and isinstance(field.target, ast.Name):
             text = ast.unparse(field.annotation)
-            types[field.target.id] = bool if text == "bool" else text
+            if not text.startswith("ClassVar"):
+                types[field.target.id] = bool if text == "bool" else text
     return types
 
 

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
 
+from selfplay_fast.config import write_atomic
 from selfplay_fast.games import Style
 from selfplay_fast.learn import RoleBaseline, checkpoint, distributed
 from selfplay_fast.learn.memory import Budget, Plan, budget
@@ -227,8 +230,12 @@ def adam(
     policy: Learner, *, rate: float, weight_decay: float = 0.0, betas: tuple[float, float] = (0.9, 0.95)
 ) -> torch.optim.Optimizer:
     """AdamW over all that is trained."""
-    trained = [parameter for parameter in policy.model.parameters() if parameter.requires_grad]
-    return torch.optim.AdamW(trained, lr=rate, betas=betas, weight_decay=weight_decay)
+    return torch.optim.AdamW(trained(policy), lr=rate, betas=betas, weight_decay=weight_decay)
+
+
+def trained(policy: Learner) -> list[torch.nn.Parameter]:
+    """The parameters that learn."""
+    return [parameter for parameter in policy.model.parameters() if parameter.requires_grad]
 
 
 def fresh_adam(policy: Learner, *, betas: tuple[float, float] = (0.9, 0.95)) -> torch.optim.Optimizer:
@@ -299,6 +306,13 @@ def start(
     with run.phase("checkpoint"):
         checkpoint.save_checkpoint(run.checkpoints, policy, optimizer, state)
     return policy, optimizer, state
+
+
+def write_rows(folder: Path, step: int, rows: Sequence[Mapping[str, Any]]) -> None:
+    """A line for each, in the file of this step."""
+    if distributed.is_first():
+        folder.mkdir(exist_ok=True)
+        write_atomic(folder / f"step-{step:06d}.jsonl", "".join(json.dumps(row) + "\n" for row in rows))
 
 
 def finish_step(

@@ -2,6 +2,7 @@
 
 from selfplay_fast.learn.advantages import (
     RoleBaseline,
+    leave_one_out_advantages,
     role_conditioned_advantages,
     summed_rewards,
     turn_level_advantages,
@@ -41,6 +42,7 @@ __all__ = [
     "gae",
     "hinge_loss",
     "ipo_loss",
+    "leave_one_out_advantages",
     "moving_advantages",
     "only_roles",
     "orpo_loss",

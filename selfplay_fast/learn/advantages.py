@@ -154,6 +154,20 @@ def _released(sums: NDArray[np.float64], roles: NDArray[np.int64], tokens: NDArr
     )
 
 
+def leave_one_out_advantages(rewards: Sequence[Sequence[float]]) -> Advantages:
+    """The rewards of each prompt's responses -> A_i = r_i - mean of the others' (RLOO, Ahmadian et al. 2024, Eq. 5).
+
+    arXiv 2402.14740. Of a response alone it is 0.
+    """
+    lengths = [len(row) for row in rewards]
+    if not sum(lengths):
+        return [[] for _ in rewards]
+    flat = np.concatenate([np.asarray(row, np.float64) for row in rewards])
+    groups = np.repeat(np.arange(len(rewards)), lengths)
+    own = segment_normalise(flat, groups, scale=None, leave_one_out=True)
+    return [part.tolist() for part in np.split(own, np.cumsum(lengths)[:-1])]
+
+
 def summed_rewards(episodes: Sequence[Episode], rewards: Advantages) -> Advantages:
     """All that a role gets in an episode at its last turn and nothing before: without turn-level credit.
 

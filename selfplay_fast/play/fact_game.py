@@ -126,15 +126,15 @@ def said_answer(cluster: Cluster, name: str, hops: int) -> str:
 
 
 def demonstrations(
-    count: int, seed: int, *, shown: int = 2, answered_hops: int = 3
+    count: int, seed: int, *, shown: int = 2, answered_hops: int = 3, answers: bool = True
 ) -> tuple[list[str], list[str]]:
     """Prompts and replies of players that know the form: questions of any number of hops, right answers to those of up
-    to ``answered_hops``, by turns."""
+    to ``answered_hops``, by turns; without ``answers`` questions alone."""
     rng = np.random.default_rng(seed)
     prompts, replies = [], []
     for number, cluster in enumerate(fact_clusters(count, int(rng.integers(2**31)))):
         name = NAMES[rng.integers(len(NAMES))]
-        if number % 2:
+        if answers and number % 2:
             hops = int(rng.integers(1, answered_hops + 1))
             question = Question(text=ask(name, hops), answer="?")
             chat = PROMPTS.responder_chat("general", cluster.documents, question)

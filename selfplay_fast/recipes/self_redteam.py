@@ -100,7 +100,7 @@ class Config(SampleConfig):
     """learn nothing from games of which a label is missing"""
     thinks: bool = True
     """roles think before they answer, unseen; off: they answer directly"""
-    steps: Natural = 24
+    steps: Natural = 40
     """self-play iterations"""
     prompts_per_step: Count = 128
     """games per iteration"""

@@ -9,12 +9,10 @@ judge, after a supervised warm-up that stands for the paper's bootstrapping. doc
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import numpy as np
@@ -29,7 +27,6 @@ from selfplay_fast.config import (
     Share,
     check_warmed_up,
     nearest,
-    write_atomic,
 )
 from selfplay_fast.games import Style
 from selfplay_fast.learn import (
@@ -61,7 +58,15 @@ from selfplay_fast.records import Episode, Sampling
 from selfplay_fast.refine_search import Draft, Refined, RefineOptions, best_of
 from selfplay_fast.run import Run
 from selfplay_fast.settings import ModelConfig
-from selfplay_fast.training import adam, fresh_adam, load_model, save_second_model, second_model, start
+from selfplay_fast.training import (
+    adam,
+    fresh_adam,
+    load_model,
+    save_second_model,
+    second_model,
+    start,
+    write_rows,
+)
 
 if TYPE_CHECKING:
     from selfplay_fast.policies.openai_server import OpenAIServer
@@ -440,13 +445,6 @@ def load_actor(config: Config, run: Run, prompts: PromptSet) -> LanguageModel:
 def first_refiner(config: Config, run: Run, actor: LanguageModel) -> LanguageModel:
     """The model that is named, or the actor as it is at first."""
     return load_model(replace(config, model=config.refiner), (), run.status) if config.refiner else actor
-
-
-def write_rows(folder: Path, step: int, rows: Sequence[Row]) -> None:
-    """A line for each, in the file of this step."""
-    if distributed.is_first():
-        folder.mkdir(exist_ok=True)
-        write_atomic(folder / f"step-{step:06d}.jsonl", "".join(json.dumps(row) + "\n" for row in rows))
 
 
 def _shuffled(rows: Sequence[Row], seed: int) -> list[Row]:

@@ -83,13 +83,13 @@ class Config(SampleConfig):
     """the same in the last one, evenly rising until then, as if it learned; none: it stays as it is"""
     frozen: tuple[str, ...] = ()
     """roles that do not learn, `questioner` or `verifier`; the model of step 0 plays them"""
-    steps: Natural = 100
+    steps: Natural = 40
     """self-play iterations, an optimizer step each"""
     questions_per_step: Count = 16
     """questions to learn from: neither all answers to them are right nor none"""
     clusters_per_round: Count = 24
     """readings begun at a time, until there are enough of these questions"""
-    most_rounds: Count = 4
+    most_rounds: Count = 2
     """times so many readings, after which an iteration takes what there is"""
     admission: Literal["rounds", "as_needed"] = "rounds"
     """`as_needed`: begin as many readings as the share of good questions so far asks for"""
@@ -131,7 +131,7 @@ class Config(SampleConfig):
     """of the votes with the majority, where the verifier learns from them"""
     most_agreement: Share = 0.99
     """the same, from above"""
-    learning_rate: NotNegative = 3e-4
+    learning_rate: NotNegative = 2e-4
     """AdamW's, betas 0.9 and 0.95, constant"""
     dual_clip: Annotated[float, above(1)] = 3.0
     """bound of the ratio where the advantage is negative"""
@@ -146,7 +146,7 @@ class Config(SampleConfig):
     many as it needs, 0 for other models"""
     warmup_rows: Count = 48
     """replies of each of these steps"""
-    warmup_learning_rate: NotNegative = 3e-3
+    warmup_learning_rate: NotNegative = 6e-3
     """of embeddings and head in the warm-up; the layers' is three tenths of it"""
     eval_games: Count = 90
     """questions of an evaluation"""
@@ -523,7 +523,10 @@ def load_policy(config: Config, run: Run) -> LanguageModel:
 
         def batch_of(step: int) -> TokenBatch:
             seed = derive_seed(config.seed, 0, step)
-            return demonstration_batch(policy, *fact_game.demonstrations(config.warmup_rows, seed))
+            answers = config.responder == "self"
+            return demonstration_batch(
+                policy, *fact_game.demonstrations(config.warmup_rows, seed, answers=answers)
+            )
 
         imitate(
             policy,

@@ -7,6 +7,7 @@ import pytest
 
 from selfplay_fast.learn import (
     RoleBaseline,
+    leave_one_out_advantages,
     role_conditioned_advantages,
     summed_rewards,
     turn_level_advantages,
@@ -231,3 +232,16 @@ def test_wrong_turn_level_options(options, problem):
     """Oracle: the documented ValueError, which names the argument."""
     with pytest.raises(ValueError, match=problem):
         turn_level_advantages(*seats(MARS_TURNS), **options)
+
+
+def test_leave_one_out_is_the_reward_less_the_mean_of_the_others() -> None:
+    """Oracle: loops; a response alone, an empty group; the advantages of a group sum to 0."""
+    rewards = [[1.0, 0.0, 0.0, 0.25], [2.0], [], [3.0, 3.0], [-1.0, 5.0, 2.0]]
+    found = leave_one_out_advantages(rewards)
+    for row, own in zip(rewards, found, strict=True):
+        for i, reward in enumerate(row):
+            others = row[:i] + row[i + 1 :]
+            assert own[i] == pytest.approx(reward - sum(others) / len(others) if others else 0.0, abs=1e-12)
+        assert sum(own) == pytest.approx(0, abs=1e-12)
+    assert [len(own) for own in found] == [4, 1, 0, 2, 3]
+    assert leave_one_out_advantages([[], []]) == [[], []]

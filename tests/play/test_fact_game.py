@@ -47,6 +47,8 @@ def test_demonstrations_keep_the_form() -> None:
         assert extracted_answer(reply) == name
         assert hops <= 2
     assert (prompts, replies) == fact_game.demonstrations(200, 3, answered_hops=2)
+    alone, _ = fact_game.demonstrations(20, 3, answers=False)
+    assert all(prompt.startswith("ask ") for prompt in alone)
 
 
 def test_a_game_of_players_that_make_no_mistake() -> None:
