@@ -17,6 +17,7 @@ from selfplay_fast.evaluate.answers import AnswerVerifier
 from selfplay_fast.learn import batch_logprobs, batch_values, ppo_clip_loss
 from selfplay_fast.learn.checkpoint import list_checkpoints
 from selfplay_fast.learn.update import Update
+from selfplay_fast.learn.update import update as run_update
 from selfplay_fast.play import play_dialogues
 from selfplay_fast.play.effort import EffortJudge
 from selfplay_fast.play.word_problems import Problem, chains
@@ -222,6 +223,47 @@ def test_the_same_as_one_after_another(toy_policy, tmp_path: Path, rlsp: ModuleT
     assert np.array_equal(learned.sampler_logprobs, own.numpy())
     if config.length_bonus == 500.0:
         assert min(wanted_rewards) < -10  # so that the limit counts
+
+
+# -- learning ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("bonus", [20.0, 0.0])
+def test_a_bonus_makes_long_replies_likelier(toy_policy, bonus: float) -> None:  # type: ignore[no-untyped-def]
+    """Oracle: the reward. Of a long and a short reply, both right, the long one gains on the short one where length is
+    paid, by more than a nat in five updates; where it is not, they are equal, and nothing is learned."""
+    config = settings(length_bonus=bonus, kl=0.0, gae_lambda=1.0)
+    replies = ["a b c d e f \\boxed{2}", "a b \\boxed{2}"] * 4
+    batch = recipe.packed(config, episodes_of(config, toy_policy, None, *replies))
+    update_settings = Update(loss=ppo_clip_loss(config.clip), old="sampler", token_mean=True)
+    optimizer = torch.optim.AdamW(toy_policy.model.parameters(), lr=3e-4)
+
+    def gap() -> float:
+        logprobs = batch_logprobs(toy_policy, batch, update_settings)
+        sums = [part.sum().item() for part in logprobs.split(np.diff(batch.offsets).tolist())]
+        return sum(sums[::2]) / 4 - sum(sums[1::2]) / 4
+
+    before = gap()
+    for _ in range(5):
+        own = batch_logprobs(toy_policy, batch, update_settings)
+        learned, _ = recipe.experience(config, batch, own, None, torch.zeros(len(own)))
+        run_update(toy_policy, optimizer, learned, update_settings)
+    if bonus:
+        assert gap() > before + 1
+    else:
+        assert gap() == pytest.approx(before, abs=1e-4)
+
+
+@pytest.mark.long
+def test_replies_become_longer_and_right(tmp_path: Path) -> None:
+    """Oracle: the model after its demonstrations: twice as long at the end, and right more often by four standard
+    errors."""
+    settings = ["--seed", "1", "--device", "cpu", "--run-dir", str(tmp_path / "run")]
+    assert main(["train", "rlsp", *settings]) == 0
+    first, last = rows(tmp_path / "run")[0], rows(tmp_path / "run")[-1]
+    assert last["eval_reasoning_characters"] > 2 * first["eval_reasoning_characters"]
+    error = (first["eval_accuracy_error"] ** 2 + last["eval_accuracy_error"] ** 2) ** 0.5
+    assert last["eval_accuracy"] > first["eval_accuracy"] + 4 * error
 
 
 # -- edges -------------------------------------------------------------------------------------------------------
