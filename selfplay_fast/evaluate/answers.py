@@ -22,6 +22,7 @@ from selfplay_fast.records import Episode
 _INNER = r"(?:[^{}]|\{(?:[^{}]|\{[^{}]*\})*\})*"  # up to two levels of braces inside the box
 _BOXED = re.compile(r"\\boxed\{(" + _INNER + r")\}")
 _NUMBER = re.compile(r"[-+]?(?:\d{1,3}(?:,\d{3})+|\d+)(?:\.\d+)?(?:/\d+)?")
+_REMEMBERED = 1 << 16  # pairs
 _LONGEST = 1000  # characters of an answer
 _START_SECONDS = 120.0
 _MEMORY = 4 << 30  # bytes of the process that compares
@@ -72,6 +73,7 @@ class AnswerVerifier:
         self.rule = rule
         self.timeout = timeout
         self.timeouts = 0
+        self._known: dict[tuple[str, str], bool] = {}  # or many equal answers that hang would each take their time
         self._process: subprocess.Popen[bytes] | None = None
 
     def equal(self, gold: str, answer: str) -> bool:
@@ -84,7 +86,11 @@ class AnswerVerifier:
             return numbers[0] == numbers[1]
         if self.rule == "exact" or not answer or max(len(gold), len(answer)) > _LONGEST:
             return False
-        return self._ask(gold, answer)
+        if (gold, answer) not in self._known:
+            if len(self._known) >= _REMEMBERED:
+                self._known.clear()
+            self._known[gold, answer] = self._ask(gold, answer)
+        return self._known[gold, answer]
 
     def _ask(self, gold: str, answer: str) -> bool:
         line = json.dumps([gold, answer]).encode() + b"\n"
