@@ -73,7 +73,9 @@ class AnswerVerifier:
         self.rule = rule
         self.timeout = timeout
         self.timeouts = 0
-        self._known: dict[tuple[str, str], bool] = {}  # or many equal answers that hang would each take their time
+        self._known: dict[
+            tuple[str, str], bool
+        ] = {}  # or many equal answers that hang would each take their time
         self._process: subprocess.Popen[bytes] | None = None
 
     def equal(self, gold: str, answer: str) -> bool:
