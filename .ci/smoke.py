@@ -37,7 +37,7 @@ ours = token_logprobs.token_logprobs(hidden, weight, targets)
 reference = torch.log_softmax(hidden @ weight.T, dim=-1).gather(-1, targets[:, None])[:, 0]
 torch.testing.assert_close(ours, reference)
 
-# The extras "integrations", "trl", "server", "serve" and "tasks", and verl.
+# The extras "integrations", "trl", "server", "serve", "tasks" and "verify", and verl.
 foreign = {
     "gymnasium",
     "pettingzoo",
@@ -48,6 +48,7 @@ foreign = {
     "verl",
     "httpx2",
     "lm_eval",
+    "math_verify",
     "tenacity",
     "uvicorn",
     "starlette",
@@ -56,6 +57,7 @@ foreign = {
 clients = ("endpoint", "openai_server", "token_servers", "model_server")
 of_extras = (
     ".integrations.",
+    ".evaluate._answer_process",
     ".evaluate.benchmarks",
     ".evaluate.instructions",
     *(f".policies.{name}" for name in clients),
