@@ -54,7 +54,7 @@ foreign = {
     "starlette",
     "pydantic",
 }
-clients = ("endpoint", "openai_server", "token_servers", "model_server")
+clients = ("endpoint", "openai_server", "patience", "token_servers", "model_server")
 of_extras = (
     ".integrations.",
     ".evaluate._answer_process",
