@@ -19,11 +19,15 @@ def test_files(tmp_path):
     path = tmp_path / "rows.jsonl"
     path.write_text("\n".join(map(json.dumps, ROWS)))
     assert read_rows(path, "rows") == ROWS
-    for text, problem in (("[1]", "line 1: must be a JSON object"), ("{}\nno", "line 2"), ("", "is empty")):
+    for text, problem in (
+        ("{}\n[1]", "line 2 .*it is no JSON object"),
+        ("{}\nno", "line 2"),
+        ("", "is empty"),
+    ):
         path.write_text(text)
         with pytest.raises(ValueError, match=f"given: .*{problem}"):
             read_rows(path, "given")
-    with pytest.raises(ValueError, match="given: cannot read"):
+    with pytest.raises(ValueError, match="given: there is no file"):
         read_rows(tmp_path / "none", "given")
 
 
