@@ -37,7 +37,7 @@ from selfplay_fast.run import Run
 
 SKIPPED = 2  # first steps
 MODEL = {
-    "head": ["learn.update:token_logprobs"],
+    "head": ["policies.language_model:LanguageModel.per_token"],
     "drawing tokens": ["policies.decode:draw"],
     "captured steps": ["torch.cuda:CUDAGraph.replay"],  # whose forward passes no hook sees
     "loss": ["learn.update:_Pass.visit"],
