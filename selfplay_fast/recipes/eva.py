@@ -191,8 +191,9 @@ class Config(ModelConfig):
     """gradient clipping"""
     max_loss: Positive = 1e6
     """a loss of `rloo` beyond it has exploded, and the run stops"""
-    warmup_steps: Natural = 150
-    """supervised steps on sums before all else: what stands for a pretrained model in nano"""
+    warmup_steps: Natural | None = None
+    """supervised steps on sums before all else: what stands for a pretrained model in nano; None: 150 for nano, 0 for
+    other models"""
     warmup_rows: Count = 64
     """responses of each of these steps"""
     warmup_terms: Count = 3
@@ -228,11 +229,12 @@ class Config(ModelConfig):
         return "spiral"
 
     def resolved(self) -> Config:
-        """With the published settings of its loss, where none are given."""
+        """With the published settings of its loss, where none are given, and the warm-up that this model gets."""
         names = ("beta", "optimizer", "learning_rate_decay", "epochs")
         own = dict(zip(names, _DEFAULTS[self.loss], strict=True))
         if self.loss == "rloo":
             del own["beta"]  # it has none
+        own["warmup_steps"] = 150 if self.model == "nano" else 0
         return replace(self, **{name: value for name, value in own.items() if getattr(self, name) is None})  # type: ignore[arg-type]
 
     def rules(self) -> Rules:
@@ -270,7 +272,6 @@ PRESETS = {
         keep_equal=True,
         learning_rate=5e-7,
         prompts_per_update=64,
-        warmup_steps=0,
     ),
 }
 

@@ -200,7 +200,6 @@ PRESETS = {
         temperature=0.7,
         top_p=0.95,
         max_tokens=4096,
-        warmup_steps=0,
         eval_every=10,
         eval_games=1000,
         eval_answers=8,

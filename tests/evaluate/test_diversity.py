@@ -12,7 +12,7 @@ from selfplay_fast.evaluate.diversity import embedding_distance, mean_pooling_en
 
 def test_self_bleu_of_equal_and_of_disjoint_texts():
     """By hand: equal texts have 1; texts without a common word are near 0; fewer than two have none."""
-    pytest.importorskip("sacrebleu")
+    pytest.importorskip("sacrebleu", reason="comes with the extra 'test'")
     assert self_bleu(["a b c d e"] * 3) == pytest.approx(1)
     assert self_bleu(["a b c d e", "f g h i j", "k l m n o"]) < 0.05
     assert math.isnan(self_bleu(["alone"]))
@@ -20,7 +20,7 @@ def test_self_bleu_of_equal_and_of_disjoint_texts():
 
 def test_self_bleu_is_the_mean_of_sentence_scores():
     """Oracle: sacrebleu.sentence_bleu for each text, the others its references; then some of them only."""
-    sacrebleu = pytest.importorskip("sacrebleu")
+    sacrebleu = pytest.importorskip("sacrebleu", reason="comes with the extra 'test'")
     rng = np.random.default_rng(0)
     texts = [" ".join(rng.choice(["red", "blue", "old", "new", "cat", "dog"], size=6)) for _ in range(12)]
     scores = [

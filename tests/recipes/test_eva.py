@@ -433,7 +433,7 @@ def files(base: Path, tmp_path: Path) -> str:
         lines = [json.dumps({"prompt": f"take {i} turns", "topic": "ab"[i % 2]}) for i in range(16)]
         (tmp_path / f"{name}.jsonl").write_text("\n".join(lines))
     return (
-        f"--model {base} --prompts {tmp_path}/prompts.jsonl --eval-prompts {tmp_path}/held_out.jsonl --warmup-steps 0"
+        f"--model {base} --prompts {tmp_path}/prompts.jsonl --eval-prompts {tmp_path}/held_out.jsonl"
         " --max-tokens 4 --creator-tokens 8 --prompts-per-step 8 --eval-count 2 --prompts-per-update 4 --evolutions 2"
         " --device cpu --creator policy"
     )
