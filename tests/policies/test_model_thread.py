@@ -1,6 +1,7 @@
 """One thread that owns a model. Oracles: the order of events; the weights that speak in the end."""
 
 from concurrent.futures import CancelledError
+from threading import Event
 
 import pytest
 
@@ -34,39 +35,50 @@ def weights(thread):
 
 def test_the_newest_weights_are_put_in(thread):
     """Oracle: the versions. Older ones that wait fail; those that nobody waits for are not put in, and hold up none."""
+    go, step = Event(), thread._stream.step
+    thread._stream.step = lambda: step() if go.is_set() else []
     slow = thread.ask(ask(0, 10**6))
     first, second, third = (thread.replace(weights(thread), version) for version in (1, 2, 3))
-    with pytest.raises(ModelFailed, match="newer"):
-        first.result(5)
+    for superseded in (first, second):
+        with pytest.raises(ModelFailed, match="newer"):
+            superseded.result(5)
     third.cancel()
     last = thread.ask(ask(1))
     slow.cancel()
+    go.set()
     (reply,) = last.result(5)
-    assert reply.policy_version == 0  # the third has superseded the second, and was given up
-    with pytest.raises(ModelFailed, match="newer"):
-        second.result(5)
+    assert reply.policy_version == 0
     thread.replace(weights(thread), 4).result(5)
     assert thread.ask(ask(2)).result(5)[0].policy_version == 4
 
 
 def test_what_is_cancelled_is_not_spoken(thread):
     """Oracle: the steps that are made, far fewer than the tokens that were asked for."""
-    steps = []
+    steps, begun, go = [], Event(), Event()
     step = thread._stream.step
-    thread._stream.step = lambda: steps.append(1) or step()
+
+    def gated():
+        begun.set()
+        return (steps.append(1) or step()) if len(steps) < 5 or go.is_set() else []
+
+    thread._stream.step = gated
     long = [thread.ask(ask(i, 10**6)) for i in range(3)]
-    assert thread.ask(ask(9)).result(5)
+    assert begun.wait(5)
     for future in long:
         future.cancel()
-    assert thread.ask(ask(10)).result(5)
+    last = thread.ask(ask(10))
+    go.set()
+    assert last.result(5)
     assert thread._stream.pending == 0
-    assert len(steps) < thread.policy.context_limit / 2
+    assert len(steps) < 20
 
 
 def test_a_model_that_fails_is_nobodys_fault(thread):
     """Oracle: the error of the step, to all who wait; an ask that cannot be answered fails alone; others go on."""
 
     def fail():
+        if thread._stream.pending < 2:
+            return []
         raise ValueError("expected m1 and m2 to have the same dtype")
 
     wrong = Ask(role="a", append="x", key=Key(0, 0, 0), choices=())
