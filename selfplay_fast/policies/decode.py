@@ -30,7 +30,7 @@ from selfplay_fast.policies.streams import uniforms
 from selfplay_fast.policies.thinking import Thought
 from selfplay_fast.records import NO_LOGPROBS, NO_TOKENS, FloatArray, IntArray, Sampling
 
-_AHEAD = 64  # tokens of its reply that a row must have room for before it joins
+_AHEAD = 64  # tokens that a row must still have room for when it joins
 _JOIN_SHARE = 1 / 16  # of all rows must be waiting before they interrupt the others
 _PATIENCE = 16  # steps that a row waits for others to join with, at most
 
@@ -53,6 +53,11 @@ class Row:
     thought: Thought | None = None
     forced: list[int] = field(default_factory=list)
     stopped: bool = False
+
+    @property
+    def width(self) -> int:
+        """Tokens of the context that a row must have room for before it joins."""
+        return len(self.prompt) + min(self.room, len(self.tokens) + _AHEAD)
 
     @property
     def context(self) -> IntArray:
@@ -292,8 +297,7 @@ class TreeDecoder(Decoder):
         width = int(self.cache.lengths.max()) if speaking else 0
         while waiting:
             row = waiting[0]
-            said = len(row.tokens)
-            width = max(width, len(row.prompt) + said + min(row.room - said, _AHEAD))
+            width = max(width, row.width)
             rows = speaking + len(joining) + 1
             if rows > 1 and self.cache.slots(rows, width) > self.max_cache_tokens:
                 break
@@ -311,6 +315,7 @@ class TreeDecoder(Decoder):
         if not len(self._spoken):
             self.cache.clear()
         first = len(self.cache.lengths)
+        room = len(self._spoken) + len(rows), max(row.width for row in rows)
         place = np.zeros(len(prompts), np.int64)
         logits = []
         for part in prefill(self.model, prompts, self.store, self.max_batch_tokens):
@@ -318,7 +323,7 @@ class TreeDecoder(Decoder):
             self.passes.add(part.passes)
             if part.index:
                 place[part.index] = len(self.cache.lengths) + np.arange(len(part.index))
-                self.cache.add(part.cache, part.columns)
+                self.cache.add(part.cache, part.columns, room)
                 logits.append(part.logits)
         self._store(place, prompts)
         assert len(self.cache.lengths) == first + len(prompts)
