@@ -161,7 +161,8 @@ class LanguageModel:
     def prompts(self, asks: Sequence[Ask]) -> list[IntArray]:
         """The token ids each ask's reply starts after (its forced prefix not included)."""
         fresh = [ask.context is None or self._is_rewritten(ask) for ask in asks]
-        texts = [self._appended(ask, alone) for ask, alone in zip(asks, fresh, strict=True)]
+        shown: dict[object, str] = {}
+        texts = [self._appended(ask, alone, shown) for ask, alone in zip(asks, fresh, strict=True)]
         appended = [
             ask.append if isinstance(ask.append, np.ndarray) else ids
             for ask, ids in zip(asks, self.encode(texts), strict=True)
@@ -182,10 +183,15 @@ class LanguageModel:
             )
         return True
 
-    def _appended(self, ask: Ask, fresh: bool) -> str:
+    def _appended(self, ask: Ask, fresh: bool, shown: dict[object, str]) -> str:
+        """What is new as text; ``shown`` holds that of equal messages, which are rendered once."""
         if isinstance(ask.append, (str, np.ndarray)):
             return ask.append if isinstance(ask.append, str) else ""
-        return self.render([*ask.history, *ask.append] if fresh else ask.append, fresh=fresh)
+        messages = [*ask.history, *ask.append] if fresh else ask.append
+        key = fresh, *(tuple(message.items()) for message in messages)
+        if key not in shown:
+            shown[key] = self.render(messages, fresh=fresh)
+        return shown[key]
 
     def _joined(self, ask: Ask, new: IntArray) -> IntArray:
         """Context and what is new; a reply that was cut short is closed before other messages follow it."""
