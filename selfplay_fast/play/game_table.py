@@ -253,7 +253,7 @@ class GameTable:
                 index=row,
                 seed=self.seed,
                 group=row // self.repeat,
-                turns=tuple(replace(turn, reward=reward) for turn, reward in turns),
+                turns=tuple(replace(turn, reward=reward) if reward else turn for turn, reward in turns),
                 returns=returns,
                 options=self.batch.options,
             )

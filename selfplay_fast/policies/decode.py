@@ -89,7 +89,7 @@ class _Spoken:
     def of(cls, rows: Sequence[Row], node: NDArray[np.int64], device: torch.device) -> _Spoken:
         width = max((len(row.tokens) for row in rows), default=0) + _AHEAD
         tokens, logprobs = np.zeros((len(rows), width), np.int32), np.zeros((len(rows), width), np.float32)
-        for r, row in enumerate(rows):
+        for r, row in ((r, row) for r, row in enumerate(rows) if len(row.tokens)):
             tokens[r, : len(row.tokens)], logprobs[r, : len(row.tokens)] = row.tokens, row.logprobs
         streams = np.array([row.stream for row in rows], np.uint64)
         return cls(
@@ -114,12 +114,13 @@ class _Spoken:
         """One token more in every row."""
         every = np.arange(len(self))
         self.tokens[every, self.count], self.logprobs[every, self.count] = tokens, logprobs
-        self.count = self.count + 1
+        self.count += 1
 
     def widen(self, width: int) -> None:
         """Room for so many tokens of every row."""
         more = width - self.tokens.shape[1]
-        self.tokens, self.logprobs = (np.pad(x, ((0, 0), (0, more))) for x in (self.tokens, self.logprobs))
+        self.tokens = np.pad(self.tokens, ((0, 0), (0, more)))
+        self.logprobs = np.pad(self.logprobs, ((0, 0), (0, more)))
         self.draws = np.concatenate([self.draws, _draws(self.streams, width - more, width)], 1)
 
     def uniform(self) -> NDArray[np.float64]:
@@ -370,7 +371,8 @@ def _joined(a: _Spoken, b: _Spoken) -> _Spoken:
     """The rows of both."""
     width = max(a.tokens.shape[1], b.tokens.shape[1])
     for one in (a, b):
-        one.widen(width)
+        if one.tokens.shape[1] < width:
+            one.widen(width)
     return _Spoken(
         rows=a.rows + b.rows,
         options=SamplingColumns.joined(a.options, b.options),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -253,7 +253,7 @@ class LanguageModel:
             room = RowCache(
                 self.model, self.max_cache_tokens, static=self.static_shapes, graphs=self.cuda_graphs
             )
-        room.begin(self._weights_at())
+        room.begin(self._weights_at() if room.static else None)
         return room
 
     def give_room(self, room: RowCache) -> None:
@@ -263,11 +263,13 @@ class LanguageModel:
     def weights_seen(self) -> tuple[object, ...]:
         """Equal as long as the weights are, whoever changes them or switches adapters off; torch does not count changes
         through ``.data``."""
-        return (*self._weights_at(), *(parameter._version for parameter in self.model.parameters()))
+        return self._weights_at(lambda parameter: (parameter.data_ptr(), parameter._version))
 
-    def _weights_at(self) -> tuple[object, ...]:
+    def _weights_at(
+        self, where: Callable[[torch.Tensor], object] = torch.Tensor.data_ptr
+    ) -> tuple[object, ...]:
         """Where the weights are, and which of them count: what a captured step goes by."""
-        return (adapters_on(self.model), *(parameter.data_ptr() for parameter in self.model.parameters()))
+        return (adapters_on(self.model), *map(where, self.model.parameters()))
 
     def forget(self) -> None:
         """Drop the keys and values of all contexts; what `weights_seen` does not see must call it.

@@ -148,7 +148,8 @@ class ModelStream:
 
     def _running(self) -> Decoder:
         if self._decoder is None:
-            self.policy.model.eval()
+            if self.policy.model.training:
+                self.policy.model.eval()
             self._decoder = self._new_decoder()
             self._decoder.passes = self.policy.forward_passes
         return self._decoder

@@ -161,7 +161,8 @@ class RowCache:
         """Row r gets token ``tokens[r]``; logits [A, V] of what comes next."""
         count, longest = len(tokens), int(self.lengths.max()) + 1
         self._reserve(count, longest)
-        inputs = np.stack([tokens, self.lengths])
+        inputs = np.empty((2, count), np.int64)
+        inputs[0], inputs[1] = tokens, self.lengths
         self.lengths = self.lengths + 1
         if not self.static:
             return _forward(self.model, self._cache, torch.from_numpy(inputs).to(self.model.device), longest)
