@@ -58,7 +58,7 @@ def page(browser: Any, synthetic_run: Path) -> Any:
 def wait(browser: Any, condition: Any) -> None:
     from selenium.webdriver.support.wait import WebDriverWait
 
-    WebDriverWait(browser, 20, poll_frequency=0.05).until(lambda _: condition())
+    WebDriverWait(browser, 60, poll_frequency=0.05).until(lambda _: condition())
 
 
 def count(browser: Any, selector: str) -> int:
