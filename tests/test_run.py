@@ -361,7 +361,7 @@ def test_a_trace_of_the_second_and_third_step(toy, tmp_path: Path) -> None:
 def test_weights_and_biases_gets_every_row(toy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Oracle: what was logged, found in the files that wandb writes offline before and after the run is resumed; both
     parts carry one id."""
-    pytest.importorskip("wandb", reason="comes with the extra 'test'")
+    wandb = pytest.importorskip("wandb", reason="comes with the extra 'test'")
     monkeypatch.setenv("WANDB_MODE", "offline")
     run = Run.create("toy", toy.Config(), tmp_path / "run", wandb=True)
     run.log(1, {"loss": 0.123456})
@@ -369,6 +369,7 @@ def test_weights_and_biases_gets_every_row(toy, tmp_path: Path, monkeypatch: pyt
     again = Run.resume(run.directory)
     again.log(2, {"loss": 0.654321})
     again.fail(KeyboardInterrupt())
+    wandb.teardown()  # its own process writes
     run_id = yaml.safe_load((run.directory / "config.yaml").read_text())["wandb"]
     parts = [path.read_bytes() for path in run.directory.rglob(f"run-{run_id}.wandb")]
     assert len(parts) == 2
