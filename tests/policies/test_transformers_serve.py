@@ -52,7 +52,7 @@ def url(local, tmp_path_factory, free_port):
             env=os.environ | {"OMP_NUM_THREADS": "1", "TRITON_INTERPRET": ""},
         )
     try:
-        deadline = time.monotonic() + 240
+        deadline = time.monotonic() + 600
         while True:
             try:
                 urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=60).close()

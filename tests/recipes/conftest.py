@@ -39,7 +39,7 @@ def on_ranks(tmp_path: Path, free_port: Callable[[], int]) -> Callable[..., tupl
         for rank in ranks:
             rank.start()
         for rank in ranks:
-            rank.join(240)
+            rank.join(600)
             rank.kill()  # one that hangs has failed
             rank.join()
         texts = [Path(log).read_text(errors="replace") for log in logs]

@@ -107,7 +107,7 @@ def killed(run: Path, moment: str) -> None:
         env=environment,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,
-        timeout=240,
+        timeout=600,
     )
     by = signal.SIGPROF if moment == "any time after row 1" else signal.SIGKILL
     assert ended.returncode == -by, ended.stderr.decode()
