@@ -21,6 +21,8 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+T = typing.TypeVar("T")
+
 RECIPES = "selfplay_fast.recipes"
 
 # Options that say where and how a run computes, and how long; the others say what it learns, and stay as they are.
@@ -166,6 +168,12 @@ def option_types(name: str) -> dict[str, Any]:
 def config_to_dict(config: Any) -> dict[str, Any]:
     """A configuration as plain values: tuples become lists, everything else stays."""
     return {field.name: _plain(getattr(config, field.name)) for field in dataclasses.fields(config)}
+
+
+def same_named(kind: type[T], config: Any, **others: Any) -> T:
+    """A dataclass of this ``kind``: of the configuration what is called as its fields are, and ``others``."""
+    ours, theirs = ({field.name for field in dataclasses.fields(one)} for one in (config, kind))  # type: ignore[arg-type]
+    return kind(**{name: getattr(config, name) for name in ours & theirs - others.keys()}, **others)
 
 
 def differences(before: Any, after: Any) -> dict[str, tuple[Any, Any]]:

@@ -17,6 +17,7 @@ import numpy as np
 from selfplay_fast.arguments import json_lines, shown
 from selfplay_fast.play.dialogue_table import DialogueTable, Outcome, Protocol
 from selfplay_fast.play.evolve_prompts import EvolvePrompts, read_evolved, read_score
+from selfplay_fast.policies.base import Policy
 from selfplay_fast.policies.streams import derive_seed
 from selfplay_fast.records import Ask, Episode, Reply, Sampling, Turn
 
@@ -67,6 +68,25 @@ class Rules:
     topic_of: Callable[[str], str] | None = None
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Setting:
+    """Prompts to begin with and to be measured on, the reward model, and a creator unless it is the policy."""
+
+    prompts: Sequence[Prompt]
+    eval_prompts: Sequence[Prompt]
+    reward_model: Policy
+    creator: Policy | None = None
+
+    def cast(self, policy: Policy) -> dict[str, Policy]:
+        """Who plays which role."""
+        return {SOLVER: policy, CREATOR: self.creator or policy, SCORER: self.reward_model}
+
+    def split(self, step: int, count: int, seed: int) -> list[Prompt]:
+        """Those of iteration 1, 2, …: after the last split the first again, each in an order of the seed's."""
+        order = np.random.default_rng(seed).permutation(len(self.prompts))
+        return [self.prompts[order[i % len(order)]] for i in range((step - 1) * count, step * count)]
+
+
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class Answered:
     """A prompt with the solver's scored responses, whose rewards are those of their turns; ``unscored``: how many
@@ -86,6 +106,11 @@ class Answered:
     def differs(self) -> bool:
         """Is any response better than another?"""
         return len(set(self.rewards)) > 1
+
+
+def prompt_rows(prompts: Iterable[Prompt]) -> list[Row]:
+    """What `read_prompts` reads."""
+    return [{"prompt": prompt.text, "topic": prompt.topic} for prompt in prompts]
 
 
 def answer_prompt(rules: Rules, prompt: Prompt) -> Protocol:

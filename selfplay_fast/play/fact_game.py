@@ -11,15 +11,17 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 
+from selfplay_fast.play.document_game import Rules, Setting, function_verifier
 from selfplay_fast.play.document_prompts import DocumentPrompts
-from selfplay_fast.play.document_rules import Question
+from selfplay_fast.play.document_rules import VERIFIER, Question
 from selfplay_fast.play.documents import Cluster, Past
 from selfplay_fast.policies.base import Policy
 from selfplay_fast.policies.simple import ScriptedPolicy
-from selfplay_fast.policies.streams import sample_streams, stream_ids, uniforms
+from selfplay_fast.policies.streams import derive_seed, sample_streams, stream_ids, uniforms
 from selfplay_fast.records import Ask, Message
 
 NAMES = tuple(consonant + "o" for consonant in "bdfgklmn")
@@ -46,6 +48,17 @@ def fact_clusters(count: int, seed: int) -> list[Cluster]:
         documents = tuple(facts[i] for i in rng.permutation(len(facts)))
         clusters.append(Cluster(name=f"facts {number}", task="general", documents=documents))
     return clusters
+
+
+def setting(rules: Rules, *, clusters: int, questions: int, seed: int) -> Setting:
+    """So many clusters to learn on, and others with a question each, of any number of hops by turns, judged exactly."""
+    held_out = fact_clusters(questions, derive_seed(seed, 0, 3))
+    return Setting(
+        clusters=fact_clusters(clusters, derive_seed(seed, 0, 2)),
+        questions=exact_questions(held_out, range(1, MOST_HOPS + 1), 0),
+        rules=replace(rules, prompts=PROMPTS, complete=complete),
+        others={VERIFIER: function_verifier(same)},
+    )
 
 
 def walk(cluster: Cluster, name: str, hops: int) -> list[str] | None:

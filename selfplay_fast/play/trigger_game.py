@@ -9,13 +9,14 @@ one less often and one never, and a few harmless words as well. No seed tells of
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
-from selfplay_fast.play.attack_game import Seed
+from selfplay_fast.play.attack_game import Rules, Seed, Setting, function_judge
 from selfplay_fast.play.attack_prompts import AttackPrompts
 from selfplay_fast.play.attack_rules import Labels
+from selfplay_fast.policies.streams import derive_seed
 
 WORDS = tuple(consonant + vowel for consonant in "bdfgklmp" for vowel in "aio")
 LENGTH = 2
@@ -94,6 +95,17 @@ class TriggerGame:
                 words[rng.integers(LENGTH)] = harmful[rng.integers(len(harmful))]
             texts.append(Seed(text=" ".join(words), harmful=number % 2 == 0))
         return texts
+
+
+def setting(rules: Rules, seed: int) -> Setting:
+    """The language whose triggers follow from the seed: its seeds and its exact judge."""
+    game = TriggerGame.hidden(seed)
+    return Setting(
+        seeds=game.seeds(1024, derive_seed(seed, 1)),
+        held_out=game.seeds(1024, derive_seed(seed, 2), held_out=True),
+        rules=replace(rules, prompts=PROMPTS),
+        judge=function_judge(game.judge),
+    )
 
 
 def reply(answer: str) -> str:

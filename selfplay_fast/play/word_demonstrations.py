@@ -6,7 +6,9 @@ right can be learned from itself.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 
@@ -96,6 +98,19 @@ def demonstration_texts() -> tuple[list[str], list[str]]:
         for role in ("user", "assistant")
     )
     return read, said
+
+
+def demonstrations(
+    tasks: Sequence[WordTask], count: int, seed: int, *, care: float, skill: float
+) -> list[dict[str, Any]]:
+    """Dialogues about some of the tasks, the refiner's and the actor's by turns."""
+    rng = np.random.default_rng(seed)
+    chosen = [tasks[i] for i in rng.integers(len(tasks), size=count)]
+    chats = [
+        actor_chat(task, rng, care) if k % 2 else refiner_chat(task, rng, care, skill)
+        for k, task in enumerate(chosen)
+    ]
+    return [{"messages": chat} for chat in chats]
 
 
 def _said(content: str) -> dict[str, str]:

@@ -22,6 +22,7 @@ from selfplay_fast.policies.streams import derive_seed
 from selfplay_fast.records import Message
 
 Source = Callable[[int, int, int], "list[Problem]"]  # step 0, 1 …, count, seed -> the problems of a step
+MADE = "chains"  # problems and demonstrations that are made here
 
 SIGNS = "+-*"
 _PRIMES = (3, 5, 7)  # one digit each
@@ -90,6 +91,18 @@ def half_worked(
     ]
 
 
+def demonstrations(
+    source: Source, count: int, *, careful_steps: float, stop: float, seed: int, prompt: str
+) -> Callable[[int], list[dict[str, list[Message]]]]:
+    """The dialogues of step 0, 1 …: fully worked in the first ``careful_steps``, `half_worked` after them."""
+    return lambda step: half_worked(
+        source(step, count, seed),
+        0.0 if step < careful_steps else stop,
+        derive_seed(seed, step, 1),
+        prompt,
+    )
+
+
 def read_problems(what: str, path: str | Path) -> list[Problem]:
     """Rows of a JSONL file with texts ``problem`` and ``answer``. ValueError that names ``what`` and the line."""
     problems = [problem for _, problem in json_lines(what, Path(path), _problem)]
@@ -115,6 +128,12 @@ def made_here(steps: Sequence[int], modulus: int, signs: str = SIGNS) -> Source:
 def listed(problems: Sequence[Problem]) -> Source:
     """Some of these in every step."""
     return lambda step, count, seed: [problems[i] for i in in_turn(len(problems), count, step, seed)]
+
+
+def texts_of(source: Source, prompt: str) -> tuple[list[str], list[str]]:
+    """What is read and said about 300 problems: what nano's tokenizer is made of."""
+    problems = source(0, 300, 0)
+    return [problem.asked(prompt)[0]["content"] for problem in problems], [p.worked() for p in problems]
 
 
 def in_turn(rows: int, count: int, step: int, seed: int) -> list[int]:

@@ -8,62 +8,275 @@ that is judged exactly (`play/fact_game.py`). docs/papers.md lists every differe
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Annotated, Literal
 
 import numpy as np
-import torch
 
-from selfplay_fast.config import Count, Natural, NotNegative, Nucleus, Positive, Share, above, check_warmed_up
-from selfplay_fast.evaluate.document_scores import answer_metrics, document_metrics
-from selfplay_fast.games import Style
+from selfplay_fast.config import Count, Natural, NotNegative, Nucleus, Positive, Share, above, same_named
+from selfplay_fast.evaluate.document_scores import (
+    answer_metrics,
+    document_metrics,
+    sample_metrics,
+    tell_of_readings,
+)
 from selfplay_fast.learn import (
-    RoleBaseline,
     TokenBatch,
     Update,
-    checkpoint,
     distributed,
-    pack,
+    only_turns,
+    pack_replies,
     ppo_clip_loss,
     segment_normalise,
     update,
 )
 from selfplay_fast.learn.advantages import Advantages
-from selfplay_fast.learn.group_selection import drawn, is_consistent, is_informative, matched_negatives
-from selfplay_fast.learn.warmup import demonstration_batch, imitate
-from selfplay_fast.play import Cast, fact_game, play, play_dialogues
+from selfplay_fast.learn.group_selection import drawn, is_consistent, matched_negatives
+from selfplay_fast.play import Cast, fact_game, play_dialogues
 from selfplay_fast.play.document_game import (
     ASKED,
     BAD_FORMAT,
     BAD_GROUND,
-    DROPPED,
     Rules,
+    Setting,
     answer_game,
     document_table,
-    function_verifier,
+    is_useful,
 )
-from selfplay_fast.play.document_rules import QUESTIONER, RESPONDER, TASKS, VERIFIER, Difficulty, Question
-from selfplay_fast.play.documents import Cluster, Memory, Mode, Reading, read_clusters, read_questions
+from selfplay_fast.play.document_rules import QUESTIONER, RESPONDER, TASKS, VERIFIER, Difficulty
+from selfplay_fast.play.documents import Cluster, Memory, Mode, read_clusters, read_questions
 from selfplay_fast.policies import Policy
 from selfplay_fast.policies.judges import load_judge
 from selfplay_fast.policies.language_model import LanguageModel
 from selfplay_fast.policies.nano import build_nano_of
 from selfplay_fast.policies.streams import derive_seed
-from selfplay_fast.records import Episode, Sampling
+from selfplay_fast.records import Episode
 from selfplay_fast.run import Run
-from selfplay_fast.settings import SampleConfig
+from selfplay_fast.settings import SampleConfig, WarmedUp
 from selfplay_fast.throughput import Throughput
-from selfplay_fast.training import adam, computed_in, finish_step, load_model, placement, start
+from selfplay_fast.training import (
+    adam,
+    computed_in,
+    finish_step,
+    load_first,
+    load_warmed_up,
+    notes_of,
+    played,
+    save_step,
+    start,
+)
 
 FACTS = "facts"
 
 
+def train(config: Config, run: Run) -> None:
+    """Self-play from the first step, or from the newest checkpoint of the run."""
+    config = config.resolved()
+    setting = setting_of(config, run.note)
+    policy, optimizer, state = start(
+        config,
+        run,
+        build=partial(load_policy, config, run),
+        optimizer_of=partial(adam, rate=config.learning_rate),
+        evaluate=partial(_evaluate, config, setting, full=True),
+    )
+    rules = replace(setting.rules, count_tokens=lambda text: len(policy.encode([text])[0]))
+    frozen = dict.fromkeys(config.frozen, load_first(config, run)) if config.frozen else {}
+    cast = {**dict.fromkeys((QUESTIONER, RESPONDER, VERIFIER), policy), **frozen, **setting.others}
+    memory = Memory(mode=config.history_mode, length=config.history)
+    memory = memory if state.rollouts is None else memory.with_state(state.rollouts)
+    settings = Update(
+        **config.limits(),
+        loss=ppo_clip_loss(config.clip, dual_clip=config.dual_clip),
+        old=config.old_logprobs,
+        token_mean=True,
+    )
+    throughput = Throughput(run, policy, computed_in(config))
+    for step in run.steps(config.steps, start=state.step):
+        seed = derive_seed(config.seed, step)
+        with run.phase("rollout"):
+            playing = {**cast, RESPONDER: config.walker(step) or cast[RESPONDER]}
+            episodes, memory = rollout(config, setting.clusters, playing, rules, memory, seed)
+        metrics = document_metrics(episodes)
+        with run.phase("advantages"):
+            chosen, advantages = selected(config, episodes, seed)
+            batch = packed(episodes, chosen, advantages)
+        tell_of_readings(
+            notes_of(run, step),
+            episodes,
+            chosen,
+            wanted=config.questions_per_step,
+            verifier=config.verifier,
+        )
+        metrics |= sample_metrics(episodes, chosen)
+        if batch is not None:
+            with run.phase("update"):
+                metrics |= update(policy, optimizer, batch, settings)
+            metrics |= throughput.metrics(episodes, batch)
+        evaluate = partial(_evaluate, config, setting, policy)
+        save = partial(save_step, run, policy, optimizer, rollouts=memory.state())
+        last = step == config.steps
+        finish_step(config, run, step, metrics, episodes, advantages, last=last, evaluate=evaluate, save=save)
+
+
+def rollout(
+    config: Config, clusters: Sequence[Cluster], cast: Cast, rules: Rules, memory: Memory, seed: int
+) -> tuple[list[Episode], Memory]:
+    """Readings until there are enough questions to learn from, and what is remembered after them."""
+    done: list[Episode] = []
+    most = config.most_rounds * config.clusters_per_round
+    while len(done) < most and (found := sum(map(is_useful, done))) < config.questions_per_step:
+        readings = memory.readings(
+            clusters,
+            min(_admitted(config, found, len(done)), most - len(done)),
+            seed=derive_seed(config.seed, 0, 1),
+            shown=config.documents,
+            verify_right=config.verify_right,
+        )
+        new = played(cast, partial(document_table, readings, seed=seed, rules=rules))
+        memory = memory.after(new)
+        done += new
+    return done, memory
+
+
+def _admitted(config: Config, found: int, played: int) -> int:
+    """How many readings are begun next. None stops before its end, or short ones would be preferred."""
+    if config.admission == "rounds":
+        return config.clusters_per_round
+    missing = config.questions_per_step - found
+    return -(-missing * played // found) if found else config.clusters_per_round if played else missing
+
+
+def selected(config: Config, episodes: Sequence[Episode], seed: int) -> tuple[list[list[int]], Advantages]:
+    """Which turns of each episode are learned from, and the advantage of every turn, 0 for those that are not.
+
+    The responder: all answers to the first ``questions_per_step`` useful questions. The questioner: these questions and
+    for each of them one without a use, task by task. The verifier: votes that nearly agree with each other and agree
+    with the rule. (reward - mean) / (std + 1e-6) over the answers to a question, the questions of a task, the votes on
+    an answer; a sample that is alone keeps its reward.
+    """
+    useful = [i for i, episode in enumerate(episodes) if is_useful(episode)]
+    good = useful[: config.questions_per_step]
+    places: list[tuple[int, int, str]] = []  # (episode, turn, group)
+    if RESPONDER in config.roles:
+        places += [(i, t, f"answers {i}") for i in good for t in episodes[i].kept["answers_at"]]
+    if QUESTIONER in config.roles:
+        wasted = _negatives(config, episodes, good, set(useful), seed)
+        places += [(i, 0, f"questions {_task(episodes[i])}") for i in sorted(good + wasted)]
+    if VERIFIER in config.roles:
+        count = int(len(good) * config.answers * config.verifier_share / max(1, config.votes))
+        places += [
+            (i, t, f"votes {i} {k}") for i, k, own in _votes(config, episodes, count, seed) for t in own
+        ]
+    chosen: list[list[int]] = [[] for _ in episodes]
+    advantages = [[0.0] * len(episode.turns) for episode in episodes]
+    if places:
+        rewards = np.array([episodes[i].turns[t].reward for i, t, _ in places])
+        groups = np.unique([group for _, _, group in places], return_inverse=True)[1]
+        normalised = segment_normalise(rewards, groups, scale="unbiased", eps=1e-6, keep_singletons=True)
+        for (i, t, _), advantage in zip(places, normalised.tolist(), strict=True):
+            chosen[i].append(t)
+            advantages[i][t] = advantage
+    return [sorted(own) for own in chosen], advantages
+
+
+def _task(episode: Episode) -> str:
+    return str(episode.kept["reading"].cluster.task)
+
+
+def _negatives(
+    config: Config, episodes: Sequence[Episode], good: Sequence[int], useful: set[int], seed: int
+) -> list[int]:
+    """Readings without a use for the responder: badly formed, not grounded, or all answers worth the same."""
+    paid = {BAD_FORMAT, BAD_GROUND, ASKED}
+    wasted = [i for i, e in enumerate(episodes) if e.kept["status"] in paid and i not in useful]
+    tasks, others = ([_task(episodes[i]) for i in own] for own in (good, wasted))
+    taken = matched_negatives(tasks, others, TASKS, ratio=config.negative_ratio, seed=derive_seed(seed, 1))
+    return [wasted[k] for k in taken]
+
+
+def _votes(
+    config: Config, episodes: Sequence[Episode], count: int, seed: int
+) -> list[tuple[int, int, list[int]]]:
+    """(episode, answer, turns) of so many groups of votes, of none where there are fewer."""
+    groups = [
+        (i, k, places)
+        for i, episode in enumerate(episodes)
+        if episode.kept["status"] == ASKED
+        for k, places in enumerate(episode.kept["votes_at"])
+        if places
+    ]
+    if not groups:
+        return []
+    votes, most, rule = (
+        np.array([episodes[i].kept[name][k] for i, k, _ in groups]) for name in ("votes", "judged", "rule")
+    )
+    rule = rule if config.consistent else most
+    kept = is_consistent(votes, most, rule, least=config.least_agreement, most=config.most_agreement)
+    candidates = np.flatnonzero(kept)
+    return (
+        [groups[k] for k in drawn(candidates, count, derive_seed(seed, 2))]
+        if len(candidates) >= count
+        else []
+    )
+
+
+def packed(
+    episodes: Sequence[Episode], chosen: Sequence[Sequence[int]], advantages: Advantages
+) -> TokenBatch | None:
+    """The chosen turns, one sample each, behind one another without padding; None where a model said none of them."""
+    own = [[row[t] for t in turns] for row, turns in zip(advantages, chosen, strict=True)]
+    return pack_replies(only_turns(episodes, chosen), own)
+
+
+def _evaluate(config: Config, setting: Setting, policy: LanguageModel, *, full: bool) -> dict[str, float]:
+    """The responder's scores on questions that nobody here has asked; a third of them between first and last step.
+
+    Nothing where it is not the policy that answers.
+    """
+    if config.responder != "self":
+        return {}
+    asked = setting.questions if full else setting.questions[: -(-len(setting.questions) // 3)]
+    protocol = partial(answer_game, replace(setting.rules, answers=config.eval_answers))
+    seed = derive_seed(config.seed, -1)
+    return answer_metrics(
+        distributed.play_dealt(partial(play_dialogues, {RESPONDER: policy}, protocol, asked, seed=seed))
+    )
+
+
+def setting_of(config: Config, note: Callable[[str], None]) -> Setting:
+    """What the configuration names; ValueError where a file cannot be read or a verifier does not answer."""
+    rules = same_named(Rules, config, sampling=config.sampling(top_p=config.top_p))
+    if config.clusters == FACTS:
+        return fact_game.setting(
+            rules, clusters=config.fact_clusters, questions=config.eval_games, seed=config.seed
+        )
+    clusters, empty = read_clusters(config.clusters)
+    if empty:
+        note(f"clusters: {empty} of {empty + len(clusters)} have no documents and are left out")
+    others: dict[str, Policy] = {}
+    if config.votes and config.verifier != "self":
+        others[VERIFIER] = load_judge(config.verifier, device=distributed.local_device(config.device))
+    questions = read_questions(config.eval_questions)[: config.eval_games]
+    return Setting(clusters=clusters, questions=questions, rules=rules, others=others)
+
+
+def load_policy(config: Config, run: Run) -> LanguageModel:
+    """The model named by the configuration; nano is made for the language of facts, and warmed up on its form."""
+    shown = partial(fact_game.demonstrations, config.warmup_rows, answers=config.responder == "self")
+    texts = fact_game.demonstrations(2048, seed=0)
+    nano = partial(build_nano_of, *texts, config.seed, whole_words=True)
+    rate = config.warmup_learning_rate
+    return load_warmed_up(config, run, nano=nano, demonstrations=shown, learning_rate=rate, layer_rate=0.3)
+
+
 @dataclass(frozen=True, kw_only=True)
-class Config(SampleConfig):
+class Config(WarmedUp, SampleConfig):
     """SPELL's settings; the defaults are the `nano` preset."""
+
+    nano_warmup = 60
 
     max_tokens: Count = 40
     eval_every: Count = 20
@@ -155,7 +368,6 @@ class Config(SampleConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_warmed_up(self.model, self.warmup_steps)
         if wrong := sorted(set(self.frozen) - {QUESTIONER, VERIFIER}):
             raise ValueError(f"frozen: must be {QUESTIONER}, {VERIFIER} or both, got {wrong[0]!r}")
         own = (self.clusters == FACTS, self.eval_questions == FACTS, self.verifier == "exact")
@@ -168,19 +380,19 @@ class Config(SampleConfig):
             raise ValueError(f"responder: walker knows facts only; set it to self for {self.clusters}")
 
     @property
-    def style(self) -> Style:
-        """Prompts are chats."""
-        return "spiral"
-
-    def resolved(self) -> Config:
-        warm = 60 if self.model == "nano" else 0
-        return replace(self, warmup_steps=warm if self.warmup_steps is None else self.warmup_steps)
-
-    @property
     def roles(self) -> tuple[str, ...]:
         """Who learns: the policy's roles that are not frozen."""
         own = {QUESTIONER: "self", RESPONDER: self.responder, VERIFIER: self.verifier}
         return tuple(role for role, player in own.items() if player == "self" and role not in self.frozen)
+
+    def walker(self, step: int) -> Policy | None:
+        """Whoever answers in the policy's place, as good as they are in this step."""
+        if self.responder != "walker":
+            return None
+        first = self.hop_accuracy
+        last = first if self.last_hop_accuracy is None else self.last_hop_accuracy
+        done = (step - 1) / max(1, self.steps - 1)
+        return fact_game.walker(first + (last - first) * done)
 
 
 PRESETS = {
@@ -206,351 +418,3 @@ PRESETS = {
         checkpoint_every=10,
     ),
 }
-
-
-def train(config: Config, run: Run) -> None:
-    """Self-play from the first step, or from the newest checkpoint of the run."""
-    config = config.resolved()
-    setting = Setting.of(config, run.note)
-    policy, optimizer, state = start(
-        config,
-        run,
-        build=partial(load_policy, config, run),
-        optimizer_of=partial(adam, rate=config.learning_rate),
-        evaluate=partial(_evaluate, config, setting, full=True),
-        baseline=RoleBaseline(),
-    )
-    rules = replace(setting.rules, count_tokens=lambda text: len(policy.encode([text])[0]))
-    cast = _cast(config, run, policy, setting.others)
-    memory = Memory(mode=config.history_mode, length=config.history)
-    memory = memory if state.rollouts is None else memory.with_state(state.rollouts)
-    throughput = Throughput(run, policy, computed_in(config))
-    for step in run.steps(config.steps, start=state.step):
-        seed = derive_seed(config.seed, step)
-        with run.phase("rollout"):
-            playing = {**cast, **_walker(config, step)}
-            episodes, memory = rollout(config, setting.clusters, playing, rules, memory, seed)
-        metrics = document_metrics(episodes)
-        with run.phase("advantages"):
-            chosen, advantages = selected(config, episodes, seed)
-            batch = packed(episodes, chosen, advantages)
-        _tell(run.note, step, config, episodes, chosen)
-        metrics |= {f"samples/{role}": float(count) for role, count in _counts(episodes, chosen).items()}
-        if batch is not None:
-            with run.phase("update"):
-                metrics |= update(policy, optimizer, batch, _update(config))
-            metrics |= throughput.metrics(episodes, batch)
-        done = checkpoint.TrainState(step=step, baseline=RoleBaseline(), rollouts=memory.state())
-        save = partial(_save, run, policy, optimizer, done)
-        finish_step(
-            config,
-            run,
-            step,
-            metrics,
-            episodes,
-            advantages,
-            last=step == config.steps,
-            evaluate=partial(_evaluate, config, setting, policy),
-            save=save,
-        )
-
-
-def rollout(
-    config: Config, clusters: Sequence[Cluster], cast: Cast, rules: Rules, memory: Memory, seed: int
-) -> tuple[list[Episode], Memory]:
-    """Readings until there are enough questions to learn from, and what is remembered after them."""
-    played: list[Episode] = []
-    most = config.most_rounds * config.clusters_per_round
-    while len(played) < most and (found := sum(map(_is_useful, played))) < config.questions_per_step:
-        readings = memory.readings(
-            clusters,
-            min(_admitted(config, found, len(played)), most - len(played)),
-            seed=derive_seed(config.seed, 0, 1),
-            shown=config.documents,
-            verify_right=config.verify_right,
-        )
-        new = distributed.play_dealt(partial(_played, cast, readings, seed, rules))
-        memory = memory.after(new)
-        played += new
-    return played, memory
-
-
-def _played(
-    cast: Cast, readings: Sequence[Reading], seed: int, rules: Rules, share: tuple[int, int]
-) -> list[Episode]:
-    return play(cast, [document_table(readings, seed=seed, rules=rules, share=share)])
-
-
-def _admitted(config: Config, found: int, played: int) -> int:
-    """How many readings are begun next. None stops before its end, or short ones would be preferred."""
-    if config.admission == "rounds":
-        return config.clusters_per_round
-    missing = config.questions_per_step - found
-    return -(-missing * played // found) if found else config.clusters_per_round if played else missing
-
-
-def _is_useful(episode: Episode) -> bool:
-    """A question some of whose answers are right, and some wrong."""
-    if episode.kept["status"] != ASKED:
-        return False
-    rewards = [episode.turns[t].reward for t in episode.kept["answers_at"]]
-    return bool(is_informative([rewards])[0])
-
-
-def selected(config: Config, episodes: Sequence[Episode], seed: int) -> tuple[list[list[int]], Advantages]:
-    """Which turns of each episode are learned from, and the advantage of every turn, 0 for those that are not.
-
-    The responder: all answers to the first ``questions_per_step`` useful questions. The questioner: these questions and
-    for each of them one without a use, task by task. The verifier: votes that nearly agree with each other and agree
-    with the rule. (reward - mean) / (std + 1e-6) over the answers to a question, the questions of a task, the votes on
-    an answer; a sample that is alone keeps its reward.
-    """
-    useful = [i for i, episode in enumerate(episodes) if _is_useful(episode)]
-    good = useful[: config.questions_per_step]
-    places: list[tuple[int, int, str]] = []  # (episode, turn, group)
-    if RESPONDER in config.roles:
-        places += [(i, t, f"answers {i}") for i in good for t in episodes[i].kept["answers_at"]]
-    if QUESTIONER in config.roles:
-        wasted = _negatives(config, episodes, good, set(useful), seed)
-        places += [(i, 0, f"questions {_task(episodes[i])}") for i in sorted(good + wasted)]
-    if VERIFIER in config.roles:
-        count = int(len(good) * config.answers * config.verifier_share / max(1, config.votes))
-        places += [
-            (i, t, f"votes {i} {k}") for i, k, own in _votes(config, episodes, count, seed) for t in own
-        ]
-    chosen: list[list[int]] = [[] for _ in episodes]
-    advantages = [[0.0] * len(episode.turns) for episode in episodes]
-    if places:
-        rewards = np.array([episodes[i].turns[t].reward for i, t, _ in places])
-        groups = np.unique([group for _, _, group in places], return_inverse=True)[1]
-        normalised = segment_normalise(rewards, groups, scale="unbiased", eps=1e-6, keep_singletons=True)
-        for (i, t, _), advantage in zip(places, normalised.tolist(), strict=True):
-            chosen[i].append(t)
-            advantages[i][t] = advantage
-    return [sorted(own) for own in chosen], advantages
-
-
-def _task(episode: Episode) -> str:
-    return str(episode.kept["reading"].cluster.task)
-
-
-def _negatives(
-    config: Config, episodes: Sequence[Episode], good: Sequence[int], useful: set[int], seed: int
-) -> list[int]:
-    """Readings without a use for the responder: badly formed, not grounded, or all answers worth the same."""
-    paid = {BAD_FORMAT, BAD_GROUND, ASKED}
-    wasted = [i for i, e in enumerate(episodes) if e.kept["status"] in paid and i not in useful]
-    tasks, others = ([_task(episodes[i]) for i in own] for own in (good, wasted))
-    taken = matched_negatives(tasks, others, TASKS, ratio=config.negative_ratio, seed=derive_seed(seed, 1))
-    return [wasted[k] for k in taken]
-
-
-def _votes(
-    config: Config, episodes: Sequence[Episode], count: int, seed: int
-) -> list[tuple[int, int, list[int]]]:
-    """(episode, answer, turns) of so many groups of votes, of none where there are fewer."""
-    groups = [
-        (i, k, places)
-        for i, episode in enumerate(episodes)
-        if episode.kept["status"] == ASKED
-        for k, places in enumerate(episode.kept["votes_at"])
-        if places
-    ]
-    if not groups:
-        return []
-    votes, most, rule = (
-        np.array([episodes[i].kept[name][k] for i, k, _ in groups]) for name in ("votes", "judged", "rule")
-    )
-    rule = rule if config.consistent else most
-    kept = is_consistent(votes, most, rule, least=config.least_agreement, most=config.most_agreement)
-    candidates = np.flatnonzero(kept)
-    return (
-        [groups[k] for k in drawn(candidates, count, derive_seed(seed, 2))]
-        if len(candidates) >= count
-        else []
-    )
-
-
-def packed(
-    episodes: Sequence[Episode], chosen: Sequence[Sequence[int]], advantages: Advantages
-) -> TokenBatch | None:
-    """The chosen turns, one sample each, behind one another without padding; None where a model said none of them."""
-    parts = [
-        replace(episode, turns=tuple(episode.turns[t] for t in own))
-        for episode, own in zip(episodes, chosen, strict=True)
-    ]
-    if not any(len(turn.reply.tokens) for part in parts for turn in part.turns):
-        return None
-    own_advantages = [[row[t] for t in own] for row, own in zip(advantages, chosen, strict=True)]
-    return pack(parts, own_advantages, token_normaliser=1, skip_zero_advantages=False)
-
-
-def _update(config: Config) -> Update:
-    return Update(
-        loss=ppo_clip_loss(config.clip, dual_clip=config.dual_clip),
-        old=config.old_logprobs,
-        token_mean=True,
-        max_grad_norm=config.max_grad_norm,
-        max_loss=config.max_loss,
-        max_batch_tokens=config.max_batch_tokens,
-    )
-
-
-def _save(
-    run: Run,
-    policy: LanguageModel,
-    optimizer: torch.optim.Optimizer,
-    done: checkpoint.TrainState,
-    step: int,
-) -> None:
-    checkpoint.save_checkpoint(run.checkpoints, policy, optimizer, done)
-
-
-def _counts(episodes: Sequence[Episode], chosen: Sequence[Sequence[int]]) -> Counter[str]:
-    """Samples by role."""
-    turns = (episode.turns[t] for episode, own in zip(episodes, chosen, strict=True) for t in own)
-    return Counter(turn.ask.role for turn in turns)
-
-
-def _tell(
-    note: Callable[[str], None],
-    step: int,
-    config: Config,
-    episodes: Sequence[Episode],
-    chosen: Sequence[Sequence[int]],
-) -> None:
-    """A line for what is out of order. ValueError where no verifier answers at all."""
-    dropped = Counter(e.kept["why"] for e in episodes if e.kept["status"] == DROPPED)
-    if dropped:
-        said = ", ".join(f"{count} {why}" for why, count in sorted(dropped.items()))
-        note(f"step {step}: readings dropped: {said}")
-    if dropped["no_room"] == len(episodes):
-        raise ValueError(
-            "clusters: no prompt leaves room for a reply; take shorter ones, or a longer context"
-        )
-    votes = [turn for e in episodes for turn in e.turns if turn.ask.role == VERIFIER]
-    if lost := sum(turn.reply.lost for turn in votes):
-        note(f"step {step}: {lost} of {len(votes)} votes did not come and count as none")
-        if lost == len(votes):
-            raise ValueError(f"verifier: none of {lost} votes came; does {config.verifier} answer?")
-    useful = sum(map(_is_useful, episodes))
-    if useful < config.questions_per_step:
-        note(f"step {step}: {useful} of {config.questions_per_step} questions tell right from wrong answers")
-    if not any(chosen):
-        note(f"step {step}: all rewards of a group are equal, which teaches nothing")
-    prompts = Counter(e.turns[0].ask.prompt_text for e in episodes if e.turns)
-    if again := sum(prompts.values()) - len(prompts):
-        note(f"step {step}: {again} prompts of the questioner are the same as another")
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Setting:
-    """What a configuration names: clusters, questions of evaluations, rules, and who plays roles beside the policy."""
-
-    clusters: Sequence[Cluster]
-    questions: Sequence[tuple[Cluster, Question]]
-    rules: Rules
-    others: Cast
-
-    @classmethod
-    def of(cls, config: Config, note: Callable[[str], None]) -> Setting:
-        """Raises ValueError, naming the setting, where a file cannot be read or a verifier does not answer."""
-        rules = Rules(
-            answers=config.answers,
-            votes=config.votes,
-            difficulty=config.difficulty,
-            width=config.width,
-            format_penalty=config.format_penalty,
-            grounding=config.grounding,
-            ground_penalty=config.ground_penalty,
-            ground_first=config.ground_first,
-            longest_answer=config.longest_answer,
-            sampling=Sampling(
-                temperature=config.temperature,
-                top_p=config.top_p,
-                max_tokens=config.max_tokens,
-                max_think_tokens=config.max_think_tokens,
-            ),
-        )
-        if config.clusters == FACTS:
-            held_out = fact_game.fact_clusters(config.eval_games, derive_seed(config.seed, 0, 3))
-            return cls(
-                clusters=fact_game.fact_clusters(config.fact_clusters, derive_seed(config.seed, 0, 2)),
-                questions=fact_game.exact_questions(held_out, range(1, fact_game.MOST_HOPS + 1), 0),
-                rules=replace(rules, prompts=fact_game.PROMPTS, complete=fact_game.complete),
-                others={VERIFIER: function_verifier(fact_game.same)},
-            )
-        clusters, empty = read_clusters(config.clusters)
-        if empty:
-            note(f"clusters: {empty} of {empty + len(clusters)} have no documents and are left out")
-        others: dict[str, Policy] = {}
-        if config.votes and config.verifier != "self":
-            others[VERIFIER] = load_judge(config.verifier, device=distributed.local_device(config.device))
-        questions = read_questions(config.eval_questions)[: config.eval_games]
-        return cls(clusters=clusters, questions=questions, rules=rules, others=others)
-
-
-def _walker(config: Config, step: int) -> dict[str, Policy]:
-    """Whoever answers in the policy's place, as good as they are in this step."""
-    if config.responder != "walker":
-        return {}
-    first = config.hop_accuracy
-    last = first if config.last_hop_accuracy is None else config.last_hop_accuracy
-    done = (step - 1) / max(1, config.steps - 1)
-    return {RESPONDER: fact_game.walker(first + (last - first) * done)}
-
-
-def _cast(config: Config, run: Run, policy: LanguageModel, others: Cast) -> Cast:
-    """Who plays: a role that is frozen is the model of step 0."""
-    cast: dict[str, Policy] = dict.fromkeys((QUESTIONER, RESPONDER, VERIFIER), policy)
-    if config.frozen:
-        first = checkpoint.load_policy(run.checkpoints / "step-000000", **placement(config))
-        cast |= dict.fromkeys(config.frozen, first)
-    return {**cast, **others}
-
-
-def load_policy(config: Config, run: Run) -> LanguageModel:
-    """The model named by the configuration; nano is made for the language of facts, and warmed up on its form."""
-    prompts, replies = fact_game.demonstrations(2048, seed=0)
-    policy = load_model(
-        config,
-        (),
-        run.status,
-        build=lambda: build_nano_of(prompts, replies, config.seed, whole_words=True),
-    )
-    if config.warmup_steps:
-
-        def batch_of(step: int) -> TokenBatch:
-            seed = derive_seed(config.seed, 0, step)
-            answers = config.responder == "self"
-            return demonstration_batch(
-                policy, *fact_game.demonstrations(config.warmup_rows, seed, answers=answers)
-            )
-
-        imitate(
-            policy,
-            batch_of,
-            steps=config.warmup_steps,
-            learning_rate=config.warmup_learning_rate,
-            layer_rate=0.3,
-            progress=run.status,
-        )
-    return policy
-
-
-def _evaluate(config: Config, setting: Setting, policy: LanguageModel, *, full: bool) -> dict[str, float]:
-    """The responder's scores on questions that nobody here has asked; a third of them between first and last step.
-
-    Nothing where it is not the policy that answers.
-    """
-    if config.responder != "self":
-        return {}
-    asked = setting.questions if full else setting.questions[: -(-len(setting.questions) // 3)]
-    rules = replace(setting.rules, answers=config.eval_answers)
-
-    protocol, seed = partial(answer_game, rules), derive_seed(config.seed, -1)
-    return answer_metrics(
-        distributed.play_dealt(
-            lambda share: play_dialogues({RESPONDER: policy}, protocol, asked, seed=seed, share=share)
-        )
-    )
