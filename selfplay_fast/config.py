@@ -114,6 +114,25 @@ def check_warmed_up(model: str, steps: int | None) -> None:
         raise ValueError(f"model: {model!r} is neither nano nor a folder{hint}")
 
 
+class WarmedUp(RecipeConfig):
+    """What a configuration with `warmup_steps` inherits besides: None stands for as many as ``nano_warmup``, and for 0
+    where another model is named, which is not to be warmed up."""
+
+    nano_warmup = 0
+    model: str
+    warmup_steps: Natural | None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_warmed_up(self.model, self.warmup_steps)
+
+    def resolved(self) -> Any:
+        if self.warmup_steps is not None:
+            return self
+        own: Any = self
+        return dataclasses.replace(own, warmup_steps=self.nano_warmup if self.model == "nano" else 0)
+
+
 def nearest(word: str, known: Iterable[str], prefix: str = "") -> str:
     """`" (did you mean 'x'?)"` for the closest of `known`, or the empty string when nothing is close."""
     names = list(known)

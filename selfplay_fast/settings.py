@@ -5,7 +5,7 @@ A recipe with other defaults says so by naming the setting again.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, Literal
 
 from selfplay_fast.config import (
@@ -16,7 +16,7 @@ from selfplay_fast.config import (
     Positive,
     RecipeConfig,
     Temperature,
-    check_warmed_up,
+    WarmedUp,
 )
 from selfplay_fast.games import Style
 from selfplay_fast.records import Sampling
@@ -107,25 +107,6 @@ class SampleConfig(ModelConfig):
         """What an update is bounded by, whatever it learns."""
         names = ("max_grad_norm", "max_loss", "max_batch_tokens")
         return {name: getattr(self, name) for name in names}
-
-
-class WarmedUp(RecipeConfig):
-    """What a configuration with `warmup_steps` inherits besides: None stands for as many as ``nano_warmup``, and for 0
-    where another model is named, which is not to be warmed up."""
-
-    nano_warmup = 0
-    model: str
-    warmup_steps: Natural | None
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        check_warmed_up(self.model, self.warmup_steps)
-
-    def resolved(self) -> Any:
-        if self.warmup_steps is not None:
-            return self
-        own: Any = self
-        return replace(own, warmup_steps=self.nano_warmup if self.model == "nano" else 0)
 
 
 @dataclass(frozen=True, kw_only=True)

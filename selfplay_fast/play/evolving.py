@@ -10,7 +10,7 @@ from collections.abc import Callable, Generator, Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import numpy as np
 
@@ -18,8 +18,9 @@ from selfplay_fast.arguments import json_lines, shown
 from selfplay_fast.play.dialogue_table import DialogueTable, Outcome, Protocol
 from selfplay_fast.play.evolve_prompts import EvolvePrompts, read_evolved, read_score
 from selfplay_fast.policies.base import Policy
+from selfplay_fast.policies.simple import ScriptedPolicy
 from selfplay_fast.policies.streams import derive_seed
-from selfplay_fast.records import Ask, Episode, Reply, Sampling, Turn
+from selfplay_fast.records import Ask, Episode, Message, Reply, Sampling, Turn
 
 SOLVER, CREATOR, SCORER = "solver", "creator", "reward_model"
 
@@ -210,6 +211,18 @@ def evolve_table(
     mine = range(share[0], len(prompts), share[1])
     own = [(derive_seed(seed, i), prompts[i]) for i in mine]
     return DialogueTable(partial(evolve_prompt, rules), own, indices=mine, seed=seed, name="evolve")
+
+
+def function_reward(reward: Callable[[str, str], float | None]) -> Policy:
+    """A function of prompt and response as the reward model, for prompts whose ``grade`` is None; None: it cannot
+    tell."""
+
+    def say(ask: Ask, sample: int) -> str:
+        prompt, response = (message["content"] for message in cast(Sequence[Message], ask.append))
+        value = reward(prompt, response)
+        return "" if value is None else repr(float(value))
+
+    return ScriptedPolicy(say)
 
 
 def answered_in(episodes: Iterable[Episode]) -> list[Answered]:

@@ -11,10 +11,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 
+from selfplay_fast.config import Count, Natural, NotNegative, Share, WarmedUp
 from selfplay_fast.play.document_game import Rules, Setting, function_verifier
 from selfplay_fast.play.document_prompts import DocumentPrompts
 from selfplay_fast.play.document_rules import VERIFIER, Question
@@ -36,6 +37,33 @@ PROMPTS = DocumentPrompts(
     example="{question}",
 )
 _QUESTION = re.compile(r"(\w+) (\d) hops")
+
+
+@dataclass(frozen=True, kw_only=True)
+class FactSettings(WarmedUp):
+    """What can be set of the language, of who answers in it in a policy's place, and of nano's warm-up."""
+
+    nano_warmup = 60
+
+    fact_clusters: Count = 64
+    """clusters of nano's language"""
+    hop_accuracy: Share = 0.85
+    """of `walker`, in the first step"""
+    last_hop_accuracy: Share | None = None
+    """the same in the last one, evenly rising until then, as if it learned; none: it stays as it is"""
+    warmup_steps: Natural | None = None
+    """supervised steps on random questions and short answers before self-play: nano's way to learn the form; None: as
+    many as it needs, 0 for other models"""
+    warmup_rows: Count = 48
+    """replies of each of these steps"""
+    warmup_learning_rate: NotNegative = 6e-3
+    """of embeddings and head in the warm-up; the layers' is three tenths of it"""
+
+    def walker(self, step: int, steps: int) -> Policy:
+        """Whoever answers in the policy's place, as good as they are in step 1 … ``steps``."""
+        first = self.hop_accuracy
+        last = first if self.last_hop_accuracy is None else self.last_hop_accuracy
+        return walker(first + (last - first) * (step - 1) / max(1, steps - 1))
 
 
 def fact_clusters(count: int, seed: int) -> list[Cluster]:

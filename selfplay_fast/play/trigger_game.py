@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from selfplay_fast.config import Count, Natural, NotNegative, WarmedUp
 from selfplay_fast.play.attack_game import Rules, Seed, Setting, function_judge
 from selfplay_fast.play.attack_prompts import AttackPrompts
 from selfplay_fast.play.attack_rules import Labels
@@ -30,6 +31,23 @@ PROMPTS = AttackPrompts(
     judge=None,
     opening="",
 )
+
+
+@dataclass(frozen=True, kw_only=True)
+class TriggerSettings(WarmedUp):
+    """What can be set of the language, and of nano's warm-up in it."""
+
+    nano_warmup = 40
+
+    triggers_seed: int = 0
+    """which words are nano's triggers follows from it"""
+    warmup_steps: Natural | None = None
+    """supervised steps before self-play, on random attacks and on a defender with holes: nano's pretraining; None: 40
+    for nano, 0 for other models"""
+    warmup_rows: Count = 192
+    """replies of each of these steps"""
+    warmup_learning_rate: NotNegative = 6e-3
+    """of embeddings and head in the warm-up; the layers' is three tenths of it"""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

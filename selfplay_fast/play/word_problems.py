@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 
 from selfplay_fast.arguments import json_lines, shown
+from selfplay_fast.config import Nucleus, RecipeConfig, Share
 from selfplay_fast.policies.streams import derive_seed
 from selfplay_fast.records import Message
 
@@ -91,18 +92,6 @@ def half_worked(
     ]
 
 
-def demonstrations(
-    source: Source, count: int, *, careful_steps: float, stop: float, seed: int, prompt: str
-) -> Callable[[int], list[dict[str, list[Message]]]]:
-    """The dialogues of step 0, 1 …: fully worked in the first ``careful_steps``, `half_worked` after them."""
-    return lambda step: half_worked(
-        source(step, count, seed),
-        0.0 if step < careful_steps else stop,
-        derive_seed(seed, step, 1),
-        prompt,
-    )
-
-
 def read_problems(what: str, path: str | Path) -> list[Problem]:
     """Rows of a JSONL file with texts ``problem`` and ``answer``. ValueError that names ``what`` and the line."""
     problems = [problem for _, problem in json_lines(what, Path(path), _problem)]
@@ -128,6 +117,47 @@ def made_here(steps: Sequence[int], modulus: int, signs: str = SIGNS) -> Source:
 def listed(problems: Sequence[Problem]) -> Source:
     """Some of these in every step."""
     return lambda step, count, seed: [problems[i] for i in in_turn(len(problems), count, step, seed)]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ChainSettings(RecipeConfig):
+    """What can be set of chains, and of demonstrations about them."""
+
+    chain_steps: tuple[int, ...] = (5,)
+    """steps of the problems that are made here: the grades of their length, equally often"""
+    chain_modulus: int = 3
+    """what their sums are taken modulo: 3, 5 or 7"""
+    chain_signs: str = "+"
+    """their operations: some of `+-*`"""
+    demonstration_careful: Share = 0.6
+    """of those made here: the share of supervised steps that is fully worked, before careless ones"""
+    demonstration_stop: Nucleus = 0.6
+    """of careless ones: the chance to stop after a step on paper, and take what it came to for the answer"""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not self.chain_steps:
+            raise ValueError("chain_steps: name at least one length")
+        try:
+            chains(self.chain_steps, self.chain_modulus, 0, self.chain_signs)
+        except ValueError as error:
+            raise ValueError(f"chain_{error}") from None
+
+    def chains(self) -> Source:
+        """Problems that are made here."""
+        return made_here(self.chain_steps, self.chain_modulus, self.chain_signs)
+
+    def half_worked(
+        self, count: int, steps: int, seed: int, prompt: str
+    ) -> Callable[[int], list[dict[str, list[Message]]]]:
+        """Of 0 … ``steps`` - 1 the dialogues about ``count`` chains: first fully worked, then `half_worked`."""
+        source, careful = self.chains(), self.demonstration_careful * steps
+
+        def of_step(step: int) -> list[dict[str, list[Message]]]:
+            stop = 0.0 if step < careful else self.demonstration_stop
+            return half_worked(source(step, count, seed), stop, derive_seed(seed, step, 1), prompt)
+
+        return of_step
 
 
 def texts_of(source: Source, prompt: str) -> tuple[list[str], list[str]]:

@@ -49,6 +49,7 @@ from selfplay_fast.play.evolving import (
     read_prompts,
     without_copies,
 )
+from selfplay_fast.play.graded_sums import SumSettings
 from selfplay_fast.play.informativeness import Method, check_metric, choose, informativeness
 from selfplay_fast.policies import Policy
 from selfplay_fast.policies.judges import load_judge
@@ -58,7 +59,7 @@ from selfplay_fast.policies.reward_models import load_reward_model
 from selfplay_fast.policies.streams import derive_seed
 from selfplay_fast.records import Episode, Sampling
 from selfplay_fast.run import Run
-from selfplay_fast.settings import ModelConfig, WarmedUp
+from selfplay_fast.settings import ModelConfig
 from selfplay_fast.training import (
     adam,
     fresh_adam,
@@ -308,10 +309,8 @@ _DEFAULTS: dict[str, tuple[float, str, str, int]] = {
 
 
 @dataclass(frozen=True, kw_only=True)
-class Config(WarmedUp, ModelConfig):
+class Config(SumSettings, ModelConfig):
     """eva's settings; the defaults are the `nano` preset."""
-
-    nano_warmup = 150
 
     prompts: str = SUMS
     """what is answered at first: `sums`, nano's, or a file of JSON lines with `prompt` and, if you like, `topic`"""
@@ -397,17 +396,6 @@ class Config(WarmedUp, ModelConfig):
     """gradient clipping"""
     max_loss: Positive = 1e6
     """a loss of `rloo` beyond it has exploded, and the run stops"""
-    warmup_steps: Natural | None = None
-    """supervised steps on sums before all else: what stands for a pretrained model in nano; None: 150 for nano, 0 for
-    other models"""
-    warmup_rows: Count = 64
-    """responses of each of these steps"""
-    warmup_terms: Count = 3
-    """sums of so many terms are right in all of them"""
-    warmup_care: Share = 0.5
-    """chance that a term of a longer one is right on purpose"""
-    warmup_learning_rate: NotNegative = 3e-3
-    """of the warm-up"""
     eval_temperature: NotNegative = 1.0
     """of responses in evaluations; 0: greedy"""
 
@@ -425,8 +413,6 @@ class Config(WarmedUp, ModelConfig):
             raise ValueError(f"creator: no rule evolves the prompts of {self.prompts}; set it to {POLICY}")
         if self.model == "nano" and self.prompts != SUMS:
             raise ValueError(f"model: nano's words are those of {SUMS}; name another, or --prompts {SUMS}")
-        if self.warmup_terms >= graded_sums.MOST_TERMS:
-            raise ValueError(f"warmup_terms: must be below {graded_sums.MOST_TERMS}, got {self.warmup_terms}")
 
     def resolved(self) -> Config:
         """With the published settings of its loss, where none are given, and the warm-up that this model gets."""

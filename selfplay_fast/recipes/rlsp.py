@@ -59,13 +59,11 @@ from selfplay_fast.play import Outcome, play_dialogues
 from selfplay_fast.play.effort import EffortJudge, effort_judge
 from selfplay_fast.play.word_problems import (
     MADE,
+    ChainSettings,
     Problem,
     Source,
-    chains,
-    demonstrations,
     in_turn,
     listed,
-    made_here,
     read_problems,
     texts_of,
 )
@@ -267,14 +265,7 @@ def _demonstrations(config: Config, policy: LanguageModel) -> Callable[[int], To
     if config.demonstrations != MADE:
         rows = read_rows(config.demonstrations, "demonstrations")
         return lambda step: pack_dialogues(policy, [rows[i] for i in in_turn(len(rows), count, step, seed)])
-    shown = demonstrations(
-        config.chains(),
-        count,
-        careful_steps=config.demonstration_careful * config.demonstration_steps,
-        stop=config.demonstration_stop,
-        seed=seed,
-        prompt=config.prompt,
-    )
+    shown = config.half_worked(count, config.demonstration_steps, seed, config.prompt)
     return lambda step: pack_dialogues(policy, shown(step))
 
 
@@ -293,7 +284,7 @@ def _problems(config: Config, run: Run, policy: LanguageModel) -> Source:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Config(SampleConfig):
+class Config(ChainSettings, SampleConfig):
     """RLSP's settings; the defaults are the `nano` preset."""
 
     critic: str = ""
@@ -302,12 +293,6 @@ class Config(SampleConfig):
     """`chains`, made here, or a JSONL file whose rows have a `problem` and an `answer`"""
     eval_problems: str = MADE
     """the same, to be evaluated on"""
-    chain_steps: tuple[int, ...] = (5,)
-    """steps of the problems that are made here: the grades of their length, equally often"""
-    chain_modulus: int = 3
-    """what their sums are taken modulo: 3, 5 or 7"""
-    chain_signs: str = "+"
-    """their operations: some of `+-*`"""
     prompt: str = "{question}"
     """what the solver is asked"""
     demonstrations: str = MADE
@@ -318,10 +303,6 @@ class Config(SampleConfig):
     """dialogues of each of these steps"""
     demonstration_learning_rate: NotNegative = 3e-3
     """its peak; it falls to 0"""
-    demonstration_careful: Share = 0.6
-    """of those made here: the share of supervised steps that is fully worked, before careless ones"""
-    demonstration_stop: Nucleus = 0.6
-    """of careless ones: the chance to stop after a step on paper, and take what it came to for the answer"""
     steps: Natural = 24
     """PPO iterations"""
     problems_per_step: Count = 64
@@ -394,12 +375,6 @@ class Config(SampleConfig):
                 "kl: adapters that were trained on demonstrations would be pulled back to the model before these; "
                 "fine-tune it first and leave demonstrations empty, or set kl to 0"
             )
-        if not self.chain_steps:
-            raise ValueError("chain_steps: name at least one length")
-        try:
-            chains(self.chain_steps, self.chain_modulus, 0, self.chain_signs)
-        except ValueError as error:
-            raise ValueError(f"chain_{error}") from None
 
     @property
     def uses_reference(self) -> bool:
@@ -409,10 +384,6 @@ class Config(SampleConfig):
     def style(self) -> Style:
         """Of games, which are not played here."""
         return "brief"
-
-    def chains(self) -> Source:
-        """Problems that are made here."""
-        return made_here(self.chain_steps, self.chain_modulus, self.chain_signs)
 
     def updates(self, step: int, peak: float) -> dict[str, Any]:
         """The optimizer steps of an iteration, of the policy or the critic."""

@@ -50,13 +50,14 @@ from selfplay_fast.play.attack_game import (
 )
 from selfplay_fast.play.attack_prompts import DIRECT_PROMPTS, AttackPrompts
 from selfplay_fast.play.attack_rules import ATTACKER, DEFENDER, JUDGE, Payoff
+from selfplay_fast.play.trigger_game import TriggerSettings
 from selfplay_fast.policies.judges import load_judge
 from selfplay_fast.policies.language_model import LanguageModel
 from selfplay_fast.policies.nano import build_nano_of
 from selfplay_fast.policies.streams import derive_seed
 from selfplay_fast.records import Episode, Sampling
 from selfplay_fast.run import Run
-from selfplay_fast.settings import SampleConfig, WarmedUp
+from selfplay_fast.settings import SampleConfig
 from selfplay_fast.throughput import Throughput
 from selfplay_fast.training import (
     adam,
@@ -233,10 +234,8 @@ def load_policy(config: Config, run: Run) -> LanguageModel:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Config(WarmedUp, SampleConfig):
+class Config(TriggerSettings, SampleConfig):
     """Self-RedTeam's settings; the defaults are the `nano` preset."""
-
-    nano_warmup = 40
 
     max_tokens: Count = 7
     eval_every: Count = 8
@@ -287,15 +286,6 @@ class Config(WarmedUp, SampleConfig):
     """reply length limit of a judge on a server"""
     judge_timeout: Positive = 120.0
     """seconds until an attempt to ask a server has failed; a game that gets no labels is dropped"""
-    triggers_seed: int = 0
-    """which words are nano's triggers follows from it"""
-    warmup_steps: Natural | None = None
-    """supervised steps before self-play, on random attacks and on a defender with holes: nano's pretraining; None: 40
-    for nano, 0 for other models"""
-    warmup_rows: Count = 192
-    """replies of each of these steps"""
-    warmup_learning_rate: NotNegative = 6e-3
-    """of embeddings and head in the warm-up; the layers' is three tenths of it"""
     eval_games: Count = 512
     """games of an evaluation: half from held-out seeds as they are, half attacked"""
     lora_per_role: bool = False

@@ -34,7 +34,7 @@ from selfplay_fast.play import Cast, RefinePrompts
 from selfplay_fast.play.prompt_sets import WORDS, PromptSet, prompt_set
 from selfplay_fast.play.refine_data import negatives, preference_rows, refiner_rows, response_rows
 from selfplay_fast.play.refine_table import ACTOR, REFINER, refine_table
-from selfplay_fast.play.word_demonstrations import demonstration_texts, demonstrations
+from selfplay_fast.play.word_demonstrations import WordSettings, demonstration_texts, demonstrations
 from selfplay_fast.play.word_tasks import PROMPTS, read_word_task, rule_judge
 from selfplay_fast.policies import Policy
 from selfplay_fast.policies.language_model import LanguageModel
@@ -43,7 +43,7 @@ from selfplay_fast.policies.streams import derive_seed
 from selfplay_fast.records import Sampling
 from selfplay_fast.refine_search import Draft, Refined, RefineOptions, best_of
 from selfplay_fast.run import Run
-from selfplay_fast.settings import ModelConfig, WarmedUp
+from selfplay_fast.settings import ModelConfig
 from selfplay_fast.training import (
     adam,
     fresh_adam,
@@ -247,10 +247,8 @@ def first_refiner(config: Config, run: Run, actor: LanguageModel) -> LanguageMod
 
 
 @dataclass(frozen=True, kw_only=True)
-class Config(WarmedUp, ModelConfig):
+class Config(WordSettings, ModelConfig):
     """SPaR's settings; the defaults are the `nano` preset."""
-
-    nano_warmup = 120
 
     refiner: str = ""
     """the refiner that is trained beside it; empty: a copy of the actor, warmed up as it is"""
@@ -321,17 +319,6 @@ class Config(WarmedUp, ModelConfig):
     """share of an iteration's optimizer steps over which its learning rates rise"""
     max_grad_norm: Positive = 1.0
     """gradient clipping"""
-    warmup_steps: Natural | None = None
-    """supervised steps on careless demonstrations of both roles before all else, which stand for bootstrapping; None:
-    120 for nano, 0 for other models"""
-    warmup_dialogues: Count = 80
-    """demonstrations of each of these steps"""
-    warmup_rate: NotNegative = 3e-3
-    """AdamW's peak in the warm-up"""
-    warmup_care: Share = 0.65
-    """probability that a demonstrated response thinks of a constraint"""
-    warmup_skill: Share = 0.7
-    """probability that a demonstrated refinement mends all that is broken"""
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -47,6 +47,7 @@ from selfplay_fast.play.document_game import (
 )
 from selfplay_fast.play.document_rules import QUESTIONER, RESPONDER, TASKS, VERIFIER, Difficulty
 from selfplay_fast.play.documents import Cluster, Memory, Mode, read_clusters, read_questions
+from selfplay_fast.play.fact_game import FactSettings
 from selfplay_fast.policies import Policy
 from selfplay_fast.policies.judges import load_judge
 from selfplay_fast.policies.language_model import LanguageModel
@@ -54,7 +55,7 @@ from selfplay_fast.policies.nano import build_nano_of
 from selfplay_fast.policies.streams import derive_seed
 from selfplay_fast.records import Episode
 from selfplay_fast.run import Run
-from selfplay_fast.settings import SampleConfig, WarmedUp
+from selfplay_fast.settings import SampleConfig
 from selfplay_fast.throughput import Throughput
 from selfplay_fast.training import (
     adam,
@@ -97,8 +98,9 @@ def train(config: Config, run: Run) -> None:
     for step in run.steps(config.steps, start=state.step):
         seed = derive_seed(config.seed, step)
         with run.phase("rollout"):
-            playing = {**cast, RESPONDER: config.walker(step) or cast[RESPONDER]}
-            episodes, memory = rollout(config, setting.clusters, playing, rules, memory, seed)
+            if config.responder == "walker":
+                cast[RESPONDER] = config.walker(step, config.steps)
+            episodes, memory = rollout(config, setting.clusters, cast, rules, memory, seed)
         metrics = document_metrics(episodes)
         with run.phase("advantages"):
             chosen, advantages = selected(config, episodes, seed)
@@ -273,10 +275,8 @@ def load_policy(config: Config, run: Run) -> LanguageModel:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Config(WarmedUp, SampleConfig):
+class Config(FactSettings, SampleConfig):
     """SPELL's settings; the defaults are the `nano` preset."""
-
-    nano_warmup = 60
 
     max_tokens: Count = 40
     eval_every: Count = 20
@@ -290,10 +290,6 @@ class Config(WarmedUp, SampleConfig):
     responder: Literal["self", "walker"] = "walker"
     """who answers: `self`, the policy; or, in nano's language, `walker`, which goes right at each hop with chance
     `hop_accuracy`, so that the questioner learns alone"""
-    hop_accuracy: Share = 0.85
-    """of `walker`, in the first step"""
-    last_hop_accuracy: Share | None = None
-    """the same in the last one, evenly rising until then, as if it learned; none: it stays as it is"""
     frozen: tuple[str, ...] = ()
     """roles that do not learn, `questioner` or `verifier`; the model of step 0 plays them"""
     steps: Natural = 40
@@ -352,15 +348,6 @@ class Config(WarmedUp, SampleConfig):
     """nucleus"""
     old_logprobs: Literal["learner", "sampler"] = "learner"
     """whose log-probs the ratio is taken to"""
-    fact_clusters: Count = 64
-    """clusters of nano's language"""
-    warmup_steps: Natural | None = None
-    """supervised steps on random questions and short answers before self-play: nano's way to learn the form; None: as
-    many as it needs, 0 for other models"""
-    warmup_rows: Count = 48
-    """replies of each of these steps"""
-    warmup_learning_rate: NotNegative = 6e-3
-    """of embeddings and head in the warm-up; the layers' is three tenths of it"""
     eval_games: Count = 90
     """questions of an evaluation"""
     eval_answers: Count = 4
@@ -384,15 +371,6 @@ class Config(WarmedUp, SampleConfig):
         """Who learns: the policy's roles that are not frozen."""
         own = {QUESTIONER: "self", RESPONDER: self.responder, VERIFIER: self.verifier}
         return tuple(role for role, player in own.items() if player == "self" and role not in self.frozen)
-
-    def walker(self, step: int) -> Policy | None:
-        """Whoever answers in the policy's place, as good as they are in this step."""
-        if self.responder != "walker":
-            return None
-        first = self.hop_accuracy
-        last = first if self.last_hop_accuracy is None else self.last_hop_accuracy
-        done = (step - 1) / max(1, self.steps - 1)
-        return fact_game.walker(first + (last - first) * done)
 
 
 PRESETS = {

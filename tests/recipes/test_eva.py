@@ -32,12 +32,12 @@ from selfplay_fast.play.evolving import (
     answer_table,
     answered_in,
     evolve_table,
+    function_reward,
     mixed,
     preference_rows,
 )
 from selfplay_fast.play.informativeness import choose, informativeness
 from selfplay_fast.policies.language_model import LanguageModel
-from selfplay_fast.policies.reward_models import function_reward
 from selfplay_fast.policies.simple import ScriptedPolicy
 from selfplay_fast.policies.streams import derive_seed
 from selfplay_fast.recipes import eva
