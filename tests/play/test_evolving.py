@@ -136,20 +136,20 @@ def test_responses_that_nobody_scores_are_left_out_and_counted() -> None:
 
 
 def test_a_server_grades_in_words_and_one_that_hangs_gives_no_reward(
-    scripted_server: Callable[..., Any], caplog: pytest.LogCaptureFixture
+    scripted_server: Callable[..., Any], hasten: Callable[..., Any], caplog: pytest.LogCaptureFixture
 ) -> None:
     """Oracle: what the server was asked and said; an attempt fails after a moment, and a warning says so."""
 
     async def grade(body: Any, attempt: int, headers: dict[str, str]) -> AsyncIterator[bytes]:
         asked = body["messages"][0]["content"]
         if "3 of prompt 0" in asked:
-            await asyncio.sleep(5)
+            await asyncio.sleep(60)
         said = "Hard to say." if "2 of" in asked else f"Fine.\nScore: {len(asked) % 10}"
         yield server.reply(said)
 
     server = scripted_server(grade)
-    limits = Limits(concurrency=8, timeout=0.5, deadline=2.0, attempts=1, backoff=0.01)
-    judge = OpenAIServer(server.url, "judge", limits=limits)
+    judge = OpenAIServer(server.url, "judge", limits=Limits(concurrency=8, attempts=1))
+    hasten(judge.endpoint, lambda body: "3 of prompt 0" in body["messages"][0]["content"])
     cast = {SOLVER: solver(), SCORER: judge}
     episodes = play(cast, [answer_table(Rules(prompts=GRADED), PROMPTS[:2], seed=0)])
     first, second = answered_in(episodes)

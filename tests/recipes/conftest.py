@@ -3,7 +3,6 @@
 import json
 import multiprocessing
 import os
-import socket
 from collections.abc import Callable
 from pathlib import Path
 
@@ -27,13 +26,11 @@ def _rank(rank: int, size: int, port: int, log: str, arguments: list[str]) -> No
 
 
 @pytest.fixture
-def on_ranks(tmp_path: Path) -> Callable[..., tuple[list[int], list[str]]]:
+def on_ranks(tmp_path: Path, free_port: Callable[[], int]) -> Callable[..., tuple[list[int], list[str]]]:
     """Runs a command line in several forked processes, as torchrun would; exit codes and outputs by rank."""
 
     def run(size: int, *arguments: str) -> tuple[list[int], list[str]]:
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            port = free.getsockname()[1]
+        port = free_port()
         logs = [str(tmp_path / f"rank-{rank}.log") for rank in range(size)]
         fork = multiprocessing.get_context("fork")
         ranks = [
@@ -43,7 +40,7 @@ def on_ranks(tmp_path: Path) -> Callable[..., tuple[list[int], list[str]]]:
         for rank in ranks:
             rank.start()
         for rank in ranks:
-            rank.join(120)
+            rank.join(600)
             rank.kill()  # one that hangs has failed
             rank.join()
         texts = [Path(log).read_text(errors="replace") for log in logs]
