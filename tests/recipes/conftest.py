@@ -1,5 +1,6 @@
 """Recipes over several processes."""
 
+import json
 import multiprocessing
 import os
 from collections.abc import Callable
@@ -47,6 +48,27 @@ def on_ranks(tmp_path: Path, free_port: Callable[[], int]) -> Callable[..., tupl
             os.remove(log)
         return [rank.exitcode or 0 for rank in ranks], texts
 
+    return run
+
+
+@pytest.fixture(scope="session")
+def rows() -> Callable[[Path], list[dict[str, float]]]:
+    """Reads the rows of a run's metrics, without times, speeds and memory."""
+
+    def read(run: Path) -> list[dict[str, float]]:
+        found = map(json.loads, (run / "metrics.jsonl").read_text().splitlines())
+        return [
+            {key: value for key, value in row.items() if not key.endswith(("_s", "_mib"))} for row in found
+        ]
+
+    return read
+
+
+@pytest.fixture(scope="module")
+def whole(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The run of a module's command line, `RUN`, without an interruption."""
+    run = tmp_path_factory.mktemp("whole") / "run"
+    assert cli.main([*request.module.RUN.split(), str(run)]) == 0
     return run
 
 
