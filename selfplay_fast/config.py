@@ -94,6 +94,11 @@ class RecipeConfig:
         """Does the loss compare with the model of step 0, which is then kept beside the one that learns?"""
         return False
 
+    @property
+    def critic_of(self) -> str:
+        """The model that a critic, which learns beside the policy, begins as; empty: there is none."""
+        return ""
+
 
 def _bounds(hint: Any) -> list[Bound]:
     """Those in an annotation, in a part of a union too."""

@@ -63,6 +63,8 @@ class ModelSettings(Protocol):
     def max_cache_tokens(self) -> int | None: ...
     @property
     def uses_reference(self) -> bool: ...
+    @property
+    def critic_of(self) -> str: ...
 
 
 def computed_in(config: ModelSettings) -> str:
@@ -87,13 +89,8 @@ def placement(config: ModelSettings) -> dict[str, Any]:
 
 def memory_budget(config: ModelSettings, ranks: int | None = None) -> Budget:
     """What the run will take on each of its cards. ValueError where the model's configuration cannot be read."""
-    from transformers import AutoConfig
-
-    try:
-        described = AutoConfig.from_pretrained(config.model)
-    except (OSError, ValueError, KeyError) as error:
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise ValueError(f"model {config.model!r}: no configuration can be read: {reason}") from error
+    described = _described("model", config.model)
+    critic = _described("critic", config.critic_of) if config.critic_of else None
     plan = Plan(
         dtype=computed_in(config),
         max_batch_tokens=config.max_batch_tokens,
@@ -103,7 +100,18 @@ def memory_budget(config: ModelSettings, ranks: int | None = None) -> Budget:
         reference=config.uses_reference,
         ranks=distributed.share()[1] if ranks is None else ranks,
     )
-    return budget(described, plan)
+    return budget(described, plan, critic)
+
+
+def _described(setting: str, name: str) -> Any:
+    """The transformers configuration of a folder or hub id."""
+    from transformers import AutoConfig
+
+    try:
+        return AutoConfig.from_pretrained(name)
+    except (OSError, ValueError, KeyError) as error:
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise ValueError(f"{setting} {name!r}: no configuration can be read: {reason}") from error
 
 
 def _check_memory(config: ModelSettings, run: Run) -> None:

@@ -381,6 +381,10 @@ class Config(ChainSettings, SampleConfig):
         return self.kl > 0
 
     @property
+    def critic_of(self) -> str:
+        return self.critic or self.model
+
+    @property
     def style(self) -> Style:
         """Of games, which are not played here."""
         return "brief"
