@@ -21,6 +21,8 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+T = typing.TypeVar("T")
+
 RECIPES = "selfplay_fast.recipes"
 
 # Options that say where and how a run computes, and how long; the others say what it learns, and stay as they are.
@@ -92,6 +94,11 @@ class RecipeConfig:
         """Does the loss compare with the model of step 0, which is then kept beside the one that learns?"""
         return False
 
+    @property
+    def critic_of(self) -> str:
+        """The model that a critic, which learns beside the policy, begins as; empty: there is none."""
+        return ""
+
 
 def _bounds(hint: Any) -> list[Bound]:
     """Those in an annotation, in a part of a union too."""
@@ -110,6 +117,25 @@ def check_warmed_up(model: str, steps: int | None) -> None:
         )
     if hint and "/" not in model and not Path(model).is_dir():
         raise ValueError(f"model: {model!r} is neither nano nor a folder{hint}")
+
+
+class WarmedUp(RecipeConfig):
+    """What a configuration with `warmup_steps` inherits besides: None stands for as many as ``nano_warmup``, and for 0
+    where another model is named, which is not to be warmed up."""
+
+    nano_warmup = 0
+    model: str
+    warmup_steps: Natural | None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_warmed_up(self.model, self.warmup_steps)
+
+    def resolved(self) -> Any:
+        if self.warmup_steps is not None:
+            return self
+        own: Any = self
+        return dataclasses.replace(own, warmup_steps=self.nano_warmup if self.model == "nano" else 0)
 
 
 def nearest(word: str, known: Iterable[str], prefix: str = "") -> str:
@@ -166,6 +192,12 @@ def option_types(name: str) -> dict[str, Any]:
 def config_to_dict(config: Any) -> dict[str, Any]:
     """A configuration as plain values: tuples become lists, everything else stays."""
     return {field.name: _plain(getattr(config, field.name)) for field in dataclasses.fields(config)}
+
+
+def same_named(kind: type[T], config: Any, **others: Any) -> T:
+    """A dataclass of this ``kind``: of the configuration what is called as its fields are, and ``others``."""
+    ours, theirs = ({field.name for field in dataclasses.fields(one)} for one in (config, kind))  # type: ignore[arg-type]
+    return kind(**{name: getattr(config, name) for name in ours & theirs - others.keys()}, **others)
 
 
 def differences(before: Any, after: Any) -> dict[str, tuple[Any, Any]]:

@@ -6,7 +6,7 @@ A recipe with other defaults says so by naming the setting again.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 from selfplay_fast.config import (
     Count,
@@ -16,9 +16,10 @@ from selfplay_fast.config import (
     Positive,
     RecipeConfig,
     Temperature,
-    check_warmed_up,
+    WarmedUp,
 )
 from selfplay_fast.games import Style
+from selfplay_fast.records import Sampling
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,6 +60,11 @@ class ModelConfig(RecipeConfig):
                 "it 'auto'"
             )
 
+    @property
+    def style(self) -> Style:
+        """How prompts are written: as chats, for which a model needs a template."""
+        return "spiral"
+
 
 @dataclass(frozen=True, kw_only=True)
 class SampleConfig(ModelConfig):
@@ -92,9 +98,19 @@ class SampleConfig(ModelConfig):
                 f"max_think_tokens: must be below max_tokens, {self.max_tokens}, got {self.max_think_tokens}"
             )
 
+    def sampling(self, **others: Any) -> Sampling:
+        """How replies are drawn in training; ``others`` are further settings, or stand in place of these."""
+        names = ("temperature", "max_tokens", "max_think_tokens")
+        return Sampling(**{name: getattr(self, name) for name in names} | others)
+
+    def limits(self) -> dict[str, Any]:
+        """What an update is bounded by, whatever it learns."""
+        names = ("max_grad_norm", "max_loss", "max_batch_tokens")
+        return {name: getattr(self, name) for name in names}
+
 
 @dataclass(frozen=True, kw_only=True)
-class GameConfig(SampleConfig):
+class GameConfig(WarmedUp, SampleConfig):
     """Self-play of games with one policy, and what is measured of it."""
 
     games: tuple[str, ...] = ("kuhn_poker", "tic_tac_toe", "negotiation")
@@ -122,7 +138,6 @@ class GameConfig(SampleConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_warmed_up(self.model, self.warmup_steps)
         if not self.games:
             raise ValueError("games: name at least one game")
 

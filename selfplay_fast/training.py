@@ -1,4 +1,5 @@
-"""What recipes share around their loops: a model made ready to learn, and the checkpoint to go on from."""
+"""What recipes share around their loops: a model made ready to learn, the step that is over, the checkpoint to go on
+from."""
 
 from __future__ import annotations
 
@@ -12,13 +13,14 @@ import torch
 
 from selfplay_fast.config import write_atomic
 from selfplay_fast.games import Style
-from selfplay_fast.learn import RoleBaseline, checkpoint, distributed
+from selfplay_fast.learn import RoleBaseline, TokenBatch, checkpoint, distributed, pack_dialogues
 from selfplay_fast.learn.memory import Budget, Plan, budget
+from selfplay_fast.learn.warmup import demonstration_batch, imitate
 from selfplay_fast.model_folder import Facts, check_facts, folder_facts
+from selfplay_fast.play import Cast, Table, play
 from selfplay_fast.policies import Policy
 from selfplay_fast.policies.adapters import add_adapters, check_installed, train_adapters
 from selfplay_fast.policies.base import Learner, ServersGoneError
-from selfplay_fast.policies.critic import Critic
 from selfplay_fast.policies.language_model import LanguageModel
 from selfplay_fast.policies.nano import build_nano
 from selfplay_fast.policies.recompute import recompute_layers
@@ -61,6 +63,8 @@ class ModelSettings(Protocol):
     def max_cache_tokens(self) -> int | None: ...
     @property
     def uses_reference(self) -> bool: ...
+    @property
+    def critic_of(self) -> str: ...
 
 
 def computed_in(config: ModelSettings) -> str:
@@ -85,13 +89,8 @@ def placement(config: ModelSettings) -> dict[str, Any]:
 
 def memory_budget(config: ModelSettings, ranks: int | None = None) -> Budget:
     """What the run will take on each of its cards. ValueError where the model's configuration cannot be read."""
-    from transformers import AutoConfig
-
-    try:
-        described = AutoConfig.from_pretrained(config.model)
-    except (OSError, ValueError, KeyError) as error:
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise ValueError(f"model {config.model!r}: no configuration can be read: {reason}") from error
+    described = _described("model", config.model)
+    critic = _described("critic", config.critic_of) if config.critic_of else None
     plan = Plan(
         dtype=computed_in(config),
         max_batch_tokens=config.max_batch_tokens,
@@ -101,7 +100,18 @@ def memory_budget(config: ModelSettings, ranks: int | None = None) -> Budget:
         reference=config.uses_reference,
         ranks=distributed.share()[1] if ranks is None else ranks,
     )
-    return budget(described, plan)
+    return budget(described, plan, critic)
+
+
+def _described(setting: str, name: str) -> Any:
+    """The transformers configuration of a folder or hub id."""
+    from transformers import AutoConfig
+
+    try:
+        return AutoConfig.from_pretrained(name)
+    except (OSError, ValueError, KeyError) as error:
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise ValueError(f"{setting} {name!r}: no configuration can be read: {reason}") from error
 
 
 def _check_memory(config: ModelSettings, run: Run) -> None:
@@ -148,7 +158,48 @@ def load_model(
         _check_facts(config, Facts(policy.tokenizer.chat_template is not None, policy.context_limit))
         if config.lora_rank:
             add_adapters(policy.model, config.lora_rank, derive_seed(config.seed, 0))
-    _prepare(config, policy)
+    prepare(config, policy)
+    return policy
+
+
+class WarmupSettings(ModelSettings, Protocol):
+    """What a recipe's configuration says besides, where nano is warmed up."""
+
+    @property
+    def warmup_steps(self) -> int | None: ...
+
+
+# Prompts and the replies to them, or rows of dialogues
+Demonstrations = tuple[Sequence[str], Sequence[str]] | list[dict[str, Any]]
+
+
+def load_warmed_up(
+    config: WarmupSettings,
+    run: Run,
+    *,
+    nano: Callable[[], tuple[Any, Any]],
+    demonstrations: Callable[[int], Demonstrations],
+    learning_rate: float,
+    layer_rate: float = 1.0,
+) -> LanguageModel:
+    """The model that the configuration names, warmed up if so configured: `imitate` of what a seed demonstrates."""
+    policy = load_model(config, (), run.status, build=nano)
+
+    def batch_of(step: int) -> TokenBatch:
+        shown = demonstrations(derive_seed(config.seed, 0, step))
+        if isinstance(shown, tuple):
+            return demonstration_batch(policy, *shown)
+        return pack_dialogues(policy, shown)
+
+    if config.warmup_steps:
+        imitate(
+            policy,
+            batch_of,
+            steps=config.warmup_steps,
+            learning_rate=learning_rate,
+            layer_rate=layer_rate,
+            progress=run.status,
+        )
     return policy
 
 
@@ -165,7 +216,7 @@ def _check_facts(config: ModelSettings, facts: Facts) -> None:
     check_facts(config.model, facts, style=config.style, max_tokens=config.max_tokens)
 
 
-def _prepare(config: ModelSettings, policy: LanguageModel) -> None:
+def prepare(config: ModelSettings, policy: LanguageModel) -> None:
     """Make a loaded policy one that learns."""
     if config.lora_rank:
         train_adapters(policy.model)
@@ -182,37 +233,9 @@ def load_reference(config: ModelSettings, run: Run, policy: LanguageModel, **opt
     return checkpoint.load_policy(run.checkpoints / "step-000000", **as_computed)
 
 
-def load_critic(
-    config: ModelSettings, run: Run, policy: LanguageModel, step: int, *, rate: float, source: str = ""
-) -> tuple[Critic, torch.optim.Optimizer]:
-    """The critic as it was after ``step`` and its optimizer. A new one begins as ``source``, a folder or hub id; where
-    that is empty as the policy of step 0, or, where adapters learn, as the model that they are added to.
-
-    ValueError where it is of another family or vocabulary than the policy, whose tokens it reads.
-    """
-    saved = run.checkpoints / f"step-{step:06d}" / checkpoint.CRITIC
-    first = config.model if config.lora_rank else run.checkpoints / "step-000000" / "model"
-    critic = Critic.load(
-        saved / "model" if saved.is_dir() else source or first,
-        policy.attention,
-        seed=derive_seed(config.seed, 0),
-        dtype="float32",
-        device=str(policy.model.device),
-    )
-    ours, theirs = (learner.model.config.get_text_config() for learner in (policy, critic))
-    if (ours.model_type, ours.vocab_size) != (theirs.model_type, theirs.vocab_size):
-        raise ValueError(
-            f"critic: must read the policy's tokens, as a {ours.model_type} of {ours.vocab_size} tokens does; "
-            f"{source} is a {theirs.model_type} of {theirs.vocab_size}"
-        )
-    if config.gradient_checkpointing:
-        recompute_layers(critic.model)
-    distributed.shard(critic.model, getattr(torch, computed_in(config)))
-    with distributed.sharded(critic.model):
-        optimizer = adam(critic, rate=rate)
-        if saved.is_dir():
-            checkpoint.restore_optimizer(optimizer, saved)
-    return critic, optimizer
+def load_first(config: ModelSettings, run: Run) -> LanguageModel:
+    """The policy as it was at step 0, to play and not to learn."""
+    return checkpoint.load_policy(run.checkpoints / "step-000000", **placement(config))
 
 
 @contextmanager
@@ -244,28 +267,6 @@ def fresh_adam(policy: Learner, *, betas: tuple[float, float] = (0.9, 0.95)) -> 
         return adam(policy, rate=0.0, betas=betas)
 
 
-def second_model(
-    config: ModelSettings, run: Run, name: str, step: int, *, build: Callable[[], LanguageModel]
-) -> LanguageModel:
-    """The model that learns beside a run's own, as it was after ``step``; at first a copy of what ``build`` makes.
-
-    It is kept in ``checkpoints/NAME``. Saved (`save_second_model`) before the run's own, it is there for whatever step
-    the run goes on from.
-    """
-    path = run.checkpoints / name / f"step-{step:06d}"
-    if step == 0 and not path.exists():
-        save_second_model(run, name, step, build())
-    policy = checkpoint.load_policy(path, **placement(config))
-    _prepare(config, policy)
-    return policy
-
-
-def save_second_model(run: Run, name: str, step: int, policy: LanguageModel) -> None:
-    """Weights only: its optimizer begins anew in every step."""
-    state = checkpoint.TrainState(step=step, baseline=RoleBaseline())
-    checkpoint.save_checkpoint(run.checkpoints / name, policy, fresh_adam(policy), state, keep=3)
-
-
 def start(
     config: ModelSettings,
     run: Run,
@@ -273,7 +274,7 @@ def start(
     build: Callable[[], LanguageModel],
     optimizer_of: Callable[[LanguageModel], torch.optim.Optimizer],
     evaluate: Callable[[LanguageModel], dict[str, float]],
-    baseline: RoleBaseline,
+    baseline: RoleBaseline | None = None,
     **options: Any,
 ) -> tuple[LanguageModel, torch.optim.Optimizer, checkpoint.TrainState]:
     """The newest checkpoint of the run, or what ``build`` makes, evaluated and saved as step 0.
@@ -286,7 +287,7 @@ def start(
     saved = checkpoint.load_newest(run.checkpoints, run.note, **placement(config), **options)
     if saved is not None:
         policy, folder, state = saved
-        _prepare(config, policy)
+        prepare(config, policy)
         with distributed.sharded(policy.model):
             optimizer = optimizer_of(policy)
             checkpoint.restore_optimizer(optimizer, folder)
@@ -298,7 +299,7 @@ def start(
         policy = build()
     with distributed.sharded(policy.model):
         optimizer = optimizer_of(policy)
-    state = checkpoint.TrainState(step=0, baseline=baseline)
+    state = checkpoint.TrainState(step=0, baseline=RoleBaseline() if baseline is None else baseline)
     run.status("evaluating the policy to start from")
     with run.phase("evaluation"):
         metrics = evaluate(policy)
@@ -308,11 +309,38 @@ def start(
     return policy, optimizer, state
 
 
+def played(cast: Cast, table: Callable[..., Table]) -> list[Episode]:
+    """The episodes of ``table(share=share)``, over all ranks."""
+    return distributed.play_dealt(lambda share: play(cast, [table(share=share)]))
+
+
+def notes_of(run: Run, step: int) -> Callable[[str], None]:
+    """Says something about this step."""
+    return lambda text: run.note(f"step {step}: {text}")
+
+
 def write_rows(folder: Path, step: int, rows: Sequence[Mapping[str, Any]]) -> None:
     """A line for each, in the file of this step."""
     if distributed.is_first():
         folder.mkdir(exist_ok=True)
         write_atomic(folder / f"step-{step:06d}.jsonl", "".join(json.dumps(row) + "\n" for row in rows))
+
+
+def save_step(
+    run: Run,
+    policy: LanguageModel,
+    optimizer: torch.optim.Optimizer,
+    step: int,
+    *,
+    baseline: RoleBaseline | None = None,
+    rollouts: dict[str, Any] | None = None,
+    **options: Any,
+) -> None:
+    """The run's checkpoint of this step; ``options`` are further ones of `checkpoint.save_checkpoint`."""
+    baseline = RoleBaseline() if baseline is None else baseline
+    done = checkpoint.TrainState(step=step, baseline=baseline, rollouts=rollouts)
+    with run.phase("checkpoint"):
+        checkpoint.save_checkpoint(run.checkpoints, policy, optimizer, done, **options)
 
 
 def finish_step(

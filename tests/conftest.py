@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import copy
+import dataclasses
 import importlib.util
 import json
 import os
 import random
+import socket
 import threading
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterator
@@ -18,6 +21,7 @@ from typing import Any
 os.environ.setdefault("HF_HUB_OFFLINE", "1")  # no test reaches the network
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
+import hypothesis
 import numpy as np
 import pytest
 import torch
@@ -26,6 +30,12 @@ if not torch.cuda.is_available():
     os.environ.setdefault("TRITON_INTERPRET", "1")  # read when @triton.jit decorates, so before kernels load
 
 torch.set_num_threads(1)  # OpenMP barriers on busy cores cost more than the second thread brings
+
+# The same examples every time, however long a busy machine takes over them.
+hypothesis.settings.register_profile(
+    "calm", derandomize=True, deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow]
+)
+hypothesis.settings.load_profile("calm")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -130,14 +140,12 @@ class ScriptedServer:
     """A web server on this machine that says, byte by byte, what a test wants.
 
     script: an async generator of (decoded body, number of the attempt from 0, headers) that yields bytes to send; the
-    connection is closed when it ends. ``seen`` holds (path, headers, body) of every request, ``busiest`` the most that
-    were open at once.
+    connection is closed when it ends. ``seen`` holds (path, headers, body) of every request.
     """
 
     def __init__(self, script: Callable[[Any, int, dict[str, str]], AsyncIterator[bytes]]) -> None:
         self.script = script
         self.seen: list[tuple[str, dict[str, str], Any]] = []
-        self.busiest = self._open = 0
         self._attempts: Counter[str] = Counter()
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever)
@@ -146,18 +154,15 @@ class ScriptedServer:
         self.url = f"http://127.0.0.1:{self._server.sockets[0].getsockname()[1]}/v1"
 
     def _do(self, work: Any) -> Any:
-        return asyncio.run_coroutine_threadsafe(work, self._loop).result(10)
+        return asyncio.run_coroutine_threadsafe(work, self._loop).result(60)
 
     async def _answer(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        self._open += 1
-        self.busiest = max(self.busiest, self._open)
         try:
             with contextlib.suppress(ConnectionError, asyncio.IncompleteReadError):
                 await self._converse(reader, writer)
                 writer.close()
                 await writer.wait_closed()
         finally:
-            self._open -= 1
             writer.transport.abort()
 
     async def _converse(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -218,3 +223,37 @@ def scripted_server() -> Iterator[Callable[..., ScriptedServer]]:
     yield start
     for server in servers:
         server.close()
+
+
+@pytest.fixture(scope="session")
+def hasten() -> Callable[[Any, Callable[[Any], bool]], list[Any]]:
+    """Gives an endpoint's attempts at some bodies 0.2 s, so that what hangs there is over soon, and leaves all others
+    their time, however busy the machine. Returns the bodies of all attempts, which are added as they begin."""
+
+    def hasten(endpoint: Any, hangs: Callable[[Any], bool]) -> list[Any]:
+        usual, hasty, begun = endpoint.attempt, copy.copy(endpoint), []
+        hasty.limits = dataclasses.replace(endpoint.limits, timeout=0.2)
+
+        async def attempt(client: Any, request: Any, read: Any) -> Any:
+            begun.append(request.body)
+            return await (hasty.attempt if hangs(request.body) else usual)(client, request, read)
+
+        endpoint.attempt = attempt
+        return begun
+
+    return hasten
+
+
+@pytest.fixture(scope="session")
+def free_port() -> Iterator[Callable[[], int]]:
+    """Ports of this machine at which nobody listens. Each is bound until the end, so that nobody else is given it; a
+    server may be started at it, since servers reuse addresses."""
+    with contextlib.ExitStack() as held:
+
+        def port() -> int:
+            one = held.enter_context(socket.socket())
+            one.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            one.bind(("127.0.0.1", 0))
+            return int(one.getsockname()[1])
+
+        yield port

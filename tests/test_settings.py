@@ -19,12 +19,14 @@ from selfplay_fast.config import (
     RecipeConfig,
     Share,
     Temperature,
+    WarmedUp,
     above,
     config_from_dict,
     config_to_dict,
     least,
     load_recipe,
     recipe_names,
+    same_named,
 )
 from selfplay_fast.settings import GameConfig, ModelConfig, ServerConfig
 
@@ -109,6 +111,35 @@ def test_bounds_are_found_in_every_part_of_a_type() -> None:
 
     assert [bound.words for bound in _bounds(Nucleus)] == ["above 0", "at most 1"]
     assert all(isinstance(bound, Bound) for bound in _bounds(Count | None))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Warm(WarmedUp):
+    nano_warmup = 7
+    model: str = "nano"
+    warmup_steps: Natural | None = None
+
+
+@pytest.mark.parametrize(
+    ("model", "given", "steps"), [("nano", None, 7), ("nano", 3, 3), ("nano", 0, 0), ("a/b", None, 0)]
+)
+def test_only_nano_is_warmed_up(model: str, given: int | None, steps: int) -> None:
+    assert Warm(model=model, warmup_steps=given).resolved().warmup_steps == steps
+    with pytest.raises(ValueError, match="leave warmup_steps out"):
+        Warm(model="a/b", warmup_steps=1)
+
+
+def test_a_dataclass_takes_what_it_shares_with_a_configuration() -> None:
+    """Oracle: by hand: what has the same name, but for what is given; defaults for the rest."""
+
+    @dataclass(frozen=True)
+    class Part:
+        count: int
+        natural: int
+        other: str = "default"
+
+    assert same_named(Part, Bounded(count=5, natural=3)) == Part(5, 3)
+    assert same_named(Part, Bounded(count=5), natural=9, other="given") == Part(5, 9, "given")
 
 
 @pytest.mark.parametrize("recipe", recipe_names())

@@ -74,3 +74,12 @@ def test_a_model_that_cannot_be_counted_is_loaded(
 
     monkeypatch.setattr(training, "budget", fail)
     assert start_on(1) == ["memory is not counted before the run: aten::nonzero: not without data"]
+
+
+def test_notes_of_a_step_name_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Oracle: the line."""
+    run = Run.create("spiral", spiral.PRESETS["nano"], tmp_path / "run")
+    notes: list[str] = []
+    monkeypatch.setattr(run, "note", notes.append)
+    training.notes_of(run, 3)("all rewards are equal")
+    assert notes == ["step 3: all rewards are equal"]

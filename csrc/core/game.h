@@ -222,6 +222,7 @@ struct Option {
     std::string_view help;
     std::string_view words = {};  // separated by single spaces; empty for a number
     int step = 1;                 // allowed values are low, low + step, ..., high
+    bool told = true;             // do players read it? not what changes only how a result is paid
 };
 
 template <class G>

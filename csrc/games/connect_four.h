@@ -19,8 +19,13 @@ struct ConnectFour {
     static constexpr bool kZeroSum = true, kPerfectInformation = true;
     static constexpr int kStandard = 0, kMars = 1;
     static constexpr auto options() {
-        return std::array{Option<ConnectFour>{"rewards", &ConnectFour::rewards, 0, 1, "mars: a draw pays 0.1 to both",
-                                              "standard mars"}};
+        return std::array{Option<ConnectFour>{.name = "rewards",
+                                              .member = &ConnectFour::rewards,
+                                              .low = 0,
+                                              .high = 1,
+                                              .help = "mars: a draw pays 0.1 to both",
+                                              .words = "standard mars",
+                                              .told = false}};
     }
 
     // A bit per cell, 8 * row + column from the bottom; the eighth column stays empty, so that no line runs around it.

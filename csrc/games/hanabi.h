@@ -36,8 +36,13 @@ struct Hanabi {
             Option<Hanabi>{"hand", &Hanabi::hand, 0, kMaxHand, "cards in a hand, 0 for 5 (up to three players) or 4"},
             Option<Hanabi>{"info_tokens", &Hanabi::info_tokens, 0, 8, "at the start and at most"},
             Option<Hanabi>{"life_tokens", &Hanabi::life_tokens, 1, 3, "the last one lost loses all"},
-            Option<Hanabi>{"rewards", &Hanabi::rewards, 0, 1, "mars: a last move that changes nothing pays 0.1",
-                           "standard mars"}};
+            Option<Hanabi>{.name = "rewards",
+                           .member = &Hanabi::rewards,
+                           .low = 0,
+                           .high = 1,
+                           .help = "mars: a last move that changes nothing pays 0.1",
+                           .words = "standard mars",
+                           .told = false}};
     }
     std::string conflict() const {
         if (players * hand_size() <= deck_cards()) return {};

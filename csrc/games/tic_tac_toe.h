@@ -19,9 +19,14 @@ struct TicTacToe {
     static constexpr bool kZeroSum = true, kPerfectInformation = true;
     static constexpr int kStandard = 0, kMars = 1;
     static constexpr auto options() {
-        return std::array{
-            Option<TicTacToe>{"size", &TicTacToe::size, 3, 5, "cells per side", {}, 2},
-            Option<TicTacToe>{"rewards", &TicTacToe::rewards, 0, 1, "mars: a draw pays 0.1 to both", "standard mars"}};
+        return std::array{Option<TicTacToe>{"size", &TicTacToe::size, 3, 5, "cells per side", {}, 2},
+                          Option<TicTacToe>{.name = "rewards",
+                                            .member = &TicTacToe::rewards,
+                                            .low = 0,
+                                            .high = 1,
+                                            .help = "mars: a draw pays 0.1 to both",
+                                            .words = "standard mars",
+                                            .told = false}};
     }
 
     struct State {

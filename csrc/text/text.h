@@ -128,17 +128,17 @@ std::string legal_list(const Game& game, const typename Game::State& state, Styl
     return out;
 }
 
-// "kuhn_poker rounds 5 ": the name and the options that are not at their defaults.
+// "kuhn_poker rounds 5 ": the name and the options that players are told and that are not at their defaults.
 template <AnyGame Game>
 std::string brief_preamble(const Game& game) {
     std::string out(Game::kName);
-    const GameInfo now = describe(game), usual = describe(Game{});
-    for (std::size_t i = 0; i < now.options.size(); ++i) {
-        const OptionInfo& option = now.options[i];
-        if (option.value == usual.options[i].value) continue;
-        out += " " + option.name + " ";
+    const Game usual{};
+    for (const Option<Game>& option : Game::options()) {
+        const int value = game.*option.member;
+        if (!option.told || value == usual.*option.member) continue;
+        ((out += ' ') += option.name) += ' ';
         out +=
-            option.words.empty() ? std::to_string(option.value) : option.words[static_cast<std::size_t>(option.value)];
+            option.words.empty() ? std::to_string(value) : split_words(option.words)[static_cast<std::size_t>(value)];
     }
     return out + " ";
 }

@@ -9,7 +9,7 @@ import re
 import select
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from fractions import Fraction
 from pathlib import Path
 from typing import Any, Literal
@@ -49,6 +49,28 @@ def answer_metrics(episodes: Sequence[Episode], prefix: str = "") -> dict[str, f
         f"{prefix}reasoning_characters": float(np.mean([k.get("characters", 0) for k in kept])),
         f"{prefix}reply_tokens": float(np.mean([len(e.turns[0].reply.tokens) for e in episodes])),
     }
+
+
+def paid_metrics(episodes: Sequence[Episode]) -> dict[str, float]:
+    """`answer_metrics`, ``reward`` and ``reward_std`` and, where it was graded, the mean ``effort``."""
+    rewards = np.array([episode.returns["solver"] for episode in episodes])
+    metrics = answer_metrics(episodes) | {"reward": rewards.mean(), "reward_std": rewards.std()}
+    grades = [grade for episode in episodes if (grade := episode.kept.get("effort")) is not None]
+    return metrics | ({"effort": float(np.mean(grades))} if grades else {})
+
+
+def answered(note: Callable[[str], None], played: Sequence[Episode]) -> list[Episode]:
+    """The episodes that can be learned from, and a line for what is unusual. ValueError where there are none."""
+    episodes = [episode for episode in played if len(episode.turns[0].reply.tokens)]
+    if not episodes:
+        raise ValueError("problems: none leaves room for a reply; use a model with a longer context")
+    if left := len(played) - len(episodes):
+        note(f"{left} problems leave no room for a reply and are left out")
+    if failed := sum(episode.kept.get("effort", 0.0) is None for episode in episodes):
+        note(f"{failed} replies have no grade of their effort, which counts as 0.5")
+    if len({episode.returns["solver"] for episode in episodes}) == 1:
+        note("all rewards are equal; only penalty and critic tell replies apart")
+    return episodes
 
 
 class AnswerVerifier:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
@@ -63,3 +63,19 @@ def diversity_metrics(episodes: Sequence[Episode], name: str = NAME) -> dict[str
     if importlib.util.find_spec("sacrebleu") is not None:
         metrics[f"{name}/self_bleu"] = self_bleu(attacks)
     return metrics
+
+
+def tell_of_games(
+    note: Callable[[str], None], episodes: Sequence[Episode], dropped: Mapping[str, int], *, judge: str
+) -> None:
+    """A line for what is out of order in `counted_games`. ValueError where the judge does not answer at all."""
+    lost = {why: number for why, number in dropped.items() if why != "tie"}
+    if lost:
+        said = ", ".join(f"{number} {why}" for why, number in sorted(lost.items()))
+        note(f"games dropped: {said}")
+    if not episodes and set(dropped) == {"unlabelled"}:
+        raise ValueError(f"judge: none of {dropped['unlabelled']} games got labels; does {judge} answer?")
+    for role in (ATTACKER, DEFENDER):
+        rewards = {e.returns[role] for e in episodes if role in e.returns}
+        if len(rewards) == 1:
+            note(f"all rewards of the {role} are {rewards.pop():g}, which teaches nothing")

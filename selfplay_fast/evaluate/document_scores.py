@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 import numpy as np
 
-from selfplay_fast.play.document_game import ASKED, DROPPED, NAME
+from selfplay_fast.play.document_game import ASKED, DROPPED, NAME, is_useful
+from selfplay_fast.play.document_rules import VERIFIER
 from selfplay_fast.records import Episode
 
 
@@ -69,3 +70,44 @@ def answer_metrics(episodes: Sequence[Episode], name: str = "held_out") -> dict[
     return {f"{name}/{key}": float(np.mean(values)) for key, values in sorted(parts.items())} | {
         f"{name}/average_error": float(error)
     }
+
+
+def sample_metrics(episodes: Sequence[Episode], chosen: Sequence[Sequence[int]]) -> dict[str, float]:
+    """``samples/<role>``: how many of these turns are a role's."""
+    turns = (episode.turns[t] for episode, own in zip(episodes, chosen, strict=True) for t in own)
+    return {f"samples/{role}": float(n) for role, n in Counter(turn.ask.role for turn in turns).items()}
+
+
+def tell_of_readings(
+    note: Callable[[str], None],
+    episodes: Sequence[Episode],
+    chosen: Sequence[Sequence[int]],
+    *,
+    wanted: int,
+    verifier: str,
+) -> None:
+    """A line for what is out of order, ``wanted`` useful questions for example, and ``chosen`` turns of them.
+
+    ValueError where the verifier does not answer at all, or no prompt leaves room for a reply.
+    """
+    dropped = Counter(e.kept["why"] for e in episodes if e.kept["status"] == DROPPED)
+    if dropped:
+        said = ", ".join(f"{count} {why}" for why, count in sorted(dropped.items()))
+        note(f"readings dropped: {said}")
+    if dropped["no_room"] == len(episodes):
+        raise ValueError(
+            "clusters: no prompt leaves room for a reply; take shorter ones, or a longer context"
+        )
+    votes = [turn for e in episodes for turn in e.turns if turn.ask.role == VERIFIER]
+    if lost := sum(turn.reply.lost for turn in votes):
+        note(f"{lost} of {len(votes)} votes did not come and count as none")
+        if lost == len(votes):
+            raise ValueError(f"verifier: none of {lost} votes came; does {verifier} answer?")
+    useful = sum(map(is_useful, episodes))
+    if useful < wanted:
+        note(f"{useful} of {wanted} questions tell right from wrong answers")
+    if not any(chosen):
+        note("all rewards of a group are equal, which teaches nothing")
+    prompts = Counter(e.turns[0].ask.prompt_text for e in episodes if e.turns)
+    if again := sum(prompts.values()) - len(prompts):
+        note(f"{again} prompts of the questioner are the same as another")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
@@ -39,3 +39,13 @@ def prompt_metrics(
         if prompts and all(prompt.topic.isdecimal() for prompt in prompts):
             metrics[f"difficulty/{name}"] = float(np.mean([int(prompt.topic) for prompt in prompts]))
     return metrics
+
+
+def scored(note: Callable[[str], None], answered: Sequence[Answered]) -> list[Answered]:
+    """The prompts that have a scored response, and a line for what is missing."""
+    came = sum(len(one.turns) + one.unscored for one in answered)
+    if lost := sum(one.lost for one in answered):
+        note(f"{lost} of {came + lost} responses did not come or had no room")
+    if unscored := sum(one.unscored for one in answered):
+        note(f"{unscored} of {came} responses got no reward and are left out")
+    return [one for one in answered if one.turns]

@@ -12,7 +12,7 @@ from selfplay_fast.learn.chat_rows import pack_dialogues, pack_pairs
 from selfplay_fast.learn.credit import discounted_sums, gae, moving_advantages, segment_normalise
 from selfplay_fast.learn.critic_update import batch_values, critic_update
 from selfplay_fast.learn.losses import PolicyLoss, policy_loss, ppo_clip_loss, reinforce_loss, value_clip_loss
-from selfplay_fast.learn.packing import TokenBatch, only_roles, pack, pack_chats
+from selfplay_fast.learn.packing import TokenBatch, only_roles, only_turns, pack, pack_chats, pack_replies
 from selfplay_fast.learn.preference_update import PairBatch, preference_update
 from selfplay_fast.learn.preferences import (
     dpo_loss,
@@ -45,11 +45,13 @@ __all__ = [
     "leave_one_out_advantages",
     "moving_advantages",
     "only_roles",
+    "only_turns",
     "orpo_loss",
     "pack",
     "pack_chats",
     "pack_dialogues",
     "pack_pairs",
+    "pack_replies",
     "policy_loss",
     "ppo_clip_loss",
     "preference_loss",

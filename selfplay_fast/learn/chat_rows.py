@@ -80,6 +80,11 @@ def read_rows(path: str | Path, setting: str) -> list[Row]:
     return rows
 
 
+def shuffled(rows: Sequence[Row], seed: int) -> list[Row]:
+    """All of them, in an order that follows from the seed."""
+    return [rows[i] for i in np.random.default_rng(seed).permutation(len(rows))]
+
+
 def row_batches(policy: LanguageModel, rows: Sequence[Row], *, size: int, seed: int) -> Iterator[TokenBatch]:
     """Batches of ``size`` dialogues without end, drawn with replacement; number n follows from (seed, n)."""
     for number in count():

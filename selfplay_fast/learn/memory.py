@@ -123,8 +123,11 @@ class Budget:
         return min(most)
 
 
-def budget(config: Any, plan: Plan) -> Budget:
-    """Of training the model of a transformers configuration."""
+def budget(config: Any, plan: Plan, critic: Any = None) -> Budget:
+    """Of training the model of a transformers configuration, and a critic with the trunk of another one.
+
+    Both learn, one after the other: what an update takes and what a step adds is that of the larger.
+    """
     dtype = getattr(torch, plan.dtype)
     options: dict[str, Any] = {
         "lora_rank": plan.lora_rank,
@@ -133,12 +136,15 @@ def budget(config: Any, plan: Plan) -> Budget:
     model = empty_model(config, dtype, **options)
     parameters = sum(parameter.numel() for parameter in model.parameters())
     learned = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
+    judging = _critic_parameters(critic)
+    larger = max(learned, judging)
     head = model.get_output_embeddings().weight
     tokens = token_bytes(config, dtype, **options)
     lines = [
         *_weights(parameters, learned, dtype.itemsize, plan),
-        _line("Adam's moments; in a step also what it computes", _FLOAT * learned / plan.ranks, 2, 2, 3),
-        Line("gradients in float32", 0, _FLOAT * learned, _FLOAT * learned / plan.ranks),
+        *([_critic(judging, dtype.itemsize, plan)] if judging else []),
+        _adam(learned + judging, larger, plan.ranks),
+        Line("gradients in float32", 0, _FLOAT * larger, _FLOAT * larger / plan.ranks),
         *_rollout(tokens, dtype.itemsize * len(head), config.get_text_config().num_hidden_layers, plan),
         *_micro_batch(tokens, head, plan),
     ]
@@ -162,6 +168,29 @@ def _weights(parameters: int, learned: int, size: int, plan: Plan) -> list[Line]
     if plan.reference and not plan.lora_rank:
         lines.append(_line("the model of step 0", size * parameters, 1, 1, 1))
     return lines
+
+
+def _critic_parameters(config: Any) -> int:
+    """Of a trunk and a head of one number; all of them learn."""
+    if config is None:
+        return 0
+    from transformers import AutoModel
+
+    with torch.device("meta"):
+        trunk = AutoModel.from_config(config)
+    return sum(parameter.numel() for parameter in trunk.parameters()) + config.get_text_config().hidden_size
+
+
+def _critic(parameters: int, size: int, plan: Plan) -> Line:
+    """Float32 beside what passes compute with, which stays while the policy makes its step."""
+    computed = 0 if plan.ranks == 1 and size == _FLOAT else size
+    return _line("the critic's weights", (computed + _FLOAT / plan.ranks) * parameters, 1, 1, 1)
+
+
+def _adam(learned: int, larger: int, ranks: int) -> Line:
+    """Two moments of all that learns; in a step one number more for each parameter that it moves."""
+    kept = 2 * _FLOAT * learned / ranks
+    return Line("Adam's moments; in a step also what it computes", kept, kept, kept + _FLOAT * larger / ranks)
 
 
 def _rollout(tokens: TokenBytes, logits_row: int, layers: int, plan: Plan) -> list[Line]:

@@ -104,6 +104,28 @@ def only_roles(episodes: Sequence[Episode], roles: Sequence[str]) -> list[Episod
     ]
 
 
+def only_turns(episodes: Sequence[Episode], chosen: Sequence[Sequence[int]]) -> list[Episode]:
+    """The episodes with the turns of these numbers alone."""
+    return [
+        replace(episode, turns=tuple(episode.turns[k] for k in own))
+        for episode, own in zip(episodes, chosen, strict=True)
+    ]
+
+
+def pack_replies(
+    episodes: Sequence[Episode], advantages: Sequence[Sequence[float]] | None = None
+) -> TokenBatch | None:
+    """`pack` for a mean over tokens: all samples, each token with weight 1 / N; None where a model said nothing.
+
+    Without ``advantages`` the reward of a turn stands in their place.
+    """
+    if not any(len(turn.reply.tokens) for episode in episodes for turn in episode.turns):
+        return None
+    if advantages is None:
+        advantages = [[turn.reward for turn in episode.turns] for episode in episodes]
+    return pack(episodes, advantages, token_normaliser=1, skip_zero_advantages=False)
+
+
 def pack(
     episodes: Sequence[Episode],
     advantages: Sequence[Sequence[float]],

@@ -143,6 +143,25 @@ def orpo_loss(weight: float = 0.1) -> PreferenceLoss:
     return loss
 
 
+FREE_OF_REFERENCE = ("simpo", "orpo")
+
+
+def loss_called(
+    name: str, *, beta: float, nll_weight: float = 1.0, simpo_margin: float = 1.0
+) -> PreferenceLoss:
+    """``name``_loss with this beta, in `orpo_loss` its weight."""
+    makers: dict[str, Callable[[], PreferenceLoss]] = {
+        "dpo": lambda: dpo_loss(beta),
+        "ipo": lambda: ipo_loss(beta),
+        "rpo": lambda: rpo_loss(beta, nll_weight=nll_weight),
+        "sppo": lambda: sppo_loss(beta),
+        "simpo": lambda: simpo_loss(beta, margin=simpo_margin),
+        "orpo": lambda: orpo_loss(beta),
+        "hinge": lambda: hinge_loss(beta),
+    }
+    return makers[name]()
+
+
 def preference_loss(
     hidden: Tensor,
     weight: Tensor,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
+from typing import Literal
 
 
 def cosine_rate(step: int, steps: int, *, peak: float, least: float, warmup: int) -> float:
@@ -36,3 +37,21 @@ def constant_rates(steps: int, *, peak: float, warmup: float) -> list[float]:
     """The same, but the peak is kept: transformers' ``constant_with_warmup``."""
     rises = math.ceil(steps * warmup)
     return [peak * step / rises for step in range(rises)] + [peak] * (steps - rises)
+
+
+def falling_rates(
+    kind: Literal["cosine", "linear"], steps: int, *, peak: float, warmup: float
+) -> list[float]:
+    """Those of all steps: up over the share ``warmup`` of them, then down towards 0, half a cosine or a line."""
+    if kind == "linear":
+        return linear_rates(steps, peak=peak, warmup=warmup)
+    return cosine_rates(range(steps), steps + 1, peak=peak, least=0.0, warmup=math.ceil(warmup * steps))
+
+
+def iteration_rates(step: int, steps: int, updates: int, *, peak: float, warmup: int) -> list[float]:
+    """Those of the ``updates`` optimizer steps of iteration ``step`` = 1 … ``steps``.
+
+    One cosine over all iterations, down to a tenth of the peak, which ``warmup`` optimizer steps lead up to.
+    """
+    which = range((step - 1) * updates, step * updates)
+    return cosine_rates(which, steps * updates, peak=peak, least=peak / 10, warmup=warmup)

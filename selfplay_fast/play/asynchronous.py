@@ -120,9 +120,10 @@ class Rollouts:
             while self._seats.pending:  # so that every reply is of one version
                 self._step()
             return self._take(places)
+        alive = self._thread.is_alive()  # asked first: what ends it is known by then
         if self._failure is not None:
             raise self._failure
-        if not self._thread.is_alive():
+        if not alive:
             raise ValueError("collect: with beside=True games are played inside `with Rollouts(…)` only")
         self._wanted = True
         self._wake.set()

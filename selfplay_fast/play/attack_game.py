@@ -125,6 +125,17 @@ class Rules:
         return read_reply(reply.text.removeprefix(self.prompts.opening))
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Setting:
+    """Seeds to train on and held out, rules, the judge, and dialogues to imitate."""
+
+    seeds: Sequence[Seed]
+    held_out: Sequence[Seed]
+    rules: Rules
+    judge: Policy
+    rows: Sequence[Mapping[str, Any]] = ()
+
+
 def attack_game(rules: Rules, seed: Seed) -> Protocol:
     """One game. ``kept`` has its ``seed``, ``attack``, ``said`` by role, ``labels`` and, where it counts for nothing,
     ``dropped``: why.

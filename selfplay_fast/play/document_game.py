@@ -34,7 +34,7 @@ from selfplay_fast.play.document_rules import (
 from selfplay_fast.play.documents import Cluster, Reading
 from selfplay_fast.policies.base import Policy
 from selfplay_fast.policies.simple import ScriptedPolicy
-from selfplay_fast.records import Ask, Message, Reply, Sampling
+from selfplay_fast.records import Ask, Episode, Message, Reply, Sampling
 
 NAME = "document_game"
 ASKED, BAD_FORMAT, BAD_GROUND, DROPPED = "asked", "bad_format", "bad_ground", "dropped"
@@ -215,6 +215,23 @@ def _paid(rules: Rules, kept: dict[str, Any]) -> Outcome:
 def _ended(status: str, kept: Mapping[str, Any], why: str | None, reward: float = 0.0) -> Outcome:
     returns = {QUESTIONER: reward}
     return Outcome(returns=returns, rewards={0: reward}, kept={**kept, "status": status, "why": why})
+
+
+def is_useful(episode: Episode) -> bool:
+    """A question some of whose answers are right, and some wrong."""
+    if episode.kept["status"] != ASKED:
+        return False
+    return len({episode.turns[t].reward for t in episode.kept["answers_at"]}) > 1
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Setting:
+    """Clusters to read, questions of evaluations, rules, and who plays roles in a policy's place."""
+
+    clusters: Sequence[Cluster]
+    questions: Sequence[tuple[Cluster, Question]]
+    rules: Rules
+    others: Mapping[str, Policy] = field(default_factory=dict)
 
 
 def function_verifier(same: Callable[[str, str, str], bool | None]) -> Policy:

@@ -10,15 +10,17 @@ from collections.abc import Callable, Generator, Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import numpy as np
 
 from selfplay_fast.arguments import json_lines, shown
 from selfplay_fast.play.dialogue_table import DialogueTable, Outcome, Protocol
 from selfplay_fast.play.evolve_prompts import EvolvePrompts, read_evolved, read_score
+from selfplay_fast.policies.base import Policy
+from selfplay_fast.policies.simple import ScriptedPolicy
 from selfplay_fast.policies.streams import derive_seed
-from selfplay_fast.records import Ask, Episode, Reply, Sampling, Turn
+from selfplay_fast.records import Ask, Episode, Message, Reply, Sampling, Turn
 
 SOLVER, CREATOR, SCORER = "solver", "creator", "reward_model"
 
@@ -67,6 +69,25 @@ class Rules:
     topic_of: Callable[[str], str] | None = None
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Setting:
+    """Prompts to begin with and to be measured on, the reward model, and a creator unless it is the policy."""
+
+    prompts: Sequence[Prompt]
+    eval_prompts: Sequence[Prompt]
+    reward_model: Policy
+    creator: Policy | None = None
+
+    def cast(self, policy: Policy) -> dict[str, Policy]:
+        """Who plays which role."""
+        return {SOLVER: policy, CREATOR: self.creator or policy, SCORER: self.reward_model}
+
+    def split(self, step: int, count: int, seed: int) -> list[Prompt]:
+        """Those of iteration 1, 2, …: after the last split the first again, each in an order of the seed's."""
+        order = np.random.default_rng(seed).permutation(len(self.prompts))
+        return [self.prompts[order[i % len(order)]] for i in range((step - 1) * count, step * count)]
+
+
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class Answered:
     """A prompt with the solver's scored responses, whose rewards are those of their turns; ``unscored``: how many
@@ -86,6 +107,11 @@ class Answered:
     def differs(self) -> bool:
         """Is any response better than another?"""
         return len(set(self.rewards)) > 1
+
+
+def prompt_rows(prompts: Iterable[Prompt]) -> list[Row]:
+    """What `read_prompts` reads."""
+    return [{"prompt": prompt.text, "topic": prompt.topic} for prompt in prompts]
 
 
 def answer_prompt(rules: Rules, prompt: Prompt) -> Protocol:
@@ -185,6 +211,18 @@ def evolve_table(
     mine = range(share[0], len(prompts), share[1])
     own = [(derive_seed(seed, i), prompts[i]) for i in mine]
     return DialogueTable(partial(evolve_prompt, rules), own, indices=mine, seed=seed, name="evolve")
+
+
+def function_reward(reward: Callable[[str, str], float | None]) -> Policy:
+    """A function of prompt and response as the reward model, for prompts whose ``grade`` is None; None: it cannot
+    tell."""
+
+    def say(ask: Ask, sample: int) -> str:
+        prompt, response = (message["content"] for message in cast(Sequence[Message], ask.append))
+        value = reward(prompt, response)
+        return "" if value is None else repr(float(value))
+
+    return ScriptedPolicy(say)
 
 
 def answered_in(episodes: Iterable[Episode]) -> list[Answered]:

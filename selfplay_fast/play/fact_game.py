@@ -11,15 +11,18 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 
+from selfplay_fast.config import Count, Natural, NotNegative, Share, WarmedUp
+from selfplay_fast.play.document_game import Rules, Setting, function_verifier
 from selfplay_fast.play.document_prompts import DocumentPrompts
-from selfplay_fast.play.document_rules import Question
+from selfplay_fast.play.document_rules import VERIFIER, Question
 from selfplay_fast.play.documents import Cluster, Past
 from selfplay_fast.policies.base import Policy
 from selfplay_fast.policies.simple import ScriptedPolicy
-from selfplay_fast.policies.streams import sample_streams, stream_ids, uniforms
+from selfplay_fast.policies.streams import derive_seed, sample_streams, stream_ids, uniforms
 from selfplay_fast.records import Ask, Message
 
 NAMES = tuple(consonant + "o" for consonant in "bdfgklmn")
@@ -36,6 +39,33 @@ PROMPTS = DocumentPrompts(
 _QUESTION = re.compile(r"(\w+) (\d) hops")
 
 
+@dataclass(frozen=True, kw_only=True)
+class FactSettings(WarmedUp):
+    """What can be set of the language, of who answers in it in a policy's place, and of nano's warm-up."""
+
+    nano_warmup = 60
+
+    fact_clusters: Count = 64
+    """clusters of nano's language"""
+    hop_accuracy: Share = 0.85
+    """of `walker`, in the first step"""
+    last_hop_accuracy: Share | None = None
+    """the same in the last one, evenly rising until then, as if it learned; none: it stays as it is"""
+    warmup_steps: Natural | None = None
+    """supervised steps on random questions and short answers before self-play: nano's way to learn the form; None: as
+    many as it needs, 0 for other models"""
+    warmup_rows: Count = 48
+    """replies of each of these steps"""
+    warmup_learning_rate: NotNegative = 6e-3
+    """of embeddings and head in the warm-up; the layers' is three tenths of it"""
+
+    def walker(self, step: int, steps: int) -> Policy:
+        """Whoever answers in the policy's place, as good as they are in step 1 … ``steps``."""
+        first = self.hop_accuracy
+        last = first if self.last_hop_accuracy is None else self.last_hop_accuracy
+        return walker(first + (last - first) * (step - 1) / max(1, steps - 1))
+
+
 def fact_clusters(count: int, seed: int) -> list[Cluster]:
     """Circles through all names in random orders, a document for each step, in random order."""
     rng = np.random.default_rng(seed)
@@ -46,6 +76,17 @@ def fact_clusters(count: int, seed: int) -> list[Cluster]:
         documents = tuple(facts[i] for i in rng.permutation(len(facts)))
         clusters.append(Cluster(name=f"facts {number}", task="general", documents=documents))
     return clusters
+
+
+def setting(rules: Rules, *, clusters: int, questions: int, seed: int) -> Setting:
+    """So many clusters to learn on, and others with a question each, of any number of hops by turns, judged exactly."""
+    held_out = fact_clusters(questions, derive_seed(seed, 0, 3))
+    return Setting(
+        clusters=fact_clusters(clusters, derive_seed(seed, 0, 2)),
+        questions=exact_questions(held_out, range(1, MOST_HOPS + 1), 0),
+        rules=replace(rules, prompts=PROMPTS, complete=complete),
+        others={VERIFIER: function_verifier(same)},
+    )
 
 
 def walk(cluster: Cluster, name: str, hops: int) -> list[str] | None:

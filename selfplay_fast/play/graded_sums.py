@@ -10,11 +10,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 
+from selfplay_fast.config import Count, Natural, NotNegative, Share, WarmedUp
 from selfplay_fast.play.evolve_prompts import EvolvePrompts
-from selfplay_fast.play.evolving import Prompt
+from selfplay_fast.play.evolving import Prompt, Rules, Setting, function_reward
 from selfplay_fast.policies.simple import ScriptedPolicy
 from selfplay_fast.policies.streams import derive_seed
 from selfplay_fast.records import Ask
@@ -28,6 +30,46 @@ PROMPTS = EvolvePrompts(
 
 _SHORT = 0.75  # of demonstrations
 _TERM = re.compile(r"([0-4])\+([0-4])")
+
+
+@dataclass(frozen=True, kw_only=True)
+class SumSettings(WarmedUp):
+    """What can be set of nano's warm-up."""
+
+    nano_warmup = 150
+
+    warmup_steps: Natural | None = None
+    """supervised steps on sums before all else: what stands for a pretrained model in nano; None: 150 for nano, 0 for
+    other models"""
+    warmup_rows: Count = 64
+    """responses of each of these steps"""
+    warmup_terms: Count = 3
+    """sums of so many terms are right in all of them"""
+    warmup_care: Share = 0.5
+    """chance that a term of a longer one is right on purpose"""
+    warmup_learning_rate: NotNegative = 3e-3
+    """of the warm-up"""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.warmup_terms >= MOST_TERMS:
+            raise ValueError(f"warmup_terms: must be below {MOST_TERMS}, got {self.warmup_terms}")
+
+
+def rules(common: Rules) -> Rules:
+    """With the words of this language."""
+    return replace(common, prompts=PROMPTS, topic_of=topic_of)
+
+
+def setting(*, prompts: int, eval_prompts: int, mastered: int, seed: int) -> Setting:
+    """So many sums to begin with, of up to one term more than are ``mastered``, and held-out sums of all lengths."""
+    lengths = [1 + i % (1 + mastered) for i in range(prompts)]
+    every = [1 + i % MOST_TERMS for i in range(eval_prompts)]
+    return Setting(
+        prompts=sums(lengths, derive_seed(seed, 0, 2)),
+        eval_prompts=sums(every, 0),
+        reward_model=function_reward(reward),
+    )
 
 
 def terms_of(prompt: str) -> list[tuple[int, int]]:
@@ -119,3 +161,8 @@ def demonstrations(
             replies.append(" ".join(said))
         prompts.append(prompt)
     return prompts, replies
+
+
+def texts() -> tuple[list[str], list[str]]:
+    """What is read and said of sums and of a creator's tasks: what nano's tokenizer is made of."""
+    return demonstrations(2000, 0, careful_terms=0, care=0.0, creator=True)

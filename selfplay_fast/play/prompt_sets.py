@@ -25,6 +25,11 @@ class PromptSet:
     held_out: Sequence[str]
     read: Callable[[str], Task] | None = None
 
+    @property
+    def name(self) -> str:
+        """What metrics call them."""
+        return "prompts" if self.read is None else WORDS
+
     def of_step(self, step: int, count: int) -> list[str]:
         """The prompts of step 1, 2, …: ``count`` after those of the step before; from the beginning after the last."""
         return [self.train[place % len(self.train)] for place in range((step - 1) * count, step * count)]

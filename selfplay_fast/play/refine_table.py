@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 from selfplay_fast.play.outstanding import Outstanding
 from selfplay_fast.play.refine_prompts import RefinePrompts
@@ -157,6 +158,12 @@ class RefineTable:
         """Episodes that ended since the last call."""
         finished, self._finished = self._finished, []
         return finished
+
+
+def refine_table(drafts: Sequence[Draft], *, share: tuple[int, int] = (0, 1), **settings: Any) -> RefineTable:
+    """A `RefineTable` with these settings; of ``share`` = (i, n) of those drafts whose number is i modulo n."""
+    own = range(len(drafts))[share[0] :: share[1]]
+    return RefineTable([drafts[i] for i in own], indices=own, **settings)
 
 
 def _turn(wanted: Wanted, ask: Ask, reply: Reply) -> Turn:

@@ -9,13 +9,15 @@ one less often and one never, and a few harmless words as well. No seed tells of
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
-from selfplay_fast.play.attack_game import Seed
+from selfplay_fast.config import Count, Natural, NotNegative, WarmedUp
+from selfplay_fast.play.attack_game import Rules, Seed, Setting, function_judge
 from selfplay_fast.play.attack_prompts import AttackPrompts
 from selfplay_fast.play.attack_rules import Labels
+from selfplay_fast.policies.streams import derive_seed
 
 WORDS = tuple(consonant + vowel for consonant in "bdfgklmp" for vowel in "aio")
 LENGTH = 2
@@ -29,6 +31,23 @@ PROMPTS = AttackPrompts(
     judge=None,
     opening="",
 )
+
+
+@dataclass(frozen=True, kw_only=True)
+class TriggerSettings(WarmedUp):
+    """What can be set of the language, and of nano's warm-up in it."""
+
+    nano_warmup = 40
+
+    triggers_seed: int = 0
+    """which words are nano's triggers follows from it"""
+    warmup_steps: Natural | None = None
+    """supervised steps before self-play, on random attacks and on a defender with holes: nano's pretraining; None: 40
+    for nano, 0 for other models"""
+    warmup_rows: Count = 192
+    """replies of each of these steps"""
+    warmup_learning_rate: NotNegative = 6e-3
+    """of embeddings and head in the warm-up; the layers' is three tenths of it"""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -94,6 +113,17 @@ class TriggerGame:
                 words[rng.integers(LENGTH)] = harmful[rng.integers(len(harmful))]
             texts.append(Seed(text=" ".join(words), harmful=number % 2 == 0))
         return texts
+
+
+def setting(rules: Rules, seed: int) -> Setting:
+    """The language whose triggers follow from the seed: its seeds and its exact judge."""
+    game = TriggerGame.hidden(seed)
+    return Setting(
+        seeds=game.seeds(1024, derive_seed(seed, 1)),
+        held_out=game.seeds(1024, derive_seed(seed, 2), held_out=True),
+        rules=replace(rules, prompts=PROMPTS),
+        judge=function_judge(game.judge),
+    )
 
 
 def reply(answer: str) -> str:

@@ -6,10 +6,13 @@ right can be learned from itself.
 
 from __future__ import annotations
 
-from dataclasses import replace
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 
+from selfplay_fast.config import Count, Natural, NotNegative, Share, WarmedUp
 from selfplay_fast.play.word_tasks import (
     CASES,
     ENDINGS,
@@ -24,6 +27,25 @@ from selfplay_fast.play.word_tasks import (
 from selfplay_fast.refine_search import END, START
 
 Chat = list[dict[str, str]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class WordSettings(WarmedUp):
+    """What can be set of nano's warm-up on them."""
+
+    nano_warmup = 120
+
+    warmup_steps: Natural | None = None
+    """supervised steps on careless demonstrations of both roles before all else, which stand for bootstrapping; None:
+    120 for nano, 0 for other models"""
+    warmup_dialogues: Count = 80
+    """demonstrations of each of these steps"""
+    warmup_rate: NotNegative = 3e-3
+    """AdamW's peak in the warm-up"""
+    warmup_care: Share = 0.65
+    """probability that a demonstrated response thinks of a constraint"""
+    warmup_skill: Share = 0.7
+    """probability that a demonstrated refinement mends all that is broken"""
 
 
 def _run(first: str, length: int) -> str:
@@ -96,6 +118,19 @@ def demonstration_texts() -> tuple[list[str], list[str]]:
         for role in ("user", "assistant")
     )
     return read, said
+
+
+def demonstrations(
+    tasks: Sequence[WordTask], count: int, seed: int, *, care: float, skill: float
+) -> list[dict[str, Any]]:
+    """Dialogues about some of the tasks, the refiner's and the actor's by turns."""
+    rng = np.random.default_rng(seed)
+    chosen = [tasks[i] for i in rng.integers(len(tasks), size=count)]
+    chats = [
+        actor_chat(task, rng, care) if k % 2 else refiner_chat(task, rng, care, skill)
+        for k, task in enumerate(chosen)
+    ]
+    return [{"messages": chat} for chat in chats]
 
 
 def _said(content: str) -> dict[str, str]:

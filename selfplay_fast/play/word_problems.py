@@ -18,10 +18,12 @@ from typing import Any
 import numpy as np
 
 from selfplay_fast.arguments import json_lines, shown
+from selfplay_fast.config import Nucleus, RecipeConfig, Share
 from selfplay_fast.policies.streams import derive_seed
 from selfplay_fast.records import Message
 
 Source = Callable[[int, int, int], "list[Problem]"]  # step 0, 1 …, count, seed -> the problems of a step
+MADE = "chains"  # problems and demonstrations that are made here
 
 SIGNS = "+-*"
 _PRIMES = (3, 5, 7)  # one digit each
@@ -115,6 +117,53 @@ def made_here(steps: Sequence[int], modulus: int, signs: str = SIGNS) -> Source:
 def listed(problems: Sequence[Problem]) -> Source:
     """Some of these in every step."""
     return lambda step, count, seed: [problems[i] for i in in_turn(len(problems), count, step, seed)]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ChainSettings(RecipeConfig):
+    """What can be set of chains, and of demonstrations about them."""
+
+    chain_steps: tuple[int, ...] = (5,)
+    """steps of the problems that are made here: the grades of their length, equally often"""
+    chain_modulus: int = 3
+    """what their sums are taken modulo: 3, 5 or 7"""
+    chain_signs: str = "+"
+    """their operations: some of `+-*`"""
+    demonstration_careful: Share = 0.6
+    """of those made here: the share of supervised steps that is fully worked, before careless ones"""
+    demonstration_stop: Nucleus = 0.6
+    """of careless ones: the chance to stop after a step on paper, and take what it came to for the answer"""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not self.chain_steps:
+            raise ValueError("chain_steps: name at least one length")
+        try:
+            chains(self.chain_steps, self.chain_modulus, 0, self.chain_signs)
+        except ValueError as error:
+            raise ValueError(f"chain_{error}") from None
+
+    def chains(self) -> Source:
+        """Problems that are made here."""
+        return made_here(self.chain_steps, self.chain_modulus, self.chain_signs)
+
+    def half_worked(
+        self, count: int, steps: int, seed: int, prompt: str
+    ) -> Callable[[int], list[dict[str, list[Message]]]]:
+        """Of 0 … ``steps`` - 1 the dialogues about ``count`` chains: first fully worked, then `half_worked`."""
+        source, careful = self.chains(), self.demonstration_careful * steps
+
+        def of_step(step: int) -> list[dict[str, list[Message]]]:
+            stop = 0.0 if step < careful else self.demonstration_stop
+            return half_worked(source(step, count, seed), stop, derive_seed(seed, step, 1), prompt)
+
+        return of_step
+
+
+def texts_of(source: Source, prompt: str) -> tuple[list[str], list[str]]:
+    """What is read and said about 300 problems: what nano's tokenizer is made of."""
+    problems = source(0, 300, 0)
+    return [problem.asked(prompt)[0]["content"] for problem in problems], [p.worked() for p in problems]
 
 
 def in_turn(rows: int, count: int, step: int, seed: int) -> list[int]:

@@ -53,7 +53,7 @@ class RemoteStream(Generic[Sent, Open, Result]):
         self.pending = 0
         self._new: deque[tuple[Ask, Sent]] = deque()
         self._heard: deque[tuple[Ask, Sent, Result | Exception]] = deque()
-        self._arrived = threading.Event()
+        self._arrived = threading.Condition()
         self._connection: Open | None = None  # this and the rest belong to the loop
         self._open = 0  # requests
         self._speaking: set[asyncio.Task[None]] = set()
@@ -71,7 +71,6 @@ class RemoteStream(Generic[Sent, Open, Result]):
 
         An error in place of an answer is raised once the answers before it have been handed out.
         """
-        self._arrived.clear()
         answers: list[Answer] = []
         while self._heard:
             ask, sent, result = self._heard.popleft()
@@ -92,8 +91,8 @@ class RemoteStream(Generic[Sent, Open, Result]):
 
     def wait(self, seconds: float) -> None:
         """Until something has come, or so long."""
-        if not self._heard:
-            self._arrived.wait(seconds)
+        with self._arrived:
+            self._arrived.wait_for(lambda: self._heard, seconds)
 
     # -- on the loop ---------------------------------------------------------------------------------------------
 
@@ -113,8 +112,9 @@ class RemoteStream(Generic[Sent, Open, Result]):
         except Exception as error:  # it is raised where the answer is awaited
             result = error
         self._open -= 1
-        self._heard.append((ask, sent, result))
-        self._arrived.set()
+        with self._arrived:
+            self._heard.append((ask, sent, result))
+            self._arrived.notify()
         if not self._open and not self._new and self._connection is not None:
             connection, self._connection = self._connection, None
             with suppress(Exception):  # all that went over it has come

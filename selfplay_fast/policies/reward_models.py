@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,6 @@ import torch
 from selfplay_fast.policies.base import Policy
 from selfplay_fast.policies.classifier import context_limit
 from selfplay_fast.policies.judges import load_judge
-from selfplay_fast.policies.simple import ScriptedPolicy
 from selfplay_fast.records import Ask, FloatArray, Reply
 
 _LOG = logging.getLogger(__name__)
@@ -93,17 +92,6 @@ class SequenceReward:
     def score(self, asks: Sequence[Ask]) -> Sequence[FloatArray]:
         """Not a policy of which log-probs could be asked."""
         raise ValueError("a reward model has no log-probs; ask a language model")
-
-
-def function_reward(reward: Callable[[str, str], float | None]) -> Policy:
-    """A function of prompt and response as a reward model; None: it cannot tell."""
-
-    def say(ask: Ask, sample: int) -> str:
-        prompt, response = (message["content"] for message in _messages(ask))
-        value = reward(prompt, response)
-        return "" if value is None else repr(float(value))
-
-    return ScriptedPolicy(say)
 
 
 def load_reward_model(name: str, *, device: str = "auto", timeout: float = 120.0) -> Policy:

@@ -10,7 +10,7 @@ reading, one temperature. docs/papers.md lists every difference.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from typing import Annotated, Any, Literal
 
@@ -26,7 +26,6 @@ from selfplay_fast.learn import (
     RoleBaseline,
     TokenBatch,
     Update,
-    checkpoint,
     distributed,
     pack_chats,
     ppo_clip_loss,
@@ -39,26 +38,190 @@ from selfplay_fast.learn import (
 from selfplay_fast.learn.advantages import Advantages, Pool
 from selfplay_fast.learn.losses import k3_kl
 from selfplay_fast.learn.rewards import rewarded_anew, turn_rewards
-from selfplay_fast.learn.schedules import cosine_rates
+from selfplay_fast.learn.schedules import iteration_rates
 from selfplay_fast.learn.warmup import imitate
 from selfplay_fast.play import Cast, InvalidRewards, play_games, self_play
 from selfplay_fast.policies import Policy, RandomPolicy
 from selfplay_fast.policies.demonstrating import Demonstrator
 from selfplay_fast.policies.language_model import LanguageModel
 from selfplay_fast.policies.streams import derive_seed
-from selfplay_fast.records import Episode, Sampling
+from selfplay_fast.records import Episode
 from selfplay_fast.run import Run
 from selfplay_fast.settings import GameConfig
 from selfplay_fast.throughput import Throughput
-from selfplay_fast.training import adam, computed_in, finish_step, load_model, load_reference, start
+from selfplay_fast.training import (
+    adam,
+    computed_in,
+    finish_step,
+    load_model,
+    load_reference,
+    save_step,
+    start,
+)
 
 MINI_HANABI = "hanabi(colors=2,ranks=2,hand=3,info_tokens=3)"
 SIMPLE_HANABI = "hanabi(colors=3,ranks=2,hand=5,info_tokens=8)"
 
 
+def train(config: Config, run: Run) -> None:
+    """Self-play from the first step, or from the newest checkpoint of the run."""
+    config = config.resolved()
+    distributed.check_enough(config.games_per_step, "games_per_step")
+    policy, optimizer, state = start(
+        config,
+        run,
+        build=partial(load_policy, config, run),
+        optimizer_of=partial(adam, rate=config.learning_rate, weight_decay=config.weight_decay),
+        evaluate=partial(_evaluate, config, full=True),
+        keep_thinking=config.keep_thinking,
+    )
+    reference = None
+    if config.uses_reference:
+        reference = load_reference(config, run, policy, keep_thinking=config.keep_thinking)
+    throughput = Throughput(run, policy, computed_in(config), reference)
+    baseline = state.baseline
+
+    for step in run.steps(config.steps, start=state.step):
+        seed = derive_seed(config.seed, step)
+        with run.phase("rollout"):
+            played = _play(config, self_play(policy), config.games_per_step, seed)
+            episodes = without_forfeits(played)
+        with run.phase("advantages"):
+            advantages, baseline = _advantages(config, episodes, baseline)
+            batch = pack_chats(episodes, advantages, logprob_temperature=config.logprob_temperature)
+            batch = batch.shuffled(seed)  # every optimizer step sees all games and seats
+        updates = -(-batch.num_samples // (config.sequences_per_update or batch.num_samples))
+        settings = Update(
+            **config.limits(),
+            loss=ppo_clip_loss(config.clip, dual_clip=config.dual_clip),
+            minibatch=config.sequences_per_update,
+            old=config.old_logprobs,
+            rates=iteration_rates(
+                step,
+                config.steps,
+                updates,
+                peak=config.learning_rate,
+                warmup=config.learning_rate_warmup,
+            ),
+            magnet=config.kl,
+            kl=partial(k3_kl, limit=10.0),
+        )
+        with run.phase("update"):
+            metrics = update(policy, optimizer, batch, settings, reference=reference)
+        metrics |= episode_metrics(episodes) | reply_metrics(played)
+        metrics |= throughput.metrics(episodes, batch)
+        evaluate = partial(_evaluate, config, policy)
+        save = partial(save_step, run, policy, optimizer, baseline=baseline)
+        last = step == config.steps
+        finish_step(config, run, step, metrics, episodes, advantages, last=last, evaluate=evaluate, save=save)
+
+
+def _advantages(
+    config: Config, episodes: list[Episode], baseline: RoleBaseline
+) -> tuple[Advantages, RoleBaseline]:
+    """One for every turn; the baseline is SPIRAL's and changes with it only."""
+    rewards = turn_rewards(
+        episodes,
+        format_reward=config.format_reward,
+        length_weight=config.length_weight,
+        long=config.long_reply,
+    )
+    if config.advantage == "role_conditioned":
+        return role_conditioned_advantages(rewarded_anew(episodes, rewards), baseline)
+    if config.advantage == "trajectory":
+        rewards = summed_rewards(episodes, rewards)
+    return turn_level_advantages(episodes, rewards, pool=config.pool, estimator=config.estimator), baseline
+
+
+def load_policy(config: Config, run: Run) -> LanguageModel:
+    """The model named by the configuration, warmed up on conversations of random legal play if so configured."""
+    texts = dict.fromkeys([*config.games, *config.held_out])
+    policy = load_model(
+        config,
+        list(texts),
+        run.status,
+        nano={"legal_list": config.legal_list, "whole_words": True},
+        keep_thinking=config.keep_thinking,
+    )
+    if config.warmup_steps:
+        cast = self_play(Demonstrator(RandomPolicy(), policy))
+        seed = derive_seed(config.seed, 0)
+
+        def random_play(step: int) -> TokenBatch:
+            games = max(config.warmup_games, len(config.games))
+            episodes = _play(config, cast, games, derive_seed(seed, step))
+            return pack_chats(episodes, [[1.0] * len(episode.turns) for episode in episodes])
+
+        imitate(
+            policy,
+            random_play,
+            steps=config.warmup_steps,
+            learning_rate=config.warmup_learning_rate,
+            layer_rate=0.3,
+            progress=run.status,
+        )
+    return policy
+
+
+def _table(config: Config, temperature: float) -> dict[str, Any]:
+    """How games are put before the policy, in training and evaluation."""
+    return {
+        "style": config.style,
+        "parse_mode": config.parse_mode,
+        "sampling": config.sampling(temperature=temperature, top_p=config.top_p, top_k=config.top_k),
+        "chat": config.chat,
+        "forced_prefix": config.forced_prefix,
+        "legal_list": config.legal_list,
+    }
+
+
+def _play(config: Config, cast: Cast, games: int, seed: int) -> list[Episode]:
+    """``games`` games over all kinds and ranks, with MARS's rewards."""
+    return distributed.play_dealt(
+        lambda share: play_games(
+            cast,
+            games=config.games,
+            episodes=games,
+            seed=seed,
+            invalid=InvalidRewards(offender=config.invalid_reward, others=0.0, stake=True),
+            max_turns=config.max_turns,
+            rewards="mars",
+            share=share,
+            **_table(config, config.temperature),
+        )
+    )
+
+
+def opponents(game: str) -> Mapping[str, Policy]:
+    """MARS's: searches at board games, equilibria at poker, nobody else at hanabi."""
+    if game == "tic_tac_toe":
+        return {"random": RandomPolicy(), **search_opponents(100, 1000)}
+    return {} if game.startswith("hanabi") else fixed_opponents(game)
+
+
+def _evaluate(config: Config, policy: LanguageModel, *, full: bool) -> dict[str, float]:
+    """Scores against fixed opponents, in hanabi with itself; a full evaluation has all games, and more of them."""
+    seed = derive_seed(config.seed, -1)
+    metrics = evaluate_policy(
+        policy,
+        [*config.games, *config.held_out] if full else config.games,
+        episodes=config.eval_episodes if full else config.eval_episodes_between,
+        seed=seed,
+        exact_states=0,
+        fixed=opponents,
+        **_table(config, config.eval_temperature),
+    )
+    if not full:
+        return metrics
+    episodes = _play(config, self_play(policy), config.eval_episodes, derive_seed(seed, -1))
+    return episode_metrics(episodes) | metrics
+
+
 @dataclass(frozen=True, kw_only=True)
 class Config(GameConfig):
     """MARS's settings; the defaults are the `nano` preset."""
+
+    nano_warmup = 160
 
     max_tokens: Count = 12
     warmup_steps: Natural | None = None
@@ -141,10 +304,6 @@ class Config(GameConfig):
     def uses_reference(self) -> bool:
         return self.kl > 0
 
-    def resolved(self) -> Config:
-        warm = 160 if self.model == "nano" else 0
-        return replace(self, warmup_steps=warm if self.warmup_steps is None else self.warmup_steps)
-
 
 PRESETS = {
     "nano": Config(),
@@ -173,170 +332,3 @@ PRESETS = {
         checkpoint_every=5,
     ),
 }
-
-
-def train(config: Config, run: Run) -> None:
-    """Self-play from the first step, or from the newest checkpoint of the run."""
-    config = config.resolved()
-    distributed.check_enough(config.games_per_step, "games_per_step")
-    policy, optimizer, state = start(
-        config,
-        run,
-        build=partial(load_policy, config, run),
-        optimizer_of=partial(adam, rate=config.learning_rate, weight_decay=config.weight_decay),
-        evaluate=partial(_evaluate, config, full=True),
-        baseline=RoleBaseline(),
-        keep_thinking=config.keep_thinking,
-    )
-    reference = None
-    if config.uses_reference:
-        reference = load_reference(config, run, policy, keep_thinking=config.keep_thinking)
-    throughput = Throughput(run, policy, computed_in(config), reference)
-    baseline = state.baseline
-
-    def save(step: int) -> None:
-        done = checkpoint.TrainState(step=step, baseline=baseline)
-        with run.phase("checkpoint"):
-            checkpoint.save_checkpoint(run.checkpoints, policy, optimizer, done)
-
-    for step in run.steps(config.steps, start=state.step):
-        seed = derive_seed(config.seed, step)
-        with run.phase("rollout"):
-            played = _play(config, self_play(policy), config.games_per_step, seed)
-            episodes = without_forfeits(played)
-        with run.phase("advantages"):
-            advantages, baseline = _advantages(config, episodes, baseline)
-            batch = pack_chats(episodes, advantages, logprob_temperature=config.logprob_temperature)
-            batch = batch.shuffled(seed)  # every optimizer step sees all games and seats
-        updates = -(-batch.num_samples // (config.sequences_per_update or batch.num_samples))
-        settings = Update(
-            loss=ppo_clip_loss(config.clip, dual_clip=config.dual_clip),
-            minibatch=config.sequences_per_update,
-            old=config.old_logprobs,
-            rates=cosine_rates(
-                range((step - 1) * updates, step * updates),
-                config.steps * updates,
-                peak=config.learning_rate,
-                least=config.learning_rate / 10,
-                warmup=config.learning_rate_warmup,
-            ),
-            magnet=config.kl,
-            kl=partial(k3_kl, limit=10.0),
-            max_grad_norm=config.max_grad_norm,
-            max_loss=config.max_loss,
-            max_batch_tokens=config.max_batch_tokens,
-        )
-        with run.phase("update"):
-            metrics = update(policy, optimizer, batch, settings, reference=reference)
-        metrics |= episode_metrics(episodes) | reply_metrics(played)
-        metrics |= throughput.metrics(episodes, batch)
-        evaluate = partial(_evaluate, config, policy)
-        last = step == config.steps
-        finish_step(config, run, step, metrics, episodes, advantages, last=last, evaluate=evaluate, save=save)
-
-
-def _advantages(
-    config: Config, episodes: list[Episode], baseline: RoleBaseline
-) -> tuple[Advantages, RoleBaseline]:
-    """One for every turn; the baseline is SPIRAL's and changes with it only."""
-    rewards = turn_rewards(
-        episodes,
-        format_reward=config.format_reward,
-        length_weight=config.length_weight,
-        long=config.long_reply,
-    )
-    if config.advantage == "role_conditioned":
-        return role_conditioned_advantages(rewarded_anew(episodes, rewards), baseline)
-    if config.advantage == "trajectory":
-        rewards = summed_rewards(episodes, rewards)
-    return turn_level_advantages(episodes, rewards, pool=config.pool, estimator=config.estimator), baseline
-
-
-def load_policy(config: Config, run: Run) -> LanguageModel:
-    """The model named by the configuration, warmed up on conversations of random legal play if so configured."""
-    texts = dict.fromkeys([*config.games, *config.held_out])
-    policy = load_model(
-        config,
-        list(texts),
-        run.status,
-        nano={"legal_list": config.legal_list, "whole_words": True},
-        keep_thinking=config.keep_thinking,
-    )
-    if config.warmup_steps:
-        cast = self_play(Demonstrator(RandomPolicy(), policy))
-        seed = derive_seed(config.seed, 0)
-
-        def random_play(step: int) -> TokenBatch:
-            games = max(config.warmup_games, len(config.games))
-            episodes = _play(config, cast, games, derive_seed(seed, step))
-            return pack_chats(episodes, [[1.0] * len(episode.turns) for episode in episodes])
-
-        imitate(
-            policy,
-            random_play,
-            steps=config.warmup_steps,
-            learning_rate=config.warmup_learning_rate,
-            layer_rate=0.3,
-            progress=run.status,
-        )
-    return policy
-
-
-def _table(config: Config, temperature: float) -> dict[str, Any]:
-    """How games are put before the policy, in training and evaluation."""
-    return {
-        "style": config.style,
-        "parse_mode": config.parse_mode,
-        "sampling": Sampling(
-            temperature=temperature,
-            top_p=config.top_p,
-            top_k=config.top_k,
-            max_tokens=config.max_tokens,
-            max_think_tokens=config.max_think_tokens,
-        ),
-        "chat": config.chat,
-        "forced_prefix": config.forced_prefix,
-        "legal_list": config.legal_list,
-    }
-
-
-def _play(config: Config, cast: Cast, games: int, seed: int) -> list[Episode]:
-    """``games`` games over all kinds and ranks, with MARS's rewards."""
-    return distributed.play_dealt(
-        lambda share: play_games(
-            cast,
-            games=config.games,
-            episodes=games,
-            seed=seed,
-            invalid=InvalidRewards(offender=config.invalid_reward, others=0.0, stake=True),
-            max_turns=config.max_turns,
-            rewards="mars",
-            share=share,
-            **_table(config, config.temperature),
-        )
-    )
-
-
-def opponents(game: str) -> Mapping[str, Policy]:
-    """MARS's: searches at board games, equilibria at poker, nobody else at hanabi."""
-    if game == "tic_tac_toe":
-        return {"random": RandomPolicy(), **search_opponents(100, 1000)}
-    return {} if game.startswith("hanabi") else fixed_opponents(game)
-
-
-def _evaluate(config: Config, policy: LanguageModel, *, full: bool) -> dict[str, float]:
-    """Scores against fixed opponents, in hanabi with itself; a full evaluation has all games, and more of them."""
-    seed = derive_seed(config.seed, -1)
-    metrics = evaluate_policy(
-        policy,
-        [*config.games, *config.held_out] if full else config.games,
-        episodes=config.eval_episodes if full else config.eval_episodes_between,
-        seed=seed,
-        exact_states=0,
-        fixed=opponents,
-        **_table(config, config.eval_temperature),
-    )
-    if not full:
-        return metrics
-    episodes = _play(config, self_play(policy), config.eval_episodes, derive_seed(seed, -1))
-    return episode_metrics(episodes) | metrics

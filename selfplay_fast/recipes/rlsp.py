@@ -9,17 +9,14 @@ demonstrations itself: chains of small sums (`play.word_problems`). docs/papers.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Mapping, Sequence
+from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from pathlib import Path
 from typing import Any, Literal
 
-import numpy as np
 import torch
 from torch import Tensor
 
-from selfplay_fast.arguments import json_lines
 from selfplay_fast.config import (
     Count,
     Natural,
@@ -30,44 +27,50 @@ from selfplay_fast.config import (
     Temperature,
     check_warmed_up,
 )
-from selfplay_fast.evaluate.answers import AnswerVerifier, answer_metrics, first_boxed
+from selfplay_fast.evaluate.answers import (
+    AnswerVerifier,
+    answer_metrics,
+    answered,
+    first_boxed,
+    paid_metrics,
+)
 from selfplay_fast.games import Style
 from selfplay_fast.learn import (
-    RoleBaseline,
     TokenBatch,
     Update,
     batch_logprobs,
     batch_values,
-    checkpoint,
     critic_update,
     distributed,
     gae,
-    pack,
+    only_turns,
     pack_dialogues,
+    pack_replies,
     ppo_clip_loss,
     shaped_rewards,
     update,
     whiten,
 )
-from selfplay_fast.learn.schedules import cosine_rates
+from selfplay_fast.learn.chat_rows import read_rows
+from selfplay_fast.learn.schedules import iteration_rates
 from selfplay_fast.learn.warmup import imitate
+from selfplay_fast.learners import load_critic
 from selfplay_fast.play import Outcome, play_dialogues
 from selfplay_fast.play.effort import EffortJudge, effort_judge
 from selfplay_fast.play.word_problems import (
+    MADE,
+    ChainSettings,
     Problem,
     Source,
-    chains,
-    half_worked,
     in_turn,
     listed,
-    made_here,
     read_problems,
+    texts_of,
 )
-from selfplay_fast.policies import Policy
 from selfplay_fast.policies.language_model import LanguageModel
 from selfplay_fast.policies.nano import build_nano_of
 from selfplay_fast.policies.streams import derive_seed
-from selfplay_fast.records import Ask, Episode, Reply, Sampling
+from selfplay_fast.records import Ask, Episode, Reply
 from selfplay_fast.run import Run
 from selfplay_fast.settings import SampleConfig
 from selfplay_fast.throughput import Throughput
@@ -75,17 +78,213 @@ from selfplay_fast.training import (
     adam,
     computed_in,
     finish_step,
-    load_critic,
     load_model,
     load_reference,
+    notes_of,
+    save_step,
     start,
 )
 
-MADE = "chains"  # problems and demonstrations that are made here
+
+def train(config: Config, run: Run) -> None:
+    """PPO from the first iteration, or from the newest checkpoint of the run."""
+    distributed.check_enough(config.problems_per_step, "problems_per_step")
+    judge = effort_judge(config.judge, config.judge_attempts) if config.judge else None
+    verifier = run.enter(AnswerVerifier(config.answers, timeout=config.answer_timeout))
+    policy, optimizer, state = start(
+        config,
+        run,
+        build=partial(load_policy, config, run),
+        optimizer_of=partial(adam, rate=config.learning_rate, weight_decay=config.weight_decay),
+        evaluate=partial(_evaluate, config, verifier, full=True),
+    )
+    critic, critic_optimizer = load_critic(
+        config, run, policy, state.step, rate=config.critic_learning_rate, source=config.critic
+    )
+    reference = load_reference(config, run, policy) if config.uses_reference else None
+    problems = _problems(config, run, policy)
+    throughput = Throughput(run, policy, computed_in(config), reference)
+    cast = {"solver": policy, **({} if judge is None else judge.cast)}
+    save = partial(save_step, run, policy, optimizer, critic=(critic, critic_optimizer))
+    for step in run.steps(config.steps, start=state.step):
+        seed = derive_seed(config.seed, step)
+        with run.phase("rollout"):
+            asked = problems(step - 1, config.problems_per_step, derive_seed(config.seed, 1))
+            protocol = partial(solve, config, verifier.equal, judge)
+            replied = distributed.play_dealt(
+                partial(play_dialogues, cast, protocol, asked, seed=seed, name="rlsp")
+            )
+            episodes = answered(notes_of(run, step), replied)
+        with run.phase("advantages"):
+            settings = Update(
+                **config.limits(),
+                loss=ppo_clip_loss(config.clip),
+                old="sampler",
+                token_mean=True,
+                **config.updates(step, config.learning_rate),
+            )
+            batch = packed(config, episodes).shuffled(seed)
+            logprobs = batch_logprobs(policy, batch, settings)
+            known = None
+            if reference is not None:
+                known = batch_logprobs(policy, batch, settings, reference=reference)
+            values = batch_values(critic, batch, max_batch_tokens=config.max_batch_tokens)
+            batch, returns = experience(config, batch, logprobs, known, values)
+        with run.phase("update"):
+            metrics = critic_update(
+                critic,
+                critic_optimizer,
+                batch,
+                values,
+                returns,
+                clip=config.value_clip,
+                **config.limits() | config.updates(step, config.critic_learning_rate),
+            )
+            if step > config.freezing_actor_steps:
+                metrics |= update(policy, optimizer, batch, settings)
+        metrics |= paid_metrics(episodes)
+        if known is not None:
+            metrics["reference_kl"] = (logprobs - known).mean().item()
+        metrics["no_room"] = len(replied) - len(episodes)
+        metrics |= throughput.metrics(episodes, batch, epochs=config.epochs)
+        rewards = [[turn.reward for turn in episode.turns] for episode in episodes]
+        evaluate = partial(_evaluate, config, verifier, policy)
+        last = step == config.steps
+        finish_step(config, run, step, metrics, episodes, rewards, last=last, evaluate=evaluate, save=save)
+
+
+def solve(
+    config: Config,
+    equal: Callable[[str, str], bool],
+    judge: EffortJudge | None,
+    problem: Problem,
+    temperature: float | None = None,
+) -> Generator[Ask, Reply, Outcome]:
+    """One problem: a reply, the grade of its effort where there is a judge, and what it is paid."""
+    sampling = config.sampling(top_p=config.top_p, top_k=config.top_k)
+    if temperature is not None:
+        sampling = replace(sampling, temperature=temperature)
+    said = yield Ask(role="solver", append=problem.asked(config.prompt), sampling=sampling)
+    if said.finish_reason == "forfeit":
+        return Outcome(returns={"solver": 0.0}, kept={"failure": said.failure})
+    found = first_boxed(said.text)
+    reasoning = said.text if found is None else found[1]
+    kept: dict[str, Any] = {"answer": problem.answer, "characters": len(reasoning)}
+    kept |= {"boxed": found is not None, "right": found is not None and equal(problem.answer, found[0])}
+    if judge is not None:
+        kept["effort"] = yield from judge.grade(problem.question, reasoning)
+    paid = reward(config, kept["right"] if kept["boxed"] else None, reasoning, kept.get("effort"))
+    return Outcome(returns={"solver": paid}, rewards={0: paid}, kept=kept)
+
+
+def reward(config: Config, right: bool | None, reasoning: str, effort: float | None = None) -> float:
+    """What the released reward server pays; ``right`` is None where nothing is boxed, and then all is reasoning.
+
+        r = 1 or 0, -0.5 without a box;  r - C / L, L = characters / 4;  with a judge 0.8 r + 0.2 effort
+
+    A grade that did not come is 0.5. Without reasoning C / L fails, and the server pays 0 where anything fails.
+    """
+    if config.length_bonus and not reasoning:
+        return 0.0
+    paid = -0.5 if right is None else float(right)
+    if config.length_bonus:
+        paid -= config.length_bonus / (len(reasoning) / 4)
+    if not config.judge:
+        return paid
+    share = config.correctness_weight
+    return share * paid + (1 - share) * (0.5 if effort is None else effort)
+
+
+def experience(
+    config: Config, batch: TokenBatch, logprobs: Tensor, reference: Tensor | None, values: Tensor
+) -> tuple[TokenBatch, Tensor]:
+    """The batch with PPO's advantages in place of the rewards of its samples, and the returns, float64 [T].
+
+    A sample's reward comes with its last token, the penalty on log p - log p_ref with every token; generalised
+    advantages, whitened over the tokens of all samples. All arguments are [T], of the batch's tokens.
+    """
+    offsets = torch.from_numpy(batch.offsets)
+    rewards = torch.from_numpy(batch.advantages)[offsets[1:] - 1]
+    apart = None if reference is None else logprobs - reference
+    mask = torch.from_numpy(batch.weights > 0)  # forced tokens are nobody's doing
+    paid = shaped_rewards(rewards, offsets, apart, kl_coef=config.kl, limit=config.reward_limit, mask=mask)
+    samples = torch.arange(len(rewards)).repeat_interleave(offsets.diff())
+    advantages, returns = gae(
+        paid, values.double(), samples, discount=config.discount, lambda_=config.gae_lambda
+    )
+    own = whiten(advantages, mask=mask).float().numpy()
+    return replace(batch, advantages=own, sampler_logprobs=logprobs.numpy()), returns
+
+
+def packed(config: Config, episodes: Sequence[Episode]) -> TokenBatch:
+    """What the solver said, each sample with its reward for an advantage."""
+    rewards = [[episode.returns["solver"]] for episode in episodes]
+    batch = pack_replies(only_turns(episodes, [[0]] * len(episodes)), rewards)
+    assert batch is not None
+    return replace(batch, temperature=config.logprob_temperature)
+
+
+def _evaluate(
+    config: Config, verifier: AnswerVerifier, policy: LanguageModel, *, full: bool
+) -> dict[str, float]:
+    """Accuracy and length on other problems, each of them once."""
+    count, seed = config.eval_episodes if full else config.eval_episodes_between, derive_seed(config.seed, -1)
+    if config.eval_problems == MADE:
+        source = config.chains()
+    else:
+        source = listed(read_problems("eval_problems", config.eval_problems))
+    problems = list(dict.fromkeys(source(0, count, seed)))
+    protocol = partial(solve, config, verifier.equal, None, temperature=config.eval_temperature)
+    games = partial(play_dialogues, {"solver": policy}, protocol, problems, seed=seed, name="rlsp")
+    return answer_metrics(distributed.play_dealt(games), "eval_")
+
+
+def load_policy(config: Config, run: Run) -> LanguageModel:
+    """The model named by the configuration, after its demonstrations."""
+    policy = load_model(
+        config,
+        (),
+        run.status,
+        build=lambda: build_nano_of(*texts_of(config.chains(), config.prompt), config.seed),
+    )
+    if config.demonstrations and config.demonstration_steps:
+        imitate(
+            policy,
+            _demonstrations(config, policy),
+            steps=config.demonstration_steps,
+            learning_rate=config.demonstration_learning_rate,
+            layer_rate=1.0,
+            progress=run.status,
+        )
+    return policy
+
+
+def _demonstrations(config: Config, policy: LanguageModel) -> Callable[[int], TokenBatch]:
+    """The batch of each supervised step."""
+    seed, count = derive_seed(config.seed, 0), config.demonstrations_per_step
+    if config.demonstrations != MADE:
+        rows = read_rows(config.demonstrations, "demonstrations")
+        return lambda step: pack_dialogues(policy, [rows[i] for i in in_turn(len(rows), count, step, seed)])
+    shown = config.half_worked(count, config.demonstration_steps, seed, config.prompt)
+    return lambda step: pack_dialogues(policy, shown(step))
+
+
+def _problems(config: Config, run: Run, policy: LanguageModel) -> Source:
+    """Those to learn from."""
+    if config.problems == MADE:
+        return config.chains()
+    asked = read_problems("problems", config.problems)
+    prompts = policy.encode([policy.render(problem.asked(config.prompt), fresh=True) for problem in asked])
+    fitting = [p for p, prompt in zip(asked, prompts, strict=True) if len(prompt) <= config.max_prompt_tokens]
+    if left := len(asked) - len(fitting):
+        run.note(f"problems: {left} of {len(asked)} are over {config.max_prompt_tokens} tokens and left out")
+    if not fitting:
+        raise ValueError(f"max_prompt_tokens: no problem has at most {config.max_prompt_tokens}; allow more")
+    return listed(fitting)
 
 
 @dataclass(frozen=True, kw_only=True)
-class Config(SampleConfig):
+class Config(ChainSettings, SampleConfig):
     """RLSP's settings; the defaults are the `nano` preset."""
 
     critic: str = ""
@@ -94,12 +293,6 @@ class Config(SampleConfig):
     """`chains`, made here, or a JSONL file whose rows have a `problem` and an `answer`"""
     eval_problems: str = MADE
     """the same, to be evaluated on"""
-    chain_steps: tuple[int, ...] = (5,)
-    """steps of the problems that are made here: the grades of their length, equally often"""
-    chain_modulus: int = 3
-    """what their sums are taken modulo: 3, 5 or 7"""
-    chain_signs: str = "+"
-    """their operations: some of `+-*`"""
     prompt: str = "{question}"
     """what the solver is asked"""
     demonstrations: str = MADE
@@ -110,10 +303,6 @@ class Config(SampleConfig):
     """dialogues of each of these steps"""
     demonstration_learning_rate: NotNegative = 3e-3
     """its peak; it falls to 0"""
-    demonstration_careful: Share = 0.6
-    """of those made here: the share of supervised steps that is fully worked, before careless ones"""
-    demonstration_stop: Nucleus = 0.6
-    """of careless ones: the chance to stop after a step on paper, and take what it came to for the answer"""
     steps: Natural = 24
     """PPO iterations"""
     problems_per_step: Count = 64
@@ -186,21 +375,30 @@ class Config(SampleConfig):
                 "kl: adapters that were trained on demonstrations would be pulled back to the model before these; "
                 "fine-tune it first and leave demonstrations empty, or set kl to 0"
             )
-        if not self.chain_steps:
-            raise ValueError("chain_steps: name at least one length")
-        try:
-            chains(self.chain_steps, self.chain_modulus, 0, self.chain_signs)
-        except ValueError as error:
-            raise ValueError(f"chain_{error}") from None
 
     @property
     def uses_reference(self) -> bool:
         return self.kl > 0
 
     @property
+    def critic_of(self) -> str:
+        return self.critic or self.model
+
+    @property
     def style(self) -> Style:
         """Of games, which are not played here."""
         return "brief"
+
+    def updates(self, step: int, peak: float) -> dict[str, Any]:
+        """The optimizer steps of an iteration, of the policy or the critic."""
+        size = self.sequences_per_update or self.problems_per_step
+        updates = -(-self.problems_per_step // size) * self.epochs
+        warmup = round(self.learning_rate_warmup * self.steps * updates)
+        return {
+            "minibatch": self.sequences_per_update,
+            "epochs": self.epochs,
+            "rates": iteration_rates(step, self.steps, updates, peak=peak, warmup=warmup),
+        }
 
 
 PRESETS = {
@@ -225,260 +423,3 @@ PRESETS = {
         eval_episodes_between=500,
     ),
 }
-
-
-def train(config: Config, run: Run) -> None:
-    """PPO from the first iteration, or from the newest checkpoint of the run."""
-    distributed.check_enough(config.problems_per_step, "problems_per_step")
-    judge = effort_judge(config.judge, config.judge_attempts) if config.judge else None
-    verifier = run.enter(AnswerVerifier(config.answers, timeout=config.answer_timeout))
-    policy, optimizer, state = start(
-        config,
-        run,
-        build=partial(load_policy, config, run),
-        optimizer_of=partial(adam, rate=config.learning_rate, weight_decay=config.weight_decay),
-        evaluate=partial(_evaluate, config, verifier, full=True),
-        baseline=RoleBaseline(),
-    )
-    critic, critic_optimizer = load_critic(
-        config, run, policy, state.step, rate=config.critic_learning_rate, source=config.critic
-    )
-    reference = load_reference(config, run, policy) if config.uses_reference else None
-    problems = _problems(config, run, policy)
-    throughput = Throughput(run, policy, computed_in(config), reference)
-    cast = {"solver": policy, **({} if judge is None else judge.cast)}
-
-    def save(step: int) -> None:
-        done = checkpoint.TrainState(step=step, baseline=RoleBaseline())
-        learner = (critic, critic_optimizer)
-        with run.phase("checkpoint"):
-            checkpoint.save_checkpoint(run.checkpoints, policy, optimizer, done, critic=learner)
-
-    for step in run.steps(config.steps, start=state.step):
-        seed = derive_seed(config.seed, step)
-        with run.phase("rollout"):
-            asked = problems(step - 1, config.problems_per_step, derive_seed(config.seed, 1))
-            played = _play(cast, partial(solve, config, verifier.equal, judge), asked, seed)
-            episodes = answered(played, step, run.note)
-        with run.phase("advantages"):
-            settings = Update(
-                loss=ppo_clip_loss(config.clip),
-                old="sampler",
-                token_mean=True,
-                **_steps(config, step, config.learning_rate),
-            )
-            batch = packed(config, episodes).shuffled(seed)
-            logprobs = batch_logprobs(policy, batch, settings)
-            known = (
-                None if reference is None else batch_logprobs(policy, batch, settings, reference=reference)
-            )
-            values = batch_values(critic, batch, max_batch_tokens=config.max_batch_tokens)
-            batch, returns = experience(config, batch, logprobs, known, values)
-        with run.phase("update"):
-            options = _steps(config, step, config.critic_learning_rate)
-            metrics = critic_update(
-                critic, critic_optimizer, batch, values, returns, clip=config.value_clip, **options
-            )
-            if step > config.freezing_actor_steps:
-                metrics |= update(policy, optimizer, batch, settings)
-        metrics |= _metrics(episodes, logprobs, known) | {"no_room": len(played) - len(episodes)}
-        metrics |= throughput.metrics(episodes, batch, epochs=config.epochs)
-        rewards = [[turn.reward for turn in episode.turns] for episode in episodes]
-        evaluate = partial(_evaluate, config, verifier, policy)
-        last = step == config.steps
-        finish_step(config, run, step, metrics, episodes, rewards, last=last, evaluate=evaluate, save=save)
-
-
-def solve(
-    config: Config,
-    equal: Callable[[str, str], bool],
-    judge: EffortJudge | None,
-    problem: Problem,
-    temperature: float | None = None,
-) -> Generator[Ask, Reply, Outcome]:
-    """One problem: a reply, the grade of its effort where there is a judge, and what it is paid."""
-    sampling = Sampling(
-        temperature=config.temperature if temperature is None else temperature,
-        top_p=config.top_p,
-        top_k=config.top_k,
-        max_tokens=config.max_tokens,
-        max_think_tokens=config.max_think_tokens,
-    )
-    said = yield Ask(role="solver", append=problem.asked(config.prompt), sampling=sampling)
-    if said.finish_reason == "forfeit":
-        return Outcome(returns={"solver": 0.0}, kept={"failure": said.failure})
-    found = first_boxed(said.text)
-    reasoning = said.text if found is None else found[1]
-    kept: dict[str, Any] = {"answer": problem.answer, "characters": len(reasoning)}
-    kept |= {"boxed": found is not None, "right": found is not None and equal(problem.answer, found[0])}
-    if judge is not None:
-        kept["effort"] = yield from judge.grade(problem.question, reasoning)
-    paid = reward(config, kept["right"] if kept["boxed"] else None, reasoning, kept.get("effort"))
-    return Outcome(returns={"solver": paid}, rewards={0: paid}, kept=kept)
-
-
-def reward(config: Config, right: bool | None, reasoning: str, effort: float | None = None) -> float:
-    """What the released reward server pays; ``right`` is None where nothing is boxed, and then all is reasoning.
-
-        r = 1 or 0, -0.5 without a box;  r - C / L, L = characters / 4;  with a judge 0.8 r + 0.2 effort
-
-    A grade that did not come is 0.5. Without reasoning C / L fails, and the server pays 0 where anything fails.
-    """
-    if config.length_bonus and not reasoning:
-        return 0.0
-    paid = -0.5 if right is None else float(right)
-    if config.length_bonus:
-        paid -= config.length_bonus / (len(reasoning) / 4)
-    if not config.judge:
-        return paid
-    share = config.correctness_weight
-    return share * paid + (1 - share) * (0.5 if effort is None else effort)
-
-
-def experience(
-    config: Config, batch: TokenBatch, logprobs: Tensor, reference: Tensor | None, values: Tensor
-) -> tuple[TokenBatch, Tensor]:
-    """The batch with PPO's advantages in place of the rewards of its samples, and the returns, float64 [T].
-
-    A sample's reward comes with its last token, the penalty on log p - log p_ref with every token; generalised
-    advantages, whitened over the tokens of all samples. All arguments are [T], of the batch's tokens.
-    """
-    offsets = torch.from_numpy(batch.offsets)
-    rewards = torch.from_numpy(batch.advantages)[offsets[1:] - 1]
-    apart = None if reference is None else logprobs - reference
-    mask = torch.from_numpy(batch.weights > 0)  # forced tokens are nobody's doing
-    paid = shaped_rewards(rewards, offsets, apart, kl_coef=config.kl, limit=config.reward_limit, mask=mask)
-    samples = torch.arange(len(rewards)).repeat_interleave(offsets.diff())
-    advantages, returns = gae(
-        paid, values.double(), samples, discount=config.discount, lambda_=config.gae_lambda
-    )
-    own = whiten(advantages, mask=mask).float().numpy()
-    return replace(batch, advantages=own, sampler_logprobs=logprobs.numpy()), returns
-
-
-def packed(config: Config, episodes: Sequence[Episode]) -> TokenBatch:
-    """What the solver said, each sample with its reward for an advantage."""
-    replies = [replace(episode, turns=episode.turns[:1]) for episode in episodes]
-    rewards = [[episode.returns["solver"]] for episode in episodes]
-    batch = pack(replies, rewards, token_normaliser=1.0, skip_zero_advantages=False)
-    return replace(batch, temperature=config.logprob_temperature)
-
-
-def answered(played: Sequence[Episode], step: int, note: Callable[[str], None]) -> list[Episode]:
-    """The episodes that can be learned from; what is unusual about a step is noted. ValueError where there are none."""
-    episodes = [episode for episode in played if len(episode.turns[0].reply.tokens)]
-    if not episodes:
-        raise ValueError("problems: none leaves room for a reply; use a model with a longer context")
-    if left := len(played) - len(episodes):
-        note(f"step {step}: {left} problems leave no room for a reply and are left out")
-    if failed := sum(episode.kept.get("effort", 0.0) is None for episode in episodes):
-        note(f"step {step}: {failed} replies have no grade of their effort, which counts as 0.5")
-    if len({episode.returns["solver"] for episode in episodes}) == 1:
-        note(f"step {step}: all rewards are equal; only penalty and critic tell replies apart")
-    return episodes
-
-
-def load_policy(config: Config, run: Run) -> LanguageModel:
-    """The model named by the configuration, after its demonstrations."""
-    policy = load_model(config, (), run.status, build=partial(_nano, config))
-    if config.demonstrations and config.demonstration_steps:
-        imitate(
-            policy,
-            _demonstrations(config, policy),
-            steps=config.demonstration_steps,
-            learning_rate=config.demonstration_learning_rate,
-            layer_rate=1.0,
-            progress=run.status,
-        )
-    return policy
-
-
-def _nano(config: Config) -> tuple[Any, Any]:
-    problems = made_here(config.chain_steps, config.chain_modulus, config.chain_signs)(0, 300, 0)
-    read = [problem.asked(config.prompt)[0]["content"] for problem in problems]
-    return build_nano_of(read, [problem.worked() for problem in problems], config.seed)
-
-
-def _demonstrations(config: Config, policy: LanguageModel) -> Callable[[int], TokenBatch]:
-    """The batch of each supervised step."""
-    seed, count = derive_seed(config.seed, 0), config.demonstrations_per_step
-    if config.demonstrations != MADE:
-        rows = [row for _, row in json_lines("demonstrations", Path(config.demonstrations), dict)]
-        return lambda step: pack_dialogues(policy, [rows[i] for i in in_turn(len(rows), count, step, seed)])
-    source = made_here(config.chain_steps, config.chain_modulus, config.chain_signs)
-
-    def batch_of(step: int) -> TokenBatch:
-        careful = step < config.demonstration_careful * config.demonstration_steps
-        stop = 0.0 if careful else config.demonstration_stop
-        rows = half_worked(source(step, count, seed), stop, derive_seed(seed, step, 1), config.prompt)
-        return pack_dialogues(policy, rows)
-
-    return batch_of
-
-
-def _problems(config: Config, run: Run, policy: LanguageModel) -> Source:
-    """Those to learn from."""
-    if config.problems == MADE:
-        return made_here(config.chain_steps, config.chain_modulus, config.chain_signs)
-    asked = read_problems("problems", config.problems)
-    prompts = policy.encode([policy.render(problem.asked(config.prompt), fresh=True) for problem in asked])
-    fitting = [p for p, prompt in zip(asked, prompts, strict=True) if len(prompt) <= config.max_prompt_tokens]
-    if left := len(asked) - len(fitting):
-        run.note(f"problems: {left} of {len(asked)} are over {config.max_prompt_tokens} tokens and left out")
-    if not fitting:
-        raise ValueError(f"max_prompt_tokens: no problem has at most {config.max_prompt_tokens}; allow more")
-    return listed(fitting)
-
-
-def _play(
-    cast: Mapping[str, Policy], protocol: Callable[[Problem], Any], problems: Sequence[Problem], seed: int
-) -> list[Episode]:
-    return distributed.play_dealt(
-        lambda share: play_dialogues(cast, protocol, problems, seed=seed, name="rlsp", share=share)
-    )
-
-
-def _steps(config: Config, step: int, peak: float) -> dict[str, Any]:
-    """The optimizer steps of an iteration, of the policy or the critic."""
-    size = config.sequences_per_update or config.problems_per_step
-    updates = -(-config.problems_per_step // size) * config.epochs
-    return {
-        "minibatch": config.sequences_per_update,
-        "epochs": config.epochs,
-        "rates": cosine_rates(
-            range((step - 1) * updates, step * updates),
-            config.steps * updates,
-            peak=peak,
-            least=peak / 10,
-            warmup=round(config.learning_rate_warmup * config.steps * updates),
-        ),
-        "max_grad_norm": config.max_grad_norm,
-        "max_loss": config.max_loss,
-        "max_batch_tokens": config.max_batch_tokens,
-    }
-
-
-def _metrics(episodes: Sequence[Episode], logprobs: Tensor, reference: Tensor | None) -> dict[str, float]:
-    """Of the replies of an iteration."""
-    rewards = np.array([episode.returns["solver"] for episode in episodes])
-    metrics = answer_metrics(episodes) | {"reward": rewards.mean(), "reward_std": rewards.std()}
-    grades = [grade for episode in episodes if (grade := episode.kept.get("effort")) is not None]
-    if grades:
-        metrics["effort"] = float(np.mean(grades))
-    if reference is not None:
-        metrics["reference_kl"] = (logprobs - reference).mean().item()
-    return metrics
-
-
-def _evaluate(
-    config: Config, verifier: AnswerVerifier, policy: LanguageModel, *, full: bool
-) -> dict[str, float]:
-    """Accuracy and length on other problems, each of them once."""
-    count, seed = config.eval_episodes if full else config.eval_episodes_between, derive_seed(config.seed, -1)
-    if config.eval_problems == MADE:
-        source = made_here(config.chain_steps, config.chain_modulus, config.chain_signs)
-    else:
-        source = listed(read_problems("eval_problems", config.eval_problems))
-    problems = list(dict.fromkeys(source(0, count, seed)))
-    protocol = partial(solve, config, verifier.equal, None, temperature=config.eval_temperature)
-    return answer_metrics(_play({"solver": policy}, protocol, problems, seed), "eval_")

@@ -9,52 +9,38 @@ judge, after a supervised warm-up that stands for the paper's bootstrapping. doc
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
-
-import numpy as np
+from typing import TYPE_CHECKING, Literal
 
 from selfplay_fast.arguments import shown
-from selfplay_fast.config import (
-    Count,
-    Natural,
-    NotNegative,
-    Nucleus,
-    Positive,
-    Share,
-    check_warmed_up,
-    nearest,
-)
-from selfplay_fast.games import Style
+from selfplay_fast.config import Count, Natural, NotNegative, Nucleus, Positive, Share, nearest, same_named
+from selfplay_fast.evaluate.refinement import acceptance_metrics, held_out_metrics
 from selfplay_fast.learn import (
-    RoleBaseline,
-    TokenBatch,
     Update,
-    checkpoint,
     distributed,
     pack_dialogues,
     pack_pairs,
     preference_update,
     rpo_loss,
     update,
-    warmup,
 )
+from selfplay_fast.learn.chat_rows import Row, shuffled
 from selfplay_fast.learn.losses import negative_log_likelihood
 from selfplay_fast.learn.schedules import constant_rates, linear_rates
-from selfplay_fast.play import Cast, RefinePrompts, RefineTable, play
+from selfplay_fast.learners import save_second_model, second_model
+from selfplay_fast.play import Cast, RefinePrompts
 from selfplay_fast.play.prompt_sets import WORDS, PromptSet, prompt_set
 from selfplay_fast.play.refine_data import negatives, preference_rows, refiner_rows, response_rows
-from selfplay_fast.play.refine_table import ACTOR, REFINER
-from selfplay_fast.play.word_demonstrations import actor_chat, demonstration_texts, refiner_chat
+from selfplay_fast.play.refine_table import ACTOR, REFINER, refine_table
+from selfplay_fast.play.word_demonstrations import WordSettings, demonstration_texts, demonstrations
 from selfplay_fast.play.word_tasks import PROMPTS, read_word_task, rule_judge
 from selfplay_fast.policies import Policy
 from selfplay_fast.policies.language_model import LanguageModel
 from selfplay_fast.policies.nano import build_nano_of
 from selfplay_fast.policies.streams import derive_seed
-from selfplay_fast.records import Episode, Sampling
+from selfplay_fast.records import Sampling
 from selfplay_fast.refine_search import Draft, Refined, RefineOptions, best_of
 from selfplay_fast.run import Run
 from selfplay_fast.settings import ModelConfig
@@ -62,8 +48,9 @@ from selfplay_fast.training import (
     adam,
     fresh_adam,
     load_model,
-    save_second_model,
-    second_model,
+    load_warmed_up,
+    played,
+    save_step,
     start,
     write_rows,
 )
@@ -73,14 +60,195 @@ if TYPE_CHECKING:
 
 JUDGE = "judge"
 _BETAS = (0.9, 0.999)  # AdamW's, in the trainer of the released code
-Row = dict[str, Any]
+
+
+def train(config: Config, run: Run) -> None:
+    """Iterations from the first, or from the newest checkpoint of the run."""
+    config = config.resolved()
+    distributed.check_enough(config.prompts_per_step, "prompts_per_step")
+    prompts = prompt_set(config.prompts, config.held_out_prompts, config.seed)
+    others = judges(config, prompts)
+
+    def refiner_after(step: int, actor: LanguageModel) -> LanguageModel:
+        return second_model(config, run, REFINER, step, build=partial(first_refiner, config, run, actor))
+
+    def evaluate_first(actor: LanguageModel) -> dict[str, float]:
+        return evaluate(config, {ACTOR: actor, REFINER: refiner_after(0, actor), **others}, prompts)
+
+    actor, _, state = start(
+        config,
+        run,
+        build=partial(load_actor, config, run, prompts),
+        optimizer_of=partial(adam, rate=0.0),  # every iteration begins with a fresh one
+        evaluate=evaluate_first,
+    )
+    refiner = refiner_after(state.step, actor)
+    cast = {ACTOR: actor, REFINER: refiner, **others}
+    for step in run.steps(config.steps, start=state.step):
+        seed = derive_seed(config.seed, step)
+        with run.phase("rollout"):
+            judged = respond(config, cast, prompts.of_step(step, config.prompts_per_step), seed)
+            begun = negatives(judged, seed=seed)
+            trees = search(config, cast, [draft for _, draft in begun], seed)
+        pairs = preference_rows(trees) if config.refines else response_rows(judged, begun, seed=seed)
+        dialogues = refiner_rows(trees, judged=judged, seed=seed, prompts=texts_of(config))
+        write_rows(run.directory / "preferences", step, pairs)
+        write_rows(run.directory / "dialogues", step, dialogues)
+        for policy in (actor, refiner):  # one's keys and values are in the other's way
+            policy.forget()
+        with run.phase("update"):
+            metrics = prefer(config, actor, pairs, seed) | imitate(config, refiner, dialogues, seed)
+        metrics |= acceptance_metrics(judged, trees) | {"pairs": len(pairs), "dialogues": len(dialogues)}
+        with run.phase("evaluation"):
+            metrics |= evaluate(config, cast, prompts)
+        run.log(step, metrics)
+        with run.phase("checkpoint"):
+            save_second_model(run, REFINER, step, refiner)
+        save_step(run, actor, fresh_adam(actor), step)
+
+
+def respond(config: Config, cast: Cast, prompts: Sequence[str], seed: int) -> list[Refined]:
+    """The actor's responses to every prompt, each judged once: a tie is no judgement."""
+    options = replace(best_of(config.responses), judgements=config.judgements, judge_attempts=1)
+    drafts = [Draft(prompt=prompt) for prompt in prompts]
+    return grown(config, cast, drafts, options, derive_seed(seed, 1), config.samplings())
+
+
+def search(config: Config, cast: Cast, drafts: Sequence[Draft], seed: int) -> list[Refined]:
+    """The trees that begin with responses voted down, in an ablation one refinement; none where pairs need none."""
+    if not config.refines:
+        return []
+    options = config.options()
+    if config.pairs == "refinement":
+        options = replace(options, branch=1, keep=1, depth=1)
+    return grown(config, cast, drafts, options, derive_seed(seed, 2), config.samplings())
+
+
+def grown(
+    config: Config,
+    cast: Cast,
+    drafts: Sequence[Draft],
+    options: RefineOptions,
+    seed: int,
+    samplings: Mapping[str, Sampling],
+) -> list[Refined]:
+    """The trees of all drafts, dealt to the ranks; without those to which a server gave no reply."""
+    table = partial(
+        refine_table,
+        drafts,
+        seed=seed,
+        options=options,
+        prompts=texts_of(config),
+        samplings=samplings,
+        judge_role=REFINER if config.judge == REFINER else JUDGE,
+        keep_turns=False,
+    )
+    return [e.kept["refined"] for e in played(cast, table) if "refined" in e.kept]
+
+
+def prefer(config: Config, actor: LanguageModel, rows: Sequence[Row], seed: int) -> dict[str, float]:
+    """DPO with a weight on the likelihood of what was chosen, against the actor as it is now."""
+    pairs = pack_pairs(actor, shuffled(rows, seed), max_tokens=config.dpo_cutoff)
+    if not pairs.num_pairs:
+        return {}
+    steps = config.dpo_epochs * -(-pairs.num_pairs // config.pairs_per_update)
+    metrics = preference_update(
+        actor,
+        fresh_adam(actor, betas=_BETAS),
+        pairs.compared_with(actor),
+        rpo_loss(config.beta, nll_weight=config.nll_weight),
+        minibatch=config.pairs_per_update,
+        epochs=config.dpo_epochs,
+        rates=linear_rates(steps, peak=config.dpo_rate, warmup=config.rate_warmup),
+        max_grad_norm=config.max_grad_norm,
+        max_batch_tokens=config.max_batch_tokens,
+    )
+    return {f"dpo_{name}": value for name, value in metrics.items()}
+
+
+def imitate(config: Config, refiner: LanguageModel, rows: Sequence[Row], seed: int) -> dict[str, float]:
+    """Fine-tuning on all that the refiner says in its dialogues."""
+    if not rows:
+        return {}
+    batch = pack_dialogues(refiner, shuffled(rows, seed), max_tokens=config.sft_cutoff)
+    steps = config.sft_epochs * -(-batch.num_samples // config.dialogues_per_update)
+    settings = Update(
+        loss=negative_log_likelihood,
+        old="sampler",  # a ratio is of no use here, and would cost a pass
+        epochs=config.sft_epochs,
+        minibatch=config.dialogues_per_update,
+        rates=constant_rates(steps, peak=config.sft_rate, warmup=config.rate_warmup),
+        max_grad_norm=config.max_grad_norm,
+        max_batch_tokens=config.max_batch_tokens,
+    )
+    metrics = update(refiner, fresh_adam(refiner, betas=_BETAS), batch, settings)
+    return {f"sft_{name}": metrics[name] for name in ("loss", "grad_norm")}
+
+
+def evaluate(config: Config, cast: Cast, prompts: PromptSet) -> dict[str, float]:
+    """On held-out prompts: a response each that passes, and what passes after a search that begins with it."""
+    samplings = config.samplings()
+    samplings["respond"] = replace(samplings["respond"], temperature=config.eval_temperature)
+    seed = derive_seed(config.seed, -1)
+    once = replace(best_of(1), judgements=config.judgements)
+    drafts = [Draft(prompt=prompt) for prompt in prompts.held_out]
+    first = grown(config, cast, drafts, once, seed, samplings)
+    begun = [
+        Draft(prompt=tree.draft.prompt, response=tree.nodes[1].response)
+        for tree in first
+        if len(tree.nodes) > 1
+    ]
+    found = grown(config, cast, begun, config.options(), derive_seed(seed, 1), samplings)
+    return held_out_metrics(prompts, first, found)
+
+
+def texts_of(config: Config) -> RefinePrompts:
+    """How the roles are spoken to."""
+    return PROMPTS if config.texts == "brief" else RefinePrompts()
+
+
+def judges(config: Config, prompts: PromptSet) -> dict[str, Policy]:
+    """Who judges besides the refiner."""
+    if config.judge == REFINER:
+        return {}
+    if config.judge == "rule":
+        assert prompts.read is not None
+        return {JUDGE: rule_judge(prompts.read, texts_of(config))}
+    server = _server(config.judge)
+    server.check()
+    return {JUDGE: server}
+
+
+def _server(name: str) -> OpenAIServer:
+    if not name.startswith("server:"):
+        raise ValueError(f"judge: must be rule, {REFINER} or server:URL#MODEL, got {shown(name)}")
+    from selfplay_fast.policies.openai_server import OpenAIServer  # of an extra
+
+    return OpenAIServer.from_name(name)
+
+
+def load_actor(config: Config, run: Run, prompts: PromptSet) -> LanguageModel:
+    """The actor before the first iteration, warmed up on what both roles say if so configured."""
+    tasks = [read_word_task(prompt) for prompt in prompts.train] if config.warmup_steps else []
+    return load_warmed_up(
+        config,
+        run,
+        nano=lambda: build_nano_of(*demonstration_texts(), config.seed, soft=True),
+        demonstrations=lambda seed: demonstrations(
+            tasks, config.warmup_dialogues, seed, care=config.warmup_care, skill=config.warmup_skill
+        ),
+        learning_rate=config.warmup_rate,
+    )
+
+
+def first_refiner(config: Config, run: Run, actor: LanguageModel) -> LanguageModel:
+    """The model that is named, or the actor as it is at first."""
+    return load_model(replace(config, model=config.refiner), (), run.status) if config.refiner else actor
 
 
 @dataclass(frozen=True, kw_only=True)
-class Config(ModelConfig):
+class Config(WordSettings, ModelConfig):
     """SPaR's settings; the defaults are the `nano` preset."""
-
-    style: ClassVar[Style] = "mars"  # prompts are chats: the model needs a template
 
     refiner: str = ""
     """the refiner that is trained beside it; empty: a copy of the actor, warmed up as it is"""
@@ -151,17 +319,6 @@ class Config(ModelConfig):
     """share of an iteration's optimizer steps over which its learning rates rise"""
     max_grad_norm: Positive = 1.0
     """gradient clipping"""
-    warmup_steps: Natural | None = None
-    """supervised steps on careless demonstrations of both roles before all else, which stand for bootstrapping; None:
-    120 for nano, 0 for other models"""
-    warmup_dialogues: Count = 80
-    """demonstrations of each of these steps"""
-    warmup_rate: NotNegative = 3e-3
-    """AdamW's peak in the warm-up"""
-    warmup_care: Share = 0.65
-    """probability that a demonstrated response thinks of a constraint"""
-    warmup_skill: Share = 0.7
-    """probability that a demonstrated refinement mends all that is broken"""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -174,15 +331,10 @@ class Config(ModelConfig):
             )
         if self.judge not in ("rule", REFINER):
             _server(self.judge)
-        check_warmed_up(self.model, self.warmup_steps)
         if self.model == "nano" and self.prompts != WORDS:
             raise ValueError(
                 "model: nano is warmed up for the task words only; name another, or --prompts words"
             )
-
-    def resolved(self) -> Config:
-        warm = 120 if self.model == "nano" else 0
-        return replace(self, warmup_steps=warm if self.warmup_steps is None else self.warmup_steps)
 
     @property
     def uses_reference(self) -> bool:
@@ -195,8 +347,7 @@ class Config(ModelConfig):
 
     def options(self) -> RefineOptions:
         """How trees are searched."""
-        names = ("order", "branch", "keep", "depth", "judgements", "accept")
-        return RefineOptions(**{name: getattr(self, name) for name in names})
+        return same_named(RefineOptions, self)
 
     def samplings(self) -> dict[str, Sampling]:
         """How replies are drawn."""
@@ -231,233 +382,3 @@ PRESETS = {
         dialogues_per_update=64,
     ),
 }
-
-
-def train(config: Config, run: Run) -> None:
-    """Iterations from the first, or from the newest checkpoint of the run."""
-    config = config.resolved()
-    distributed.check_enough(config.prompts_per_step, "prompts_per_step")
-    prompts = prompt_set(config.prompts, config.held_out_prompts, config.seed)
-    others = judges(config, prompts)
-
-    def refiner_after(step: int, actor: LanguageModel) -> LanguageModel:
-        return second_model(config, run, REFINER, step, build=partial(first_refiner, config, run, actor))
-
-    def evaluate_first(actor: LanguageModel) -> dict[str, float]:
-        return evaluate(config, {ACTOR: actor, REFINER: refiner_after(0, actor), **others}, prompts)
-
-    actor, _, state = start(
-        config,
-        run,
-        build=partial(load_actor, config, run, prompts),
-        optimizer_of=partial(adam, rate=0.0),  # every iteration begins with a fresh one
-        evaluate=evaluate_first,
-        baseline=RoleBaseline(),
-    )
-    refiner = refiner_after(state.step, actor)
-    cast = {ACTOR: actor, REFINER: refiner, **others}
-    for step in run.steps(config.steps, start=state.step):
-        seed = derive_seed(config.seed, step)
-        with run.phase("rollout"):
-            judged = respond(config, cast, prompts.of_step(step, config.prompts_per_step), seed)
-            begun = negatives(judged, seed=seed)
-            trees = search(config, cast, [draft for _, draft in begun], seed)
-        pairs = preference_rows(trees) if config.refines else response_rows(judged, begun, seed=seed)
-        dialogues = refiner_rows(trees, judged=judged, seed=seed, prompts=texts_of(config))
-        write_rows(run.directory / "preferences", step, pairs)
-        write_rows(run.directory / "dialogues", step, dialogues)
-        for policy in (actor, refiner):  # one's keys and values are in the other's way
-            policy.forget()
-        with run.phase("update"):
-            metrics = prefer(config, actor, pairs, seed) | imitate(config, refiner, dialogues, seed)
-        metrics |= _counts(judged, trees) | {"pairs": len(pairs), "dialogues": len(dialogues)}
-        with run.phase("evaluation"):
-            metrics |= evaluate(config, cast, prompts)
-        run.log(step, metrics)
-        with run.phase("checkpoint"):
-            save_second_model(run, REFINER, step, refiner)
-            done = checkpoint.TrainState(step=step, baseline=state.baseline)
-            checkpoint.save_checkpoint(run.checkpoints, actor, fresh_adam(actor), done)
-
-
-def respond(config: Config, cast: Cast, prompts: Sequence[str], seed: int) -> list[Refined]:
-    """The actor's responses to every prompt, each judged once: a tie is no judgement."""
-    options = replace(best_of(config.responses), judgements=config.judgements, judge_attempts=1)
-    drafts = [Draft(prompt=prompt) for prompt in prompts]
-    return grown(config, cast, drafts, options, derive_seed(seed, 1), config.samplings())
-
-
-def search(config: Config, cast: Cast, drafts: Sequence[Draft], seed: int) -> list[Refined]:
-    """The trees that begin with responses voted down, in an ablation one refinement; none where pairs need none."""
-    if not config.refines:
-        return []
-    options = config.options()
-    if config.pairs == "refinement":
-        options = replace(options, branch=1, keep=1, depth=1)
-    return grown(config, cast, drafts, options, derive_seed(seed, 2), config.samplings())
-
-
-def grown(
-    config: Config,
-    cast: Cast,
-    drafts: Sequence[Draft],
-    options: RefineOptions,
-    seed: int,
-    samplings: Mapping[str, Sampling],
-) -> list[Refined]:
-    """The trees of all drafts, dealt to the ranks; without those to which a server gave no reply."""
-
-    def grow(share: tuple[int, int]) -> list[Episode]:
-        own = range(len(drafts))[share[0] :: share[1]]
-        table = RefineTable(
-            [drafts[i] for i in own],
-            seed=seed,
-            options=options,
-            prompts=texts_of(config),
-            samplings=samplings,
-            judge_role=REFINER if config.judge == REFINER else JUDGE,
-            indices=own,
-            keep_turns=False,
-        )
-        return play(cast, [table])
-
-    episodes = distributed.play_dealt(grow)
-    return [episode.kept["refined"] for episode in episodes if "refined" in episode.kept]
-
-
-def prefer(config: Config, actor: LanguageModel, rows: Sequence[Row], seed: int) -> dict[str, float]:
-    """DPO with a weight on the likelihood of what was chosen, against the actor as it is now."""
-    pairs = pack_pairs(actor, _shuffled(rows, seed), max_tokens=config.dpo_cutoff)
-    if not pairs.num_pairs:
-        return {}
-    steps = config.dpo_epochs * -(-pairs.num_pairs // config.pairs_per_update)
-    metrics = preference_update(
-        actor,
-        fresh_adam(actor, betas=_BETAS),
-        pairs.compared_with(actor),
-        rpo_loss(config.beta, nll_weight=config.nll_weight),
-        minibatch=config.pairs_per_update,
-        epochs=config.dpo_epochs,
-        rates=linear_rates(steps, peak=config.dpo_rate, warmup=config.rate_warmup),
-        max_grad_norm=config.max_grad_norm,
-        max_batch_tokens=config.max_batch_tokens,
-    )
-    return {f"dpo_{name}": value for name, value in metrics.items()}
-
-
-def imitate(config: Config, refiner: LanguageModel, rows: Sequence[Row], seed: int) -> dict[str, float]:
-    """Fine-tuning on all that the refiner says in its dialogues."""
-    if not rows:
-        return {}
-    batch = pack_dialogues(refiner, _shuffled(rows, seed), max_tokens=config.sft_cutoff)
-    steps = config.sft_epochs * -(-batch.num_samples // config.dialogues_per_update)
-    settings = Update(
-        loss=negative_log_likelihood,
-        old="sampler",  # a ratio is of no use here, and would cost a pass
-        epochs=config.sft_epochs,
-        minibatch=config.dialogues_per_update,
-        rates=constant_rates(steps, peak=config.sft_rate, warmup=config.rate_warmup),
-        max_grad_norm=config.max_grad_norm,
-        max_batch_tokens=config.max_batch_tokens,
-    )
-    metrics = update(refiner, fresh_adam(refiner, betas=_BETAS), batch, settings)
-    return {f"sft_{name}": metrics[name] for name in ("loss", "grad_norm")}
-
-
-def evaluate(config: Config, cast: Cast, prompts: PromptSet) -> dict[str, float]:
-    """On held-out prompts: a response each that passes, and what passes after a search that begins with it."""
-    samplings = config.samplings()
-    samplings["respond"] = replace(samplings["respond"], temperature=config.eval_temperature)
-    seed = derive_seed(config.seed, -1)
-    once = replace(best_of(1), judgements=config.judgements)
-    drafts = [Draft(prompt=prompt) for prompt in prompts.held_out]
-    first = grown(config, cast, drafts, once, seed, samplings)
-    begun = [
-        Draft(prompt=tree.draft.prompt, response=tree.nodes[1].response)
-        for tree in first
-        if len(tree.nodes) > 1
-    ]
-    found = grown(config, cast, begun, config.options(), derive_seed(seed, 1), samplings)
-    task = WORDS if config.prompts == WORDS else "prompts"
-    metrics = {f"{task}/search_responses": sum(len(tree.nodes) for tree in found) / len(drafts)}
-    for name, trees in (("accuracy", first), ("search_accuracy", found)):
-        share = sum(prompts.passes(tree) for tree in trees) / len(drafts)
-        metrics[f"{task}/{name}"] = share
-        metrics[f"{task}/{name}_error"] = math.sqrt(share * (1 - share) / len(drafts))
-    return metrics
-
-
-def texts_of(config: Config) -> RefinePrompts:
-    """How the roles are spoken to."""
-    return PROMPTS if config.texts == "brief" else RefinePrompts()
-
-
-def judges(config: Config, prompts: PromptSet) -> dict[str, Policy]:
-    """Who judges besides the refiner."""
-    if config.judge == REFINER:
-        return {}
-    if config.judge == "rule":
-        assert prompts.read is not None
-        return {JUDGE: rule_judge(prompts.read, texts_of(config))}
-    server = _server(config.judge)
-    server.check()
-    return {JUDGE: server}
-
-
-def _server(name: str) -> OpenAIServer:
-    if not name.startswith("server:"):
-        raise ValueError(f"judge: must be rule, {REFINER} or server:URL#MODEL, got {shown(name)}")
-    from selfplay_fast.policies.openai_server import OpenAIServer  # of an extra
-
-    return OpenAIServer.from_name(name)
-
-
-def load_actor(config: Config, run: Run, prompts: PromptSet) -> LanguageModel:
-    """The actor before the first iteration, warmed up on what both roles say if so configured."""
-    policy = load_model(
-        config, (), run.status, build=lambda: build_nano_of(*demonstration_texts(), config.seed, soft=True)
-    )
-    steps = config.warmup_steps or 0
-    if not steps:
-        return policy
-    tasks = [read_word_task(prompt) for prompt in prompts.train]
-
-    def demonstrations(step: int) -> TokenBatch:
-        rng = np.random.default_rng(derive_seed(config.seed, 0, step))
-        chosen = [tasks[i] for i in rng.integers(len(tasks), size=config.warmup_dialogues)]
-        chats = [
-            actor_chat(task, rng, config.warmup_care)
-            if k % 2
-            else refiner_chat(task, rng, config.warmup_care, config.warmup_skill)
-            for k, task in enumerate(chosen)
-        ]
-        return pack_dialogues(policy, [{"messages": chat} for chat in chats])
-
-    warmup.imitate(
-        policy,
-        demonstrations,
-        steps=steps,
-        learning_rate=config.warmup_rate,
-        layer_rate=1.0,
-        progress=run.status,
-    )
-    return policy
-
-
-def first_refiner(config: Config, run: Run, actor: LanguageModel) -> LanguageModel:
-    """The model that is named, or the actor as it is at first."""
-    return load_model(replace(config, model=config.refiner), (), run.status) if config.refiner else actor
-
-
-def _shuffled(rows: Sequence[Row], seed: int) -> list[Row]:
-    return [rows[i] for i in np.random.default_rng(seed).permutation(len(rows))]
-
-
-def _counts(judged: Sequence[Refined], trees: Sequence[Refined]) -> dict[str, float]:
-    """How often the actor's responses and searches passed."""
-    values = [node.value > 0.5 for tree in judged for node in tree.nodes[1:]]
-    return {
-        "response_accepted": float(np.mean(values)) if values else 0.0,
-        "searches": len(trees),
-        "search_accepted": float(np.mean([tree.accepted for tree in trees])) if trees else 0.0,
-    }

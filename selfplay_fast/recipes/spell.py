@@ -8,277 +8,139 @@ that is judged exactly (`play/fact_game.py`). docs/papers.md lists every differe
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Annotated, Literal
 
 import numpy as np
-import torch
 
-from selfplay_fast.config import Count, Natural, NotNegative, Nucleus, Positive, Share, above, check_warmed_up
-from selfplay_fast.evaluate.document_scores import answer_metrics, document_metrics
-from selfplay_fast.games import Style
+from selfplay_fast.config import Count, Natural, NotNegative, Nucleus, Positive, Share, above, same_named
+from selfplay_fast.evaluate.document_scores import (
+    answer_metrics,
+    document_metrics,
+    sample_metrics,
+    tell_of_readings,
+)
 from selfplay_fast.learn import (
-    RoleBaseline,
     TokenBatch,
     Update,
-    checkpoint,
     distributed,
-    pack,
+    only_turns,
+    pack_replies,
     ppo_clip_loss,
     segment_normalise,
     update,
 )
 from selfplay_fast.learn.advantages import Advantages
-from selfplay_fast.learn.group_selection import drawn, is_consistent, is_informative, matched_negatives
-from selfplay_fast.learn.warmup import demonstration_batch, imitate
-from selfplay_fast.play import Cast, fact_game, play, play_dialogues
+from selfplay_fast.learn.group_selection import drawn, is_consistent, matched_negatives
+from selfplay_fast.play import Cast, fact_game, play_dialogues
 from selfplay_fast.play.document_game import (
     ASKED,
     BAD_FORMAT,
     BAD_GROUND,
-    DROPPED,
     Rules,
+    Setting,
     answer_game,
     document_table,
-    function_verifier,
+    is_useful,
 )
-from selfplay_fast.play.document_rules import QUESTIONER, RESPONDER, TASKS, VERIFIER, Difficulty, Question
-from selfplay_fast.play.documents import Cluster, Memory, Mode, Reading, read_clusters, read_questions
+from selfplay_fast.play.document_rules import QUESTIONER, RESPONDER, TASKS, VERIFIER, Difficulty
+from selfplay_fast.play.documents import Cluster, Memory, Mode, read_clusters, read_questions
+from selfplay_fast.play.fact_game import FactSettings
 from selfplay_fast.policies import Policy
 from selfplay_fast.policies.judges import load_judge
 from selfplay_fast.policies.language_model import LanguageModel
 from selfplay_fast.policies.nano import build_nano_of
 from selfplay_fast.policies.streams import derive_seed
-from selfplay_fast.records import Episode, Sampling
+from selfplay_fast.records import Episode
 from selfplay_fast.run import Run
 from selfplay_fast.settings import SampleConfig
 from selfplay_fast.throughput import Throughput
-from selfplay_fast.training import adam, computed_in, finish_step, load_model, placement, start
+from selfplay_fast.training import (
+    adam,
+    computed_in,
+    finish_step,
+    load_first,
+    load_warmed_up,
+    notes_of,
+    played,
+    save_step,
+    start,
+)
 
 FACTS = "facts"
-
-
-@dataclass(frozen=True, kw_only=True)
-class Config(SampleConfig):
-    """SPELL's settings; the defaults are the `nano` preset."""
-
-    max_tokens: Count = 40
-    eval_every: Count = 20
-    checkpoint_every: Count = 20
-    clusters: str = FACTS
-    """what is read: `facts`, nano's language, or a file of JSON lines with `paragraphs` and `task`"""
-    eval_questions: str = FACTS
-    """what evaluations ask: `facts`, or a file of JSON lines with `question` and `answer` beside these"""
-    verifier: str = "exact"
-    """who judges answers: `self`, the policy; `exact`, nano's; `server:URL#MODEL` or `model:FOLDER`"""
-    responder: Literal["self", "walker"] = "walker"
-    """who answers: `self`, the policy; or, in nano's language, `walker`, which goes right at each hop with chance
-    `hop_accuracy`, so that the questioner learns alone"""
-    hop_accuracy: Share = 0.85
-    """of `walker`, in the first step"""
-    last_hop_accuracy: Share | None = None
-    """the same in the last one, evenly rising until then, as if it learned; none: it stays as it is"""
-    frozen: tuple[str, ...] = ()
-    """roles that do not learn, `questioner` or `verifier`; the model of step 0 plays them"""
-    steps: Natural = 40
-    """self-play iterations, an optimizer step each"""
-    questions_per_step: Count = 16
-    """questions to learn from: neither all answers to them are right nor none"""
-    clusters_per_round: Count = 24
-    """readings begun at a time, until there are enough of these questions"""
-    most_rounds: Count = 2
-    """times so many readings, after which an iteration takes what there is"""
-    admission: Literal["rounds", "as_needed"] = "rounds"
-    """`as_needed`: begin as many readings as the share of good questions so far asks for"""
-    answers: Count = 8
-    """answers to each question, G"""
-    votes: Natural = 8
-    """judgements of each answer; 0: the rule alone judges"""
-    verify_right: Share = 1.0
-    """of the readings, the share in which answers that are right by the rule are judged too; what they are paid is the
-    same, but only there are they votes to learn from"""
-    documents: Count = 4
-    """documents that the questioner has not seen, m"""
-    history: Natural = 3
-    """questions of a cluster that are remembered, L"""
-    history_mode: Mode = "paper"
-    """which: those neither all right nor all wrong, with the documents that were new; `code`: those with any right
-    answer, with all that were shown"""
-    difficulty: Difficulty = "gaussian"
-    """what a question is worth by its success p: `gaussian`, `reverse` (1 - p) or `rzero` (1 - 2 |p - 0.5|)"""
-    width: Positive = 0.5 / 3
-    """sigma of the gaussian"""
-    format_penalty: NotNegative = 1.0
-    """for a reply that holds no valid question"""
-    grounding: bool = True
-    """drop questions that are answered without documents"""
-    ground_penalty: NotNegative = 0.5
-    """for such a question"""
-    ground_first: bool = True
-    """answer questions once it is known that they pass; off: at the same time, in fewer steps and more tokens"""
-    longest_answer: Count = 40
-    """tokens of the questioner's answer; questions with longer ones are dropped"""
-    negative_ratio: NotNegative = 1.0
-    """questions without a use for the responder that the questioner learns from, for each one with"""
-    verifier_share: Share = 0.125
-    """samples of the verifier, to those of the responder"""
-    consistent: bool = True
-    """the verifier learns from votes only whose majority is what the rule says"""
-    least_agreement: Share = 0.51
-    """of the votes with the majority, where the verifier learns from them"""
-    most_agreement: Share = 0.99
-    """the same, from above"""
-    learning_rate: NotNegative = 2e-4
-    """AdamW's, betas 0.9 and 0.95, constant"""
-    dual_clip: Annotated[float, above(1)] = 3.0
-    """bound of the ratio where the advantage is negative"""
-    top_p: Nucleus = 1.0
-    """nucleus"""
-    old_logprobs: Literal["learner", "sampler"] = "learner"
-    """whose log-probs the ratio is taken to"""
-    fact_clusters: Count = 64
-    """clusters of nano's language"""
-    warmup_steps: Natural | None = None
-    """supervised steps on random questions and short answers before self-play: nano's way to learn the form; None: as
-    many as it needs, 0 for other models"""
-    warmup_rows: Count = 48
-    """replies of each of these steps"""
-    warmup_learning_rate: NotNegative = 6e-3
-    """of embeddings and head in the warm-up; the layers' is three tenths of it"""
-    eval_games: Count = 90
-    """questions of an evaluation"""
-    eval_answers: Count = 4
-    """answers to each of them"""
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        check_warmed_up(self.model, self.warmup_steps)
-        if wrong := sorted(set(self.frozen) - {QUESTIONER, VERIFIER}):
-            raise ValueError(f"frozen: must be {QUESTIONER}, {VERIFIER} or both, got {wrong[0]!r}")
-        own = (self.clusters == FACTS, self.eval_questions == FACTS, self.verifier == "exact")
-        if len(set(own)) > 1:
-            raise ValueError(
-                "clusters, eval_questions, verifier: facts are a language of their own, with the verifier exact; take "
-                f"all of it or none, got {self.clusters!r}, {self.eval_questions!r}, {self.verifier!r}"
-            )
-        if self.responder == "walker" and self.clusters != FACTS:
-            raise ValueError(f"responder: walker knows facts only; set it to self for {self.clusters}")
-
-    @property
-    def style(self) -> Style:
-        """Prompts are chats."""
-        return "spiral"
-
-    def resolved(self) -> Config:
-        warm = 60 if self.model == "nano" else 0
-        return replace(self, warmup_steps=warm if self.warmup_steps is None else self.warmup_steps)
-
-    @property
-    def roles(self) -> tuple[str, ...]:
-        """Who learns: the policy's roles that are not frozen."""
-        own = {QUESTIONER: "self", RESPONDER: self.responder, VERIFIER: self.verifier}
-        return tuple(role for role, player in own.items() if player == "self" and role not in self.frozen)
-
-
-PRESETS = {
-    "nano": Config(),
-    "paper": Config(
-        model="Qwen/Qwen2.5-7B-Instruct",
-        clusters="clusters.jsonl",
-        eval_questions="eval_questions.jsonl",
-        verifier="self",
-        responder="self",
-        steps=70,
-        questions_per_step=128,
-        clusters_per_round=480,
-        most_rounds=10,
-        documents=5,
-        learning_rate=2e-6,
-        temperature=0.7,
-        top_p=0.95,
-        max_tokens=4096,
-        eval_every=10,
-        eval_games=1000,
-        eval_answers=8,
-        checkpoint_every=10,
-    ),
-}
 
 
 def train(config: Config, run: Run) -> None:
     """Self-play from the first step, or from the newest checkpoint of the run."""
     config = config.resolved()
-    setting = Setting.of(config, run.note)
+    setting = setting_of(config, run.note)
     policy, optimizer, state = start(
         config,
         run,
         build=partial(load_policy, config, run),
         optimizer_of=partial(adam, rate=config.learning_rate),
         evaluate=partial(_evaluate, config, setting, full=True),
-        baseline=RoleBaseline(),
     )
     rules = replace(setting.rules, count_tokens=lambda text: len(policy.encode([text])[0]))
-    cast = _cast(config, run, policy, setting.others)
+    frozen = dict.fromkeys(config.frozen, load_first(config, run)) if config.frozen else {}
+    cast = {**dict.fromkeys((QUESTIONER, RESPONDER, VERIFIER), policy), **frozen, **setting.others}
     memory = Memory(mode=config.history_mode, length=config.history)
     memory = memory if state.rollouts is None else memory.with_state(state.rollouts)
+    settings = Update(
+        **config.limits(),
+        loss=ppo_clip_loss(config.clip, dual_clip=config.dual_clip),
+        old=config.old_logprobs,
+        token_mean=True,
+    )
     throughput = Throughput(run, policy, computed_in(config))
     for step in run.steps(config.steps, start=state.step):
         seed = derive_seed(config.seed, step)
         with run.phase("rollout"):
-            playing = {**cast, **_walker(config, step)}
-            episodes, memory = rollout(config, setting.clusters, playing, rules, memory, seed)
+            if config.responder == "walker":
+                cast[RESPONDER] = config.walker(step, config.steps)
+            episodes, memory = rollout(config, setting.clusters, cast, rules, memory, seed)
         metrics = document_metrics(episodes)
         with run.phase("advantages"):
             chosen, advantages = selected(config, episodes, seed)
             batch = packed(episodes, chosen, advantages)
-        _tell(run.note, step, config, episodes, chosen)
-        metrics |= {f"samples/{role}": float(count) for role, count in _counts(episodes, chosen).items()}
+        tell_of_readings(
+            notes_of(run, step),
+            episodes,
+            chosen,
+            wanted=config.questions_per_step,
+            verifier=config.verifier,
+        )
+        metrics |= sample_metrics(episodes, chosen)
         if batch is not None:
             with run.phase("update"):
-                metrics |= update(policy, optimizer, batch, _update(config))
+                metrics |= update(policy, optimizer, batch, settings)
             metrics |= throughput.metrics(episodes, batch)
-        done = checkpoint.TrainState(step=step, baseline=RoleBaseline(), rollouts=memory.state())
-        save = partial(_save, run, policy, optimizer, done)
-        finish_step(
-            config,
-            run,
-            step,
-            metrics,
-            episodes,
-            advantages,
-            last=step == config.steps,
-            evaluate=partial(_evaluate, config, setting, policy),
-            save=save,
-        )
+        evaluate = partial(_evaluate, config, setting, policy)
+        save = partial(save_step, run, policy, optimizer, rollouts=memory.state())
+        last = step == config.steps
+        finish_step(config, run, step, metrics, episodes, advantages, last=last, evaluate=evaluate, save=save)
 
 
 def rollout(
     config: Config, clusters: Sequence[Cluster], cast: Cast, rules: Rules, memory: Memory, seed: int
 ) -> tuple[list[Episode], Memory]:
     """Readings until there are enough questions to learn from, and what is remembered after them."""
-    played: list[Episode] = []
+    done: list[Episode] = []
     most = config.most_rounds * config.clusters_per_round
-    while len(played) < most and (found := sum(map(_is_useful, played))) < config.questions_per_step:
+    while len(done) < most and (found := sum(map(is_useful, done))) < config.questions_per_step:
         readings = memory.readings(
             clusters,
-            min(_admitted(config, found, len(played)), most - len(played)),
+            min(_admitted(config, found, len(done)), most - len(done)),
             seed=derive_seed(config.seed, 0, 1),
             shown=config.documents,
             verify_right=config.verify_right,
         )
-        new = distributed.play_dealt(partial(_played, cast, readings, seed, rules))
+        new = played(cast, partial(document_table, readings, seed=seed, rules=rules))
         memory = memory.after(new)
-        played += new
-    return played, memory
-
-
-def _played(
-    cast: Cast, readings: Sequence[Reading], seed: int, rules: Rules, share: tuple[int, int]
-) -> list[Episode]:
-    return play(cast, [document_table(readings, seed=seed, rules=rules, share=share)])
+        done += new
+    return done, memory
 
 
 def _admitted(config: Config, found: int, played: int) -> int:
@@ -289,14 +151,6 @@ def _admitted(config: Config, found: int, played: int) -> int:
     return -(-missing * played // found) if found else config.clusters_per_round if played else missing
 
 
-def _is_useful(episode: Episode) -> bool:
-    """A question some of whose answers are right, and some wrong."""
-    if episode.kept["status"] != ASKED:
-        return False
-    rewards = [episode.turns[t].reward for t in episode.kept["answers_at"]]
-    return bool(is_informative([rewards])[0])
-
-
 def selected(config: Config, episodes: Sequence[Episode], seed: int) -> tuple[list[list[int]], Advantages]:
     """Which turns of each episode are learned from, and the advantage of every turn, 0 for those that are not.
 
@@ -305,7 +159,7 @@ def selected(config: Config, episodes: Sequence[Episode], seed: int) -> tuple[li
     with the rule. (reward - mean) / (std + 1e-6) over the answers to a question, the questions of a task, the votes on
     an answer; a sample that is alone keeps its reward.
     """
-    useful = [i for i, episode in enumerate(episodes) if _is_useful(episode)]
+    useful = [i for i, episode in enumerate(episodes) if is_useful(episode)]
     good = useful[: config.questions_per_step]
     places: list[tuple[int, int, str]] = []  # (episode, turn, group)
     if RESPONDER in config.roles:
@@ -375,167 +229,8 @@ def packed(
     episodes: Sequence[Episode], chosen: Sequence[Sequence[int]], advantages: Advantages
 ) -> TokenBatch | None:
     """The chosen turns, one sample each, behind one another without padding; None where a model said none of them."""
-    parts = [
-        replace(episode, turns=tuple(episode.turns[t] for t in own))
-        for episode, own in zip(episodes, chosen, strict=True)
-    ]
-    if not any(len(turn.reply.tokens) for part in parts for turn in part.turns):
-        return None
-    own_advantages = [[row[t] for t in own] for row, own in zip(advantages, chosen, strict=True)]
-    return pack(parts, own_advantages, token_normaliser=1, skip_zero_advantages=False)
-
-
-def _update(config: Config) -> Update:
-    return Update(
-        loss=ppo_clip_loss(config.clip, dual_clip=config.dual_clip),
-        old=config.old_logprobs,
-        token_mean=True,
-        max_grad_norm=config.max_grad_norm,
-        max_loss=config.max_loss,
-        max_batch_tokens=config.max_batch_tokens,
-    )
-
-
-def _save(
-    run: Run,
-    policy: LanguageModel,
-    optimizer: torch.optim.Optimizer,
-    done: checkpoint.TrainState,
-    step: int,
-) -> None:
-    checkpoint.save_checkpoint(run.checkpoints, policy, optimizer, done)
-
-
-def _counts(episodes: Sequence[Episode], chosen: Sequence[Sequence[int]]) -> Counter[str]:
-    """Samples by role."""
-    turns = (episode.turns[t] for episode, own in zip(episodes, chosen, strict=True) for t in own)
-    return Counter(turn.ask.role for turn in turns)
-
-
-def _tell(
-    note: Callable[[str], None],
-    step: int,
-    config: Config,
-    episodes: Sequence[Episode],
-    chosen: Sequence[Sequence[int]],
-) -> None:
-    """A line for what is out of order. ValueError where no verifier answers at all."""
-    dropped = Counter(e.kept["why"] for e in episodes if e.kept["status"] == DROPPED)
-    if dropped:
-        said = ", ".join(f"{count} {why}" for why, count in sorted(dropped.items()))
-        note(f"step {step}: readings dropped: {said}")
-    if dropped["no_room"] == len(episodes):
-        raise ValueError(
-            "clusters: no prompt leaves room for a reply; take shorter ones, or a longer context"
-        )
-    votes = [turn for e in episodes for turn in e.turns if turn.ask.role == VERIFIER]
-    if lost := sum(turn.reply.lost for turn in votes):
-        note(f"step {step}: {lost} of {len(votes)} votes did not come and count as none")
-        if lost == len(votes):
-            raise ValueError(f"verifier: none of {lost} votes came; does {config.verifier} answer?")
-    useful = sum(map(_is_useful, episodes))
-    if useful < config.questions_per_step:
-        note(f"step {step}: {useful} of {config.questions_per_step} questions tell right from wrong answers")
-    if not any(chosen):
-        note(f"step {step}: all rewards of a group are equal, which teaches nothing")
-    prompts = Counter(e.turns[0].ask.prompt_text for e in episodes if e.turns)
-    if again := sum(prompts.values()) - len(prompts):
-        note(f"step {step}: {again} prompts of the questioner are the same as another")
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Setting:
-    """What a configuration names: clusters, questions of evaluations, rules, and who plays roles beside the policy."""
-
-    clusters: Sequence[Cluster]
-    questions: Sequence[tuple[Cluster, Question]]
-    rules: Rules
-    others: Cast
-
-    @classmethod
-    def of(cls, config: Config, note: Callable[[str], None]) -> Setting:
-        """Raises ValueError, naming the setting, where a file cannot be read or a verifier does not answer."""
-        rules = Rules(
-            answers=config.answers,
-            votes=config.votes,
-            difficulty=config.difficulty,
-            width=config.width,
-            format_penalty=config.format_penalty,
-            grounding=config.grounding,
-            ground_penalty=config.ground_penalty,
-            ground_first=config.ground_first,
-            longest_answer=config.longest_answer,
-            sampling=Sampling(
-                temperature=config.temperature,
-                top_p=config.top_p,
-                max_tokens=config.max_tokens,
-                max_think_tokens=config.max_think_tokens,
-            ),
-        )
-        if config.clusters == FACTS:
-            held_out = fact_game.fact_clusters(config.eval_games, derive_seed(config.seed, 0, 3))
-            return cls(
-                clusters=fact_game.fact_clusters(config.fact_clusters, derive_seed(config.seed, 0, 2)),
-                questions=fact_game.exact_questions(held_out, range(1, fact_game.MOST_HOPS + 1), 0),
-                rules=replace(rules, prompts=fact_game.PROMPTS, complete=fact_game.complete),
-                others={VERIFIER: function_verifier(fact_game.same)},
-            )
-        clusters, empty = read_clusters(config.clusters)
-        if empty:
-            note(f"clusters: {empty} of {empty + len(clusters)} have no documents and are left out")
-        others: dict[str, Policy] = {}
-        if config.votes and config.verifier != "self":
-            others[VERIFIER] = load_judge(config.verifier, device=distributed.local_device(config.device))
-        questions = read_questions(config.eval_questions)[: config.eval_games]
-        return cls(clusters=clusters, questions=questions, rules=rules, others=others)
-
-
-def _walker(config: Config, step: int) -> dict[str, Policy]:
-    """Whoever answers in the policy's place, as good as they are in this step."""
-    if config.responder != "walker":
-        return {}
-    first = config.hop_accuracy
-    last = first if config.last_hop_accuracy is None else config.last_hop_accuracy
-    done = (step - 1) / max(1, config.steps - 1)
-    return {RESPONDER: fact_game.walker(first + (last - first) * done)}
-
-
-def _cast(config: Config, run: Run, policy: LanguageModel, others: Cast) -> Cast:
-    """Who plays: a role that is frozen is the model of step 0."""
-    cast: dict[str, Policy] = dict.fromkeys((QUESTIONER, RESPONDER, VERIFIER), policy)
-    if config.frozen:
-        first = checkpoint.load_policy(run.checkpoints / "step-000000", **placement(config))
-        cast |= dict.fromkeys(config.frozen, first)
-    return {**cast, **others}
-
-
-def load_policy(config: Config, run: Run) -> LanguageModel:
-    """The model named by the configuration; nano is made for the language of facts, and warmed up on its form."""
-    prompts, replies = fact_game.demonstrations(2048, seed=0)
-    policy = load_model(
-        config,
-        (),
-        run.status,
-        build=lambda: build_nano_of(prompts, replies, config.seed, whole_words=True),
-    )
-    if config.warmup_steps:
-
-        def batch_of(step: int) -> TokenBatch:
-            seed = derive_seed(config.seed, 0, step)
-            answers = config.responder == "self"
-            return demonstration_batch(
-                policy, *fact_game.demonstrations(config.warmup_rows, seed, answers=answers)
-            )
-
-        imitate(
-            policy,
-            batch_of,
-            steps=config.warmup_steps,
-            learning_rate=config.warmup_learning_rate,
-            layer_rate=0.3,
-            progress=run.status,
-        )
-    return policy
+    own = [[row[t] for t in turns] for row, turns in zip(advantages, chosen, strict=True)]
+    return pack_replies(only_turns(episodes, chosen), own)
 
 
 def _evaluate(config: Config, setting: Setting, policy: LanguageModel, *, full: bool) -> dict[str, float]:
@@ -546,11 +241,158 @@ def _evaluate(config: Config, setting: Setting, policy: LanguageModel, *, full: 
     if config.responder != "self":
         return {}
     asked = setting.questions if full else setting.questions[: -(-len(setting.questions) // 3)]
-    rules = replace(setting.rules, answers=config.eval_answers)
-
-    protocol, seed = partial(answer_game, rules), derive_seed(config.seed, -1)
+    protocol = partial(answer_game, replace(setting.rules, answers=config.eval_answers))
+    seed = derive_seed(config.seed, -1)
     return answer_metrics(
-        distributed.play_dealt(
-            lambda share: play_dialogues({RESPONDER: policy}, protocol, asked, seed=seed, share=share)
-        )
+        distributed.play_dealt(partial(play_dialogues, {RESPONDER: policy}, protocol, asked, seed=seed))
     )
+
+
+def setting_of(config: Config, note: Callable[[str], None]) -> Setting:
+    """What the configuration names; ValueError where a file cannot be read or a verifier does not answer."""
+    rules = same_named(Rules, config, sampling=config.sampling(top_p=config.top_p))
+    if config.clusters == FACTS:
+        return fact_game.setting(
+            rules, clusters=config.fact_clusters, questions=config.eval_games, seed=config.seed
+        )
+    clusters, empty = read_clusters(config.clusters)
+    if empty:
+        note(f"clusters: {empty} of {empty + len(clusters)} have no documents and are left out")
+    others: dict[str, Policy] = {}
+    if config.votes and config.verifier != "self":
+        others[VERIFIER] = load_judge(config.verifier, device=distributed.local_device(config.device))
+    questions = read_questions(config.eval_questions)[: config.eval_games]
+    return Setting(clusters=clusters, questions=questions, rules=rules, others=others)
+
+
+def load_policy(config: Config, run: Run) -> LanguageModel:
+    """The model named by the configuration; nano is made for the language of facts, and warmed up on its form."""
+    shown = partial(fact_game.demonstrations, config.warmup_rows, answers=config.responder == "self")
+    texts = fact_game.demonstrations(2048, seed=0)
+    nano = partial(build_nano_of, *texts, config.seed, whole_words=True)
+    rate = config.warmup_learning_rate
+    return load_warmed_up(config, run, nano=nano, demonstrations=shown, learning_rate=rate, layer_rate=0.3)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config(FactSettings, SampleConfig):
+    """SPELL's settings; the defaults are the `nano` preset."""
+
+    max_tokens: Count = 40
+    eval_every: Count = 20
+    checkpoint_every: Count = 20
+    clusters: str = FACTS
+    """what is read: `facts`, nano's language, or a file of JSON lines with `paragraphs` and `task`"""
+    eval_questions: str = FACTS
+    """what evaluations ask: `facts`, or a file of JSON lines with `question` and `answer` beside these"""
+    verifier: str = "exact"
+    """who judges answers: `self`, the policy; `exact`, nano's; `server:URL#MODEL` or `model:FOLDER`"""
+    responder: Literal["self", "walker"] = "walker"
+    """who answers: `self`, the policy; or, in nano's language, `walker`, which goes right at each hop with chance
+    `hop_accuracy`, so that the questioner learns alone"""
+    frozen: tuple[str, ...] = ()
+    """roles that do not learn, `questioner` or `verifier`; the model of step 0 plays them"""
+    steps: Natural = 40
+    """self-play iterations, an optimizer step each"""
+    questions_per_step: Count = 16
+    """questions to learn from: neither all answers to them are right nor none"""
+    clusters_per_round: Count = 24
+    """readings begun at a time, until there are enough of these questions"""
+    most_rounds: Count = 2
+    """times so many readings, after which an iteration takes what there is"""
+    admission: Literal["rounds", "as_needed"] = "rounds"
+    """`as_needed`: begin as many readings as the share of good questions so far asks for"""
+    answers: Count = 8
+    """answers to each question, G"""
+    votes: Natural = 8
+    """judgements of each answer; 0: the rule alone judges"""
+    verify_right: Share = 1.0
+    """of the readings, the share in which answers that are right by the rule are judged too; what they are paid is the
+    same, but only there are they votes to learn from"""
+    documents: Count = 4
+    """documents that the questioner has not seen, m"""
+    history: Natural = 3
+    """questions of a cluster that are remembered, L"""
+    history_mode: Mode = "paper"
+    """which: those neither all right nor all wrong, with the documents that were new; `code`: those with any right
+    answer, with all that were shown"""
+    difficulty: Difficulty = "gaussian"
+    """what a question is worth by its success p: `gaussian`, `reverse` (1 - p) or `rzero` (1 - 2 |p - 0.5|)"""
+    width: Positive = 0.5 / 3
+    """sigma of the gaussian"""
+    format_penalty: NotNegative = 1.0
+    """for a reply that holds no valid question"""
+    grounding: bool = True
+    """drop questions that are answered without documents"""
+    ground_penalty: NotNegative = 0.5
+    """for such a question"""
+    ground_first: bool = True
+    """answer questions once it is known that they pass; off: at the same time, in fewer steps and more tokens"""
+    longest_answer: Count = 40
+    """tokens of the questioner's answer; questions with longer ones are dropped"""
+    negative_ratio: NotNegative = 1.0
+    """questions without a use for the responder that the questioner learns from, for each one with"""
+    verifier_share: Share = 0.125
+    """samples of the verifier, to those of the responder"""
+    consistent: bool = True
+    """the verifier learns from votes only whose majority is what the rule says"""
+    least_agreement: Share = 0.51
+    """of the votes with the majority, where the verifier learns from them"""
+    most_agreement: Share = 0.99
+    """the same, from above"""
+    learning_rate: NotNegative = 2e-4
+    """AdamW's, betas 0.9 and 0.95, constant"""
+    dual_clip: Annotated[float, above(1)] = 3.0
+    """bound of the ratio where the advantage is negative"""
+    top_p: Nucleus = 1.0
+    """nucleus"""
+    old_logprobs: Literal["learner", "sampler"] = "learner"
+    """whose log-probs the ratio is taken to"""
+    eval_games: Count = 90
+    """questions of an evaluation"""
+    eval_answers: Count = 4
+    """answers to each of them"""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if wrong := sorted(set(self.frozen) - {QUESTIONER, VERIFIER}):
+            raise ValueError(f"frozen: must be {QUESTIONER}, {VERIFIER} or both, got {wrong[0]!r}")
+        own = (self.clusters == FACTS, self.eval_questions == FACTS, self.verifier == "exact")
+        if len(set(own)) > 1:
+            raise ValueError(
+                "clusters, eval_questions, verifier: facts are a language of their own, with the verifier exact; take "
+                f"all of it or none, got {self.clusters!r}, {self.eval_questions!r}, {self.verifier!r}"
+            )
+        if self.responder == "walker" and self.clusters != FACTS:
+            raise ValueError(f"responder: walker knows facts only; set it to self for {self.clusters}")
+
+    @property
+    def roles(self) -> tuple[str, ...]:
+        """Who learns: the policy's roles that are not frozen."""
+        own = {QUESTIONER: "self", RESPONDER: self.responder, VERIFIER: self.verifier}
+        return tuple(role for role, player in own.items() if player == "self" and role not in self.frozen)
+
+
+PRESETS = {
+    "nano": Config(),
+    "paper": Config(
+        model="Qwen/Qwen2.5-7B-Instruct",
+        clusters="clusters.jsonl",
+        eval_questions="eval_questions.jsonl",
+        verifier="self",
+        responder="self",
+        steps=70,
+        questions_per_step=128,
+        clusters_per_round=480,
+        most_rounds=10,
+        documents=5,
+        learning_rate=2e-6,
+        temperature=0.7,
+        top_p=0.95,
+        max_tokens=4096,
+        eval_every=10,
+        eval_games=1000,
+        eval_answers=8,
+        checkpoint_every=10,
+    ),
+}

@@ -22,7 +22,6 @@ from selfplay_fast.evaluate import episode_metrics, evaluate_policy, reply_metri
 from selfplay_fast.learn import (
     RoleBaseline,
     Update,
-    checkpoint,
     distributed,
     pack,
     ppo_clip_loss,
@@ -36,7 +35,6 @@ from selfplay_fast.play import GameTable, InvalidRewards, Rollouts, game_tables,
 from selfplay_fast.policies import Policy
 from selfplay_fast.policies.language_model import LanguageModel
 from selfplay_fast.policies.streams import derive_seed
-from selfplay_fast.records import Sampling
 from selfplay_fast.run import Run
 from selfplay_fast.settings import GameConfig, ServerConfig
 from selfplay_fast.solvers import is_enumerable
@@ -50,14 +48,160 @@ from selfplay_fast.training import (
     load_model,
     load_reference,
     look_for_servers,
+    save_step,
     saved_if_servers_go,
     start,
 )
 
 
+def train(config: Config, run: Run) -> None:
+    """Self-play from the first step, or from the newest checkpoint of the run."""
+    config = config.resolved()
+    look_for_servers(config)
+    opponents = connect_opponents(config)
+    share = config.samples_per_step / len(config.games)
+    counts = [max(1, round(share / mean_turns(game))) for game in config.games]
+    distributed.check_enough(sum(counts), "samples_per_step")
+    if distributed.share()[1] > 1 and (config.max_staleness or config.rollout_servers):
+        raise ValueError(
+            "max_staleness, rollout_servers: several ranks play their own games; leave both at their default"
+        )
+    policy, optimizer, state = start(
+        config,
+        run,
+        build=lambda: load_policy(config, run.status),
+        optimizer_of=partial(_optimizer, config),
+        evaluate=lambda policy: _evaluate(config, policy, opponents, full=True),
+        baseline=RoleBaseline(decay=config.baseline_decay),
+    )
+    reference = load_reference(config, run, policy) if config.uses_reference else None
+    throughput = Throughput(run, policy, computed_in(config), reference)
+    baseline = state.baseline
+    servers = connect_servers(config, policy)
+    own = distributed.share()
+    rollouts = run.enter(
+        Rollouts(
+            self_play(servers or policy),
+            lambda step: _tables(config, counts, derive_seed(config.seed, step), own),
+            episodes=len(range(sum(counts))[own[0] :: own[1]]),
+            first=state.step + 1,
+            last=config.total_steps,
+            max_staleness=config.max_staleness,
+            version=policy.version,
+            beside=servers is not None,
+            state=state.rollouts,
+        )
+    )
+
+    def save(step: int) -> None:
+        save_step(run, policy, optimizer, step, baseline=baseline, rollouts=rollouts.state())
+
+    for step in run.steps(config.total_steps, start=state.step):
+        left = 1 - (step - 1) / config.total_steps
+        with saved_if_servers_go(run, step - 1, save), run.phase("rollout"):
+            played = distributed.play_dealt(lambda share: rollouts.collect())
+            episodes = without_forfeits(played)
+        with run.phase("advantages"):
+            if config.advantage == "role_conditioned":
+                advantages, baseline = role_conditioned_advantages(
+                    episodes, baseline, order=config.baseline_order, discount=config.discount
+                )
+            else:
+                advantages = undiscounted_returns(episodes)
+            batch = pack(
+                episodes,
+                advantages,
+                token_normaliser=config.loss_length,
+                skip_zero_advantages=not config.magnet,  # the magnet pulls on every sample
+            )
+        settings = Update(
+            **config.limits(),
+            loss=ppo_clip_loss(config.clip),
+            epochs=config.inner_epochs,
+            magnet=config.magnet_weight * (1 + 2 * left) / 3 if config.magnet else 0.0,
+            max_importance=config.max_importance,
+        )
+        for group in optimizer.param_groups:
+            group["lr"] = config.initial_learning_rate * (
+                0.1 + 0.9 * left if config.learning_rate_decay == "linear" else 1
+            )
+        with run.phase("update"):
+            metrics = update(policy, optimizer, batch, settings, reference=reference)
+        if servers is not None and step < config.total_steps:
+            with run.phase("hand_over"):
+                servers.hand_over()
+        rollouts.updated(policy.version)
+        metrics |= episode_metrics(episodes) | reply_metrics(played) | rollouts.metrics()
+        metrics |= throughput.metrics(episodes, batch, epochs=config.inner_epochs)
+        evaluate = partial(_evaluate, config, policy, opponents)
+        last = step == config.total_steps
+        finish_step(config, run, step, metrics, episodes, advantages, last=last, evaluate=evaluate, save=save)
+
+
+def load_policy(config: Config, status: Callable[[str], None] = lambda text: None) -> LanguageModel:
+    """The model named by the configuration, warmed up on random legal play if so configured."""
+    policy = load_model(config, config.games, status)
+    if config.warmup_steps:
+        warm_up(
+            policy,
+            config.games,
+            steps=config.warmup_steps,
+            learning_rate=config.warmup_learning_rate,
+            style=config.style,
+            seed=derive_seed(config.seed, 0),
+            progress=status,
+        )
+    return policy
+
+
+def _optimizer(config: Config, policy: LanguageModel) -> torch.optim.Optimizer:
+    return adam(policy, rate=config.initial_learning_rate)
+
+
+def _tables(config: Config, counts: Sequence[int], seed: int, share: tuple[int, int]) -> list[GameTable]:
+    """Tables for self-play: of ``counts`` games of each kind, this share."""
+    return game_tables(
+        games=config.games,
+        episodes=counts,
+        seed=seed,
+        sampling=config.sampling(),
+        invalid=InvalidRewards(offender=config.invalid_reward, others=config.invalid_other),
+        max_turns=config.max_turns,
+        style=config.style,
+        parse_mode=config.parse_mode,
+        share=share,
+    )
+
+
+def _evaluate(
+    config: Config, policy: LanguageModel, opponents: Mapping[str, Policy], *, full: bool
+) -> dict[str, float]:
+    """Scores and NashConv; a full evaluation also plays the training games anew, in larger number."""
+    seed = derive_seed(config.seed, -1)
+    metrics = evaluate_policy(
+        policy,
+        config.games,
+        episodes=config.eval_episodes if full else config.eval_episodes_between,
+        seed=seed,
+        style=config.style,
+        parse_mode=config.parse_mode,
+        sampling=config.sampling(temperature=config.eval_temperature, top_p=config.eval_top_p),
+        opponents=opponents,
+    )
+    if not full:
+        return metrics
+    counts = [config.eval_episodes] * len(config.games)
+    played = distributed.play_dealt(
+        lambda share: play(self_play(policy), _tables(config, counts, derive_seed(seed, -1), share))
+    )
+    return episode_metrics(played) | metrics
+
+
 @dataclass(frozen=True, kw_only=True)
 class Config(ServerConfig, GameConfig):
     """SPIRAL's settings; the defaults are the `nano` preset."""
+
+    nano_warmup = 150
 
     warmup_steps: Natural | None = None
     """supervised steps on uniformly random legal play before self-play: nano's way to learn the reply format; None: 150
@@ -120,10 +264,8 @@ class Config(ServerConfig, GameConfig):
 
     def resolved(self) -> Config:
         late = self.max_importance is None and self.max_staleness > 0
-        warm = 150 if self.model == "nano" else 0
         return replace(
-            self,
-            warmup_steps=warm if self.warmup_steps is None else self.warmup_steps,
+            super().resolved(),
             steps=self.total_steps,
             learning_rate=self.initial_learning_rate,
             max_importance=2.0 if late else self.max_importance,
@@ -161,159 +303,3 @@ PRESETS = {
     "qwen3-4b": _ONE_CARD,
     "qwen3-4b-lora": replace(_ONE_CARD, lora_rank=32),
 }
-
-
-def train(config: Config, run: Run) -> None:
-    """Self-play from the first step, or from the newest checkpoint of the run."""
-    config = config.resolved()
-    look_for_servers(config)
-    opponents = connect_opponents(config)
-    share = config.samples_per_step / len(config.games)
-    counts = [max(1, round(share / mean_turns(game))) for game in config.games]
-    distributed.check_enough(sum(counts), "samples_per_step")
-    if distributed.share()[1] > 1 and (config.max_staleness or config.rollout_servers):
-        raise ValueError(
-            "max_staleness, rollout_servers: several ranks play their own games; leave both at their default"
-        )
-    policy, optimizer, state = start(
-        config,
-        run,
-        build=lambda: load_policy(config, run.status),
-        optimizer_of=partial(_optimizer, config),
-        evaluate=lambda policy: _evaluate(config, policy, opponents, full=True),
-        baseline=RoleBaseline(decay=config.baseline_decay),
-    )
-    reference = load_reference(config, run, policy) if config.uses_reference else None
-    throughput = Throughput(run, policy, computed_in(config), reference)
-    baseline = state.baseline
-    servers = connect_servers(config, policy)
-    own = distributed.share()
-    rollouts = run.enter(
-        Rollouts(
-            self_play(servers or policy),
-            lambda step: _tables(config, counts, derive_seed(config.seed, step), own),
-            episodes=len(range(sum(counts))[own[0] :: own[1]]),
-            first=state.step + 1,
-            last=config.total_steps,
-            max_staleness=config.max_staleness,
-            version=policy.version,
-            beside=servers is not None,
-            state=state.rollouts,
-        )
-    )
-
-    def save(step: int) -> None:
-        done = checkpoint.TrainState(step=step, baseline=baseline, rollouts=rollouts.state())
-        with run.phase("checkpoint"):
-            checkpoint.save_checkpoint(run.checkpoints, policy, optimizer, done)
-
-    for step in run.steps(config.total_steps, start=state.step):
-        left = 1 - (step - 1) / config.total_steps
-        with saved_if_servers_go(run, step - 1, save), run.phase("rollout"):
-            played = distributed.play_dealt(lambda share: rollouts.collect())
-            episodes = without_forfeits(played)
-        with run.phase("advantages"):
-            if config.advantage == "role_conditioned":
-                advantages, baseline = role_conditioned_advantages(
-                    episodes, baseline, order=config.baseline_order, discount=config.discount
-                )
-            else:
-                advantages = undiscounted_returns(episodes)
-            batch = pack(
-                episodes,
-                advantages,
-                token_normaliser=config.loss_length,
-                skip_zero_advantages=not config.magnet,  # the magnet pulls on every sample
-            )
-        settings = Update(
-            loss=ppo_clip_loss(config.clip),
-            epochs=config.inner_epochs,
-            max_grad_norm=config.max_grad_norm,
-            magnet=config.magnet_weight * (1 + 2 * left) / 3 if config.magnet else 0.0,
-            max_importance=config.max_importance,
-            max_loss=config.max_loss,
-            max_batch_tokens=config.max_batch_tokens,
-        )
-        for group in optimizer.param_groups:
-            group["lr"] = config.initial_learning_rate * (
-                0.1 + 0.9 * left if config.learning_rate_decay == "linear" else 1
-            )
-        with run.phase("update"):
-            metrics = update(policy, optimizer, batch, settings, reference=reference)
-        if servers is not None and step < config.total_steps:
-            with run.phase("hand_over"):
-                servers.hand_over()
-        rollouts.updated(policy.version)
-        metrics |= episode_metrics(episodes) | reply_metrics(played) | rollouts.metrics()
-        metrics |= throughput.metrics(episodes, batch, epochs=config.inner_epochs)
-        evaluate = partial(_evaluate, config, policy, opponents)
-        last = step == config.total_steps
-        finish_step(config, run, step, metrics, episodes, advantages, last=last, evaluate=evaluate, save=save)
-
-
-def load_policy(config: Config, status: Callable[[str], None] = lambda text: None) -> LanguageModel:
-    """The model named by the configuration, warmed up on random legal play if so configured."""
-    policy = load_model(config, config.games, status)
-    if config.warmup_steps:
-        warm_up(
-            policy,
-            config.games,
-            steps=config.warmup_steps,
-            learning_rate=config.warmup_learning_rate,
-            style=config.style,
-            seed=derive_seed(config.seed, 0),
-            progress=status,
-        )
-    return policy
-
-
-def _optimizer(config: Config, policy: LanguageModel) -> torch.optim.Optimizer:
-    return adam(policy, rate=config.initial_learning_rate)
-
-
-def _sampling(config: Config, temperature: float, top_p: float = 1.0) -> Sampling:
-    return Sampling(
-        temperature=temperature,
-        top_p=top_p,
-        max_tokens=config.max_tokens,
-        max_think_tokens=config.max_think_tokens,
-    )
-
-
-def _tables(config: Config, counts: Sequence[int], seed: int, share: tuple[int, int]) -> list[GameTable]:
-    """Tables for self-play: of ``counts`` games of each kind, this share."""
-    return game_tables(
-        games=config.games,
-        episodes=counts,
-        seed=seed,
-        sampling=_sampling(config, config.temperature),
-        invalid=InvalidRewards(offender=config.invalid_reward, others=config.invalid_other),
-        max_turns=config.max_turns,
-        style=config.style,
-        parse_mode=config.parse_mode,
-        share=share,
-    )
-
-
-def _evaluate(
-    config: Config, policy: LanguageModel, opponents: Mapping[str, Policy], *, full: bool
-) -> dict[str, float]:
-    """Scores and NashConv; a full evaluation also plays the training games anew, in larger number."""
-    seed = derive_seed(config.seed, -1)
-    metrics = evaluate_policy(
-        policy,
-        config.games,
-        episodes=config.eval_episodes if full else config.eval_episodes_between,
-        seed=seed,
-        style=config.style,
-        parse_mode=config.parse_mode,
-        sampling=_sampling(config, config.eval_temperature, config.eval_top_p),
-        opponents=opponents,
-    )
-    if not full:
-        return metrics
-    counts = [config.eval_episodes] * len(config.games)
-    played = distributed.play_dealt(
-        lambda share: play(self_play(policy), _tables(config, counts, derive_seed(seed, -1), share))
-    )
-    return episode_metrics(played) | metrics

@@ -234,7 +234,7 @@ def every(tmp_path_factory):
     return read_instructions(path)[0]
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(st.one_of(st.text(), st.text("*[]<>#\"{}'.\nPSaz1 ,()-", max_size=60)))
 def test_no_reply_stops_a_check(every, response):
     """Oracle: as many verdicts as instructions, loose where strict."""

@@ -1,4 +1,4 @@
-"""Style mars and the reward option mars: turns, replies and returns of MARS's games."""
+"""Style mars and the reward option mars: turns, replies, texts and returns of MARS's games."""
 
 from __future__ import annotations
 
@@ -103,6 +103,27 @@ def test_a_draw_pays_a_tenth(name: str) -> None:
     assert (mars.returns == np.where(drawn[:, None], np.float32(0.1), standard.returns)).all()
     assert games.describe(name).zero_sum
     assert not games.describe(name, rewards="mars").zero_sum
+
+
+@pytest.mark.parametrize("legal_list", [True, False])
+@pytest.mark.parametrize(
+    "name",
+    ["tic_tac_toe", "tic_tac_toe(size=5)", "connect_four", "hanabi", "hanabi(colors=2, ranks=2, hand=3)"],
+)
+def test_nobody_reads_how_a_result_is_paid(name: str, style: games.Style, legal_list: bool) -> None:
+    """Oracle: what is read in the same games with the standard rewards, as observations and as chats."""
+    standard, mars = (
+        games.make(name, 8, seed=3, style=style, legal_list=legal_list, rewards=rewards)
+        for rewards in ("standard", "mars")
+    )
+    while not standard.terminated.all():
+        assert mars.observation() == standard.observation()
+        for row in np.flatnonzero(~standard.terminated).tolist():
+            player = int(standard.current_player[row])
+            assert mars.messages_since(row, player) == standard.messages_since(row, player)
+        actions = standard.sample_actions(5)
+        standard.step(actions)
+        mars.step(actions)
 
 
 def test_hanabi_pays_a_tenth_for_an_idle_end() -> None:

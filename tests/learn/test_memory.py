@@ -136,6 +136,41 @@ def test_a_reference_and_float32_passes() -> None:
     assert "weights in bfloat16" not in [line.what for line in whole.lines]
 
 
+@pytest.mark.parametrize("ranks", [1, 2])
+def test_a_critic_learns_beside_the_policy(ranks: int) -> None:
+    """Oracle: the critic itself, with weights; sums by hand. It learns after the policy, which is larger."""
+    from transformers import AutoModelForTokenClassification
+
+    plan, critic = replace(PLAN, ranks=ranks), _small(num_labels=1)
+    model = AutoModelForTokenClassification.from_config(critic)
+    alone, both = budget(_small(), plan), budget(_small(), plan, critic)
+    own = sum(
+        p.numel() for name, p in model.named_parameters() if name != "score.bias"
+    )  # our critics have none
+    assert own < alone.parameters
+    assert _bytes(both, "the critic's weights") == ((2 + 4 / ranks) * own,) * 3
+    moments = "Adam's moments; in a step also what it computes"
+    added = [b - a for a, b in zip(_bytes(alone, moments), _bytes(both, moments), strict=True)]
+    assert added == [8 * own / ranks] * 3
+    assert _bytes(both, "gradients in float32") == _bytes(alone, "gradients in float32")
+
+
+def test_a_critic_of_adapters_has_more_to_learn_than_they() -> None:
+    """Oracle: sums by hand of the critic's step, in which the policy's few moments stay."""
+    pytest.importorskip("peft")
+    plan = replace(PLAN, lora_rank=4)
+    alone, both = budget(_small(), plan), budget(_small(), plan, _small())
+    weights = _bytes(both, "the critic's weights")[0]
+    assert _bytes(both, "gradients in float32") == (0, weights * 4 / 6, weights * 4 / 6)
+    adapters = _bytes(alone, "adapters in float32")[0]
+    moments = _bytes(both, "Adam's moments; in a step also what it computes")
+    assert moments == (
+        2 * adapters + weights * 8 / 6,
+        2 * adapters + weights * 8 / 6,
+        2 * adapters + weights * 2,
+    )
+
+
 def test_layers_computed_again_keep_little() -> None:
     """Oracle: the same without."""
     whole, again = budget(_small(), PLAN), budget(_small(), replace(PLAN, gradient_checkpointing=True))

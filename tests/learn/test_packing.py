@@ -5,7 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from selfplay_fast.learn import pack, pack_chats
+from selfplay_fast.learn import only_turns, pack, pack_chats, pack_replies
 from selfplay_fast.learn.packing import dealt, minibatches
 from selfplay_fast.records import Ask, Episode, Key, Reply, Sampling, Turn
 
@@ -197,3 +197,21 @@ def test_shuffled_is_an_order_of_the_same_samples() -> None:
     assert sorted(order) == list(range(8)) != order
     assert order == [int(sequence[-1]) for sequence in again.sequences]
     assert mixed.advantages.tolist() == [float(k) for k in order for _ in range(k + 1)]
+
+
+def test_chosen_turns_are_samples_with_their_rewards() -> None:
+    """Oracle: by hand: two of three turns, every token with weight 1 / 2, also where the reward is 0."""
+    said = [
+        replace(turn([1, 2]), reward=0.0),
+        replace(turn([3]), reward=5.0),
+        replace(turn([4]), reward=-1.0),
+    ]
+    batch = pack_replies(only_turns([episode(*said)], [[0, 2]]))
+    assert batch is not None
+    assert [sequence.tolist() for sequence in batch.sequences] == [[7, 8, 9, 1, 2], [7, 8, 9, 4]]
+    assert batch.advantages.tolist() == [0.0, 0.0, -1.0]
+    assert batch.weights.tolist() == [0.5, 0.5, 0.5]
+    own = pack_replies(only_turns([episode(*said)], [[1]]), [[2.0]])
+    assert own is not None
+    assert own.advantages.tolist() == [2.0]
+    assert pack_replies([episode(turn([])), episode()]) is None

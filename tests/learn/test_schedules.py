@@ -4,7 +4,14 @@ import pytest
 import torch
 from transformers import get_scheduler
 
-from selfplay_fast.learn.schedules import constant_rates, cosine_rate, cosine_rates, linear_rates
+from selfplay_fast.learn.schedules import (
+    constant_rates,
+    cosine_rate,
+    cosine_rates,
+    falling_rates,
+    iteration_rates,
+    linear_rates,
+)
 
 
 def test_up_in_a_line_and_down_a_cosine() -> None:
@@ -39,3 +46,20 @@ def test_up_in_a_line_as_transformers_does(name: str, rates, steps: int) -> None
         optimizer.step()
         scheduler.step()
     assert rates(steps, peak=2e-3, warmup=0.1) == pytest.approx(expected)
+
+
+def test_iterations_are_parts_of_one_cosine() -> None:
+    """Oracle: the cosine over all optimizer steps, which ends at a tenth."""
+    parts = [iteration_rates(step, 4, 5, peak=2.0, warmup=3) for step in range(1, 5)]
+    assert [len(part) for part in parts] == [5] * 4
+    whole = cosine_rates(range(20), 20, peak=2.0, least=0.2, warmup=3)
+    assert [rate for part in parts for rate in part] == whole
+    assert whole[-1] == pytest.approx(0.2)
+
+
+def test_rates_that_fall_to_nothing() -> None:
+    """Oracle: by hand: up in two steps, then a line, or the rest of a cosine that would be 0 one step later."""
+    assert falling_rates("linear", 4, peak=1.0, warmup=0.5) == [0.0, 0.5, 1.0, 0.5]
+    cosine = falling_rates("cosine", 6, peak=1.0, warmup=0.3)
+    assert cosine[:3] == [0.5, 1.0, 1.0]
+    assert cosine[4] == pytest.approx(0.5)

@@ -217,17 +217,21 @@ def test_games_that_count_for_nothing(role, reply, why):
     assert episodes[1].returns == {ATTACKER: 1.0, DEFENDER: 1.0}
 
 
-def test_a_server_labels_games_as_they_end(scripted_server):
-    """Oracle: what the server says of each; one that does not answer in time costs its own game alone."""
+def test_a_server_labels_games_as_they_end(scripted_server, hasten):
+    """Oracle: what the server says of each; one that does not answer in time costs its own game alone. It says
+    nothing before all three are asked."""
 
     async def guard(body, attempt, headers):
         text = body["messages"][0]["content"]
         if "slow" in text:
             await asyncio.sleep(60)
+        while len(begun) < 3:
+            await asyncio.sleep(0.005)
         yield server.reply("harmful request: yes\nresponse refusal: no\nharmful response: no")
 
     server = scripted_server(guard)
-    judge = OpenAIServer(server.url, "guard", limits=Limits(timeout=0.5, attempts=1))
+    judge = OpenAIServer(server.url, "guard", limits=Limits(attempts=1))
+    begun = hasten(judge.endpoint, lambda body: "slow" in body["messages"][0]["content"])
 
     class Speaker:
         def generate(self, asks):
@@ -239,7 +243,6 @@ def test_a_server_labels_games_as_they_end(scripted_server):
     assert [episode.kept.get("dropped") for episode in episodes] == ["unlabelled", None, None]
     assert episodes[1].returns == {DEFENDER: 0.0 + 1.0}
     assert sum(judge.forfeits.values()) == 1
-    assert server.busiest == 3
 
 
 def test_marks():

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from selfplay_fast.play import play
-from selfplay_fast.play.evolve_prompts import GRADED
+from selfplay_fast.play.evolve_prompts import GRADED, EvolvePrompts, read_score
 from selfplay_fast.play.evolving import (
     CREATOR,
     SCORER,
@@ -19,6 +19,7 @@ from selfplay_fast.play.evolving import (
     answer_table,
     answered_in,
     evolve_table,
+    function_reward,
     mixed,
     preference_rows,
     read_prompts,
@@ -26,7 +27,6 @@ from selfplay_fast.play.evolving import (
 )
 from selfplay_fast.policies.endpoint import Limits
 from selfplay_fast.policies.openai_server import OpenAIServer
-from selfplay_fast.policies.reward_models import function_reward
 from selfplay_fast.policies.simple import ScriptedPolicy
 from selfplay_fast.records import Ask, Reply, Turn
 
@@ -136,20 +136,20 @@ def test_responses_that_nobody_scores_are_left_out_and_counted() -> None:
 
 
 def test_a_server_grades_in_words_and_one_that_hangs_gives_no_reward(
-    scripted_server: Callable[..., Any], caplog: pytest.LogCaptureFixture
+    scripted_server: Callable[..., Any], hasten: Callable[..., Any], caplog: pytest.LogCaptureFixture
 ) -> None:
     """Oracle: what the server was asked and said; an attempt fails after a moment, and a warning says so."""
 
     async def grade(body: Any, attempt: int, headers: dict[str, str]) -> AsyncIterator[bytes]:
         asked = body["messages"][0]["content"]
         if "3 of prompt 0" in asked:
-            await asyncio.sleep(5)
+            await asyncio.sleep(60)
         said = "Hard to say." if "2 of" in asked else f"Fine.\nScore: {len(asked) % 10}"
         yield server.reply(said)
 
     server = scripted_server(grade)
-    limits = Limits(concurrency=8, timeout=0.5, deadline=2.0, attempts=1, backoff=0.01)
-    judge = OpenAIServer(server.url, "judge", limits=limits)
+    judge = OpenAIServer(server.url, "judge", limits=Limits(concurrency=8, attempts=1))
+    hasten(judge.endpoint, lambda body: "3 of prompt 0" in body["messages"][0]["content"])
     cast = {SOLVER: solver(), SCORER: judge}
     episodes = play(cast, [answer_table(Rules(prompts=GRADED), PROMPTS[:2], seed=0)])
     first, second = answered_in(episodes)
@@ -259,3 +259,11 @@ def test_a_function_that_fails_says_so() -> None:
     cast = {SOLVER: ScriptedPolicy(lambda ask, k: "x"), SCORER: function_reward(broken)}
     with pytest.raises(RuntimeError, match="no such thing"):
         play(cast, [answer_table(Rules(), PROMPTS[:1], seed=0)])
+
+
+def test_a_function_is_a_reward_model() -> None:
+    """Oracle: the function; None is a reply that is no number."""
+    scorer = function_reward(lambda prompt, response: None if response == "" else len(prompt) / 3)
+    pairs = [("take turns", "and more"), ("x", "three in a row"), ("O", ""), ("a b c", "d e")]
+    asks = [Ask(role=SCORER, append=EvolvePrompts().score_chat(*pair)) for pair in pairs]
+    assert [read_score(reply.text) for reply in scorer.generate(asks)] == [10 / 3, 1 / 3, None, 5 / 3]

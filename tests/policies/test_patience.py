@@ -55,7 +55,7 @@ def test_the_end_of_patience_is_that_of_all_and_begins_anew():
         ends = await asyncio.gather(*(waiting.waited(0.0) for _ in range(3)), return_exceptions=True)
         server.looks = [True]
         assert await waiting.waited(0.0)
-        server.looks = [False, True]
+        server.looks, waiting.seconds = [False, True], 60.0
         return ends, await waiting.waited(time.monotonic())
 
     ends, again = asyncio.run(ask())

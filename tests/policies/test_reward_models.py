@@ -12,7 +12,7 @@ from transformers import Qwen3ForSequenceClassification as Qwen3Reward
 
 from selfplay_fast.play.evolve_prompts import read_score
 from selfplay_fast.policies.openai_server import OpenAIServer
-from selfplay_fast.policies.reward_models import SequenceReward, function_reward, load_reward_model
+from selfplay_fast.policies.reward_models import SequenceReward, load_reward_model
 from selfplay_fast.records import Ask
 
 PAIRS = [("take turns", "and more"), ("x", "Three in a row win. " * 3), ("O", ""), ("a b c", "d e")]
@@ -114,13 +114,6 @@ def test_what_cannot_be_a_reward_model_is_refused(folder: Path, tmp_path: Path) 
         scorer.generate([Ask(role="x", append="text")])
     with pytest.raises(ValueError, match="no log-probs"):
         scorer.score([])
-
-
-def test_a_function_is_a_reward_model() -> None:
-    """Oracle: the function; None is a reply that is no number."""
-    scorer = function_reward(lambda prompt, response: None if response == "" else len(prompt) / 3)
-    found = [read_score(reply.text) for reply in scorer.generate(asks(PAIRS))]
-    assert found == [10 / 3, 1 / 3, None, 5 / 3]
 
 
 def test_a_server_is_asked_for_a_word_before_all_else(monkeypatch: pytest.MonkeyPatch) -> None:

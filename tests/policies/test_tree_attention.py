@@ -54,7 +54,7 @@ def cells(mask, queries, keys):
     return allowed
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(
     st.lists(st.lists(st.integers(0, 2), min_size=2, max_size=9), min_size=1, max_size=12),
     st.integers(0, 9),

@@ -1,8 +1,8 @@
 """Recipes over several processes."""
 
+import json
 import multiprocessing
 import os
-import socket
 from collections.abc import Callable
 from pathlib import Path
 
@@ -26,13 +26,11 @@ def _rank(rank: int, size: int, port: int, log: str, arguments: list[str]) -> No
 
 
 @pytest.fixture
-def on_ranks(tmp_path: Path) -> Callable[..., tuple[list[int], list[str]]]:
+def on_ranks(tmp_path: Path, free_port: Callable[[], int]) -> Callable[..., tuple[list[int], list[str]]]:
     """Runs a command line in several forked processes, as torchrun would; exit codes and outputs by rank."""
 
     def run(size: int, *arguments: str) -> tuple[list[int], list[str]]:
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            port = free.getsockname()[1]
+        port = free_port()
         logs = [str(tmp_path / f"rank-{rank}.log") for rank in range(size)]
         fork = multiprocessing.get_context("fork")
         ranks = [
@@ -42,7 +40,7 @@ def on_ranks(tmp_path: Path) -> Callable[..., tuple[list[int], list[str]]]:
         for rank in ranks:
             rank.start()
         for rank in ranks:
-            rank.join(120)
+            rank.join(600)
             rank.kill()  # one that hangs has failed
             rank.join()
         texts = [Path(log).read_text(errors="replace") for log in logs]
@@ -50,6 +48,27 @@ def on_ranks(tmp_path: Path) -> Callable[..., tuple[list[int], list[str]]]:
             os.remove(log)
         return [rank.exitcode or 0 for rank in ranks], texts
 
+    return run
+
+
+@pytest.fixture(scope="session")
+def rows() -> Callable[[Path], list[dict[str, float]]]:
+    """Reads the rows of a run's metrics, without times, speeds and memory."""
+
+    def read(run: Path) -> list[dict[str, float]]:
+        found = map(json.loads, (run / "metrics.jsonl").read_text().splitlines())
+        return [
+            {key: value for key, value in row.items() if not key.endswith(("_s", "_mib"))} for row in found
+        ]
+
+    return read
+
+
+@pytest.fixture(scope="module")
+def whole(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The run of a module's command line, `RUN`, without an interruption."""
+    run = tmp_path_factory.mktemp("whole") / "run"
+    assert cli.main([*request.module.RUN.split(), str(run)]) == 0
     return run
 
 

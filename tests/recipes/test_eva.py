@@ -5,7 +5,7 @@ import hashlib
 import importlib.util
 import json
 import shutil
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import fields, replace
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
@@ -16,6 +16,7 @@ import pytest
 import torch
 
 from selfplay_fast.cli import main
+from selfplay_fast.evaluate.evolution import scored
 from selfplay_fast.learn import leave_one_out_advantages, pack_pairs
 from selfplay_fast.learn.checkpoint import list_checkpoints, load_policy
 from selfplay_fast.learn.preferences import Completions
@@ -31,12 +32,12 @@ from selfplay_fast.play.evolving import (
     answer_table,
     answered_in,
     evolve_table,
+    function_reward,
     mixed,
     preference_rows,
 )
 from selfplay_fast.play.informativeness import choose, informativeness
 from selfplay_fast.policies.language_model import LanguageModel
-from selfplay_fast.policies.reward_models import function_reward
 from selfplay_fast.policies.simple import ScriptedPolicy
 from selfplay_fast.policies.streams import derive_seed
 from selfplay_fast.recipes import eva
@@ -47,27 +48,12 @@ SMALL = (
     "--prompts-per-step 16 --eval-count 8 --responses 4 --evolutions 2 --warmup-steps 15 --warmup-rows 16"
     " --warmup-terms 1 --warmup-learning-rate 6e-3 --prompts-per-update 8 --threads 1 --device cpu"
 )
-RUN = f"train eva --steps 2 {SMALL} --run-dir"
+RUN = f"train eva --steps 2 {SMALL} --plain-step --run-dir"
 
 
-def rows(run: Path) -> list[dict[str, float]]:
-    """The rows of a run's metrics, without times, speeds and memory."""
-    lines = (run / "metrics.jsonl").read_text().splitlines()
-    return [
-        {key: value for key, value in json.loads(line).items() if not key.endswith(("_s", "_mib"))}
-        for line in lines
-    ]
-
-
-@pytest.fixture(scope="module")
-def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The run without an interruption."""
-    run = tmp_path_factory.mktemp("eva") / "run"
-    assert main([*RUN.split(), str(run), "--plain-step"]) == 0
-    return run
-
-
-def test_a_run_goes_on_from_a_checkpoint_to_the_same_digits(whole: Path, tmp_path: Path) -> None:
+def test_a_run_goes_on_from_a_checkpoint_to_the_same_digits(
+    whole: Path, tmp_path: Path, rows: Callable[..., Any]
+) -> None:
     """Oracle: the uninterrupted run: metrics, pairs, prompts and weights, byte for byte; weights change every time."""
     again = tmp_path / "again"
     shutil.copytree(whole, again)
@@ -86,7 +72,9 @@ def test_a_run_goes_on_from_a_checkpoint_to_the_same_digits(whole: Path, tmp_pat
     assert weights[-1] == (again / saved[-1].relative_to(whole)).read_bytes()
 
 
-def test_a_run_leaves_pairs_that_trl_takes_and_prompts_for_the_next_iteration(whole: Path) -> None:
+def test_a_run_leaves_pairs_that_trl_takes_and_prompts_for_the_next_iteration(
+    whole: Path, rows: Callable[..., Any]
+) -> None:
     """Oracle: TRL's columns; the mix is 20 % of 16 and 80 % of the evolved ones, filled up to 16."""
     pairs = [json.loads(line) for line in (whole / "preferences/step-000001.jsonl").read_text().splitlines()]
     assert pairs
@@ -106,7 +94,7 @@ def test_a_run_leaves_pairs_that_trl_takes_and_prompts_for_the_next_iteration(wh
     assert all(int(row["topic"]) == len(row["prompt"].split()) for row in following)
 
 
-def test_a_run_tells_what_came_of_the_prompts(whole: Path) -> None:
+def test_a_run_tells_what_came_of_the_prompts(whole: Path, rows: Callable[..., Any]) -> None:
     """Oracle: the names of its metrics, who speaks in its transcripts; a report."""
     last = rows(whole)[-1]
     for key in (
@@ -171,7 +159,7 @@ def test_settings_follow_from_the_loss() -> None:
     assert found["rloo"].beta is None
     assert replace(eva.Config(), loss="sppo", beta=0.5, epochs=7).resolved().beta == 0.5
     policy = SimpleNamespace(model=torch.nn.Linear(2, 2))
-    kinds = {loss: type(eva.optimizer_of(config, policy)) for loss, config in found.items()}  # type: ignore[arg-type]
+    kinds = {loss: type(config.fresh_optimizer(policy)) for loss, config in found.items()}  # type: ignore[arg-type]
     assert kinds == {
         loss: torch.optim.RMSprop if loss == "sppo" else torch.optim.AdamW for loss in get_args(eva.Loss)
     }
@@ -182,14 +170,14 @@ def test_rates_are_those_of_the_released_trainer() -> None:
     from transformers import get_cosine_schedule_with_warmup
 
     config = replace(eva.Config(), rate_warmup=0.1).resolved()
-    rates = eva.rates_of(config, 20)
+    rates = config.rates(20)
     optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=config.learning_rate)
     schedule = get_cosine_schedule_with_warmup(optimizer, 2, 20)
     theirs = [schedule.lr_lambdas[0](step) * config.learning_rate for step in range(20)]
     assert rates[2:] == pytest.approx(theirs[2:])
     assert rates[:2] == pytest.approx([config.learning_rate / 2, config.learning_rate])
     assert min(rates) > 0
-    linear = eva.rates_of(replace(config, learning_rate_decay="linear"), 20)
+    linear = replace(config, learning_rate_decay="linear").rates(20)
     assert linear[2] == max(linear) > linear[-1] > 0
 
 
@@ -206,11 +194,11 @@ def test_losses_have_the_published_settings() -> None:
     }
     for name, value in expected.items():
         config = replace(eva.Config(), loss=name).resolved()
-        assert eva.loss_of(config)(chosen, rejected).item() == pytest.approx(value), name
+        assert config.pair_loss()(chosen, rejected).item() == pytest.approx(value), name
 
 
 @pytest.mark.long
-def test_what_is_drawn_by_regret_is_harder_and_teaches(tmp_path: Path) -> None:
+def test_what_is_drawn_by_regret_is_harder_and_teaches(tmp_path: Path, rows: Callable[..., Any]) -> None:
     """Oracle: the model of step 0 on held-out sums, 240 of them, and prompts drawn evenly."""
     found = {}
     for metric in ("reward_gap", "uniform"):
@@ -373,7 +361,7 @@ def test_missing_rewards_are_told_and_none_at_all_is_an_error() -> None:
     """Oracle: what is left; evolved prompts that nobody can score, as those that are no sums, end no run."""
     notes: list[str] = []
     groups = answered({"a": [None, 1.0], "b": [None, None]})
-    assert [one.prompt.text for one in eva.scored(notes.append, groups)] == ["a"]
+    assert [one.prompt.text for one in scored(notes.append, groups)] == ["a"]
     assert notes == ["3 of 4 responses got no reward and are left out"]
     cast: dict[str, Any] = {
         SOLVER: ScriptedPolicy(lambda ask, k: "1"),
@@ -440,7 +428,7 @@ def files(base: Path, tmp_path: Path) -> str:
 
 
 def test_any_model_learns_from_files_and_a_reward_model(
-    files: str, toy_policy: LanguageModel, tmp_path: Path
+    files: str, toy_policy: LanguageModel, tmp_path: Path, rows: Callable[..., Any]
 ) -> None:
     """Oracle: the policy evolves its own prompts, a classifier of one label scores; the next split is the next."""
     from transformers import BertConfig, BertForSequenceClassification
@@ -518,7 +506,7 @@ def test_too_few_prompts_and_a_reward_model_of_no_kind_are_refused(
         assert main(["train", "eva", *files.split(), *more.split(), "--run-dir", run]) == 2
         assert message in capsys.readouterr().err
     config = replace(eva.Config(), prompts_per_step=4, next_prompts="split")
-    assert len(eva.Setting.of(config).prompts) == 4 * config.steps
+    assert len(eva.setting_of(config).prompts) == 4 * config.steps
 
 
 def test_help_has_every_setting_with_its_meaning(capsys: Any) -> None:

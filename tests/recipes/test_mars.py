@@ -3,6 +3,7 @@
 import json
 import shutil
 import sys
+from collections.abc import Callable
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
@@ -23,24 +24,9 @@ RUN = (
 )
 
 
-def rows(run: Path) -> list[dict[str, float]]:
-    """The rows of a run's metrics, without times, speeds and memory."""
-    lines = (run / "metrics.jsonl").read_text().splitlines()
-    return [
-        {key: value for key, value in json.loads(line).items() if not key.endswith(("_s", "_mib"))}
-        for line in lines
-    ]
-
-
-@pytest.fixture(scope="module")
-def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The run without an interruption."""
-    run = tmp_path_factory.mktemp("mars") / "run"
-    assert main([*RUN.split(), str(run)]) == 0
-    return run
-
-
-def test_a_run_goes_on_from_a_checkpoint_to_the_same_digits(whole: Path, tmp_path: Path) -> None:
+def test_a_run_goes_on_from_a_checkpoint_to_the_same_digits(
+    whole: Path, tmp_path: Path, rows: Callable[..., Any]
+) -> None:
     """Oracle: the uninterrupted run. Every metric but timings is equal digit for digit, the last checkpoint byte for
     byte; and no two steps are alike."""
     run, again = whole, tmp_path / "again"
@@ -94,7 +80,7 @@ def test_commands_speak_to_it_in_conversations(
 
 @pytest.mark.long
 @pytest.mark.parametrize("seed", [0, 1, 2])
-def test_mini_hanabi_is_learned(seed: int, tmp_path: Path) -> None:
+def test_mini_hanabi_is_learned(seed: int, tmp_path: Path, rows: Callable[..., Any]) -> None:
     """Oracle: 1.44, the mean of random play: above it by ten standard errors of the last evaluation."""
     settings = f"--held-out --steps 25 --seed {seed} --threads 1 --device cpu --run-dir {tmp_path / 'run'}"
     assert main(["train", "mars", "--games", mars.MINI_HANABI, *settings.split()]) == 0

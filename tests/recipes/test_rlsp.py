@@ -3,17 +3,19 @@ the uninterrupted run; scripted solvers and judges."""
 
 import json
 import shutil
+from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
 from selfplay_fast.cli import main
-from selfplay_fast.evaluate.answers import AnswerVerifier
+from selfplay_fast.evaluate.answers import AnswerVerifier, answered
 from selfplay_fast.learn import batch_logprobs, batch_values, ppo_clip_loss
 from selfplay_fast.learn.checkpoint import list_checkpoints
 from selfplay_fast.learn.update import Update
@@ -36,25 +38,10 @@ RUN = (
 )
 
 
-def rows(run: Path) -> list[dict[str, float]]:
-    """The rows of a run's metrics, without times, speeds and memory."""
-    lines = (run / "metrics.jsonl").read_text().splitlines()
-    return [
-        {key: value for key, value in json.loads(line).items() if not key.endswith(("_s", "_mib"))}
-        for line in lines
-    ]
-
-
-@pytest.fixture(scope="module")
-def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The run without an interruption."""
-    run = tmp_path_factory.mktemp("rlsp") / "run"
-    assert main([*RUN.split(), str(run)]) == 0
-    return run
-
-
 @pytest.mark.parametrize("step", [0, 2])
-def test_a_run_goes_on_from_a_checkpoint_to_the_same_digits(whole: Path, tmp_path: Path, step: int) -> None:
+def test_a_run_goes_on_from_a_checkpoint_to_the_same_digits(
+    whole: Path, tmp_path: Path, step: int, rows: Callable[..., Any]
+) -> None:
     """Oracle: the uninterrupted run. Every metric but timings is equal digit for digit, the last checkpoint byte for
     byte, the critic's too; from step 0 on a critic is made anew."""
     again = tmp_path / "again"
@@ -76,7 +63,7 @@ def test_a_run_goes_on_from_a_checkpoint_to_the_same_digits(whole: Path, tmp_pat
     assert (whole / "report.html").is_file()
 
 
-def test_the_actor_waits_for_the_critic(whole: Path) -> None:
+def test_the_actor_waits_for_the_critic(whole: Path, rows: Callable[..., Any]) -> None:
     """Oracle: in the first iteration only the critic learns, so the policy is that of step 0; afterwards both do."""
     first, second = rows(whole)[1:3]
     assert "critic_grad_norm" in first
@@ -255,7 +242,7 @@ def test_a_bonus_makes_long_replies_likelier(toy_policy, bonus: float) -> None: 
 
 
 @pytest.mark.long
-def test_replies_become_longer_and_right(tmp_path: Path) -> None:
+def test_replies_become_longer_and_right(tmp_path: Path, rows: Callable[..., Any]) -> None:
     """Oracle: the model after its demonstrations: twice as long at the end, and right more often by four standard
     errors."""
     settings = ["--seed", "1", "--device", "cpu", "--run-dir", str(tmp_path / "run")]
@@ -295,9 +282,9 @@ def test_a_judge_that_times_out_counts_as_half(toy_policy) -> None:  # type: ign
     judge = EffortJudge(cast={"judge": Silent()})
     episodes = episodes_of(settings(judge="server:x"), toy_policy, judge, "so \\boxed{2}", "so \\boxed{3}")
     notes: list[str] = []
-    assert recipe.answered(episodes, 4, notes.append) == episodes
+    assert answered(notes.append, episodes) == episodes
     assert [episode.returns["solver"] for episode in episodes] == pytest.approx([0.9, 0.1])
-    assert notes == ["step 4: 2 replies have no grade of their effort, which counts as 0.5"]
+    assert notes == ["2 replies have no grade of their effort, which counts as 0.5"]
     assert recipe.packed(settings(), episodes).num_samples == 2
 
 
@@ -306,12 +293,12 @@ def test_equal_rewards_have_no_advantages(toy_policy) -> None:  # type: ignore[n
     config = settings(kl=0.0)
     episodes = episodes_of(config, toy_policy, None, *["so \\boxed{2}"] * 3)
     notes: list[str] = []
-    batch = recipe.packed(config, recipe.answered(episodes, 1, notes.append))
+    batch = recipe.packed(config, answered(notes.append, episodes))
     zeros = torch.zeros(int(batch.offsets[-1]))
     learned, returns = recipe.experience(replace(config, gae_lambda=1.0), batch, zeros, None, zeros)
     assert not learned.advantages.any()
     assert returns.tolist() == [1.0] * len(returns)
-    assert notes == ["step 1: all rewards are equal; only penalty and critic tell replies apart"]
+    assert notes == ["all rewards are equal; only penalty and critic tell replies apart"]
 
 
 def test_a_problem_without_room_is_left_out(toy_policy) -> None:  # type: ignore[no-untyped-def]
@@ -322,14 +309,17 @@ def test_a_problem_without_room_is_left_out(toy_policy) -> None:  # type: ignore
     episodes = play_dialogues({"solver": toy_policy}, protocol, problems, seed=0)
     assert episodes[0].kept == {"failure": "no room for a reply"}
     notes: list[str] = []
-    assert recipe.answered(episodes, 2, notes.append) == episodes[1:]
-    assert notes[0] == "step 2: 1 problems leave no room for a reply and are left out"
+    assert answered(notes.append, episodes) == episodes[1:]
+    assert notes[0] == "1 problems leave no room for a reply and are left out"
     with pytest.raises(ValueError, match=r"^problems: none leaves room"):
-        recipe.answered(episodes[:1], 2, notes.append)
+        answered(notes.append, episodes[:1])
 
 
 def test_files_of_problems_and_demonstrations(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    rows: Callable[..., Any],
 ) -> None:
     """Oracle: a run on files without a problem that is too long, and one line where a file is not there."""
     monkeypatch.chdir(tmp_path)
@@ -423,7 +413,9 @@ def test_the_paper_s_preset_is_the_published_configuration() -> None:
 
 
 @pytest.mark.long
-def test_two_processes_learn_what_one_does(on_ranks, base: Path, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
+def test_two_processes_learn_what_one_does(
+    on_ranks, base: Path, tmp_path: Path, rows: Callable[..., Any]
+) -> None:  # type: ignore[no-untyped-def]
     """Oracle: the single process: its curves to 1e-4, those of policy and critic; and a single process goes on from
     the checkpoint of two."""
     settings = [*RUN.replace("--steps 3", "--steps 2").split()[:-1], "--model", str(base)]

@@ -14,8 +14,10 @@ import pytest
 import torch
 
 from selfplay_fast.cli import main
-from selfplay_fast.evaluate.attack_scores import counted_games
+from selfplay_fast.evaluate.attack_scores import counted_games, tell_of_games
+from selfplay_fast.learn import only_roles, pack_replies
 from selfplay_fast.learn.checkpoint import list_checkpoints
+from selfplay_fast.learners import Weights
 from selfplay_fast.play import play
 from selfplay_fast.play.attack_game import Rules, Seed, attack_table, function_judge, mark_attacked
 from selfplay_fast.play.attack_prompts import AttackPrompts
@@ -32,24 +34,9 @@ RUN = (
 )
 
 
-def rows(run: Path) -> list[dict[str, float]]:
-    """The rows of a run's metrics, without times, speeds and memory."""
-    lines = (run / "metrics.jsonl").read_text().splitlines()
-    return [
-        {key: value for key, value in json.loads(line).items() if not key.endswith(("_s", "_mib"))}
-        for line in lines
-    ]
-
-
-@pytest.fixture(scope="module")
-def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The run without an interruption."""
-    run = tmp_path_factory.mktemp("self_redteam") / "run"
-    assert main([*RUN.split(), str(run)]) == 0
-    return run
-
-
-def test_a_run_goes_on_from_a_checkpoint_to_the_same_digits(whole: Path, tmp_path: Path) -> None:
+def test_a_run_goes_on_from_a_checkpoint_to_the_same_digits(
+    whole: Path, tmp_path: Path, rows: Callable[..., Any]
+) -> None:
     """Oracle: the uninterrupted run, metric by metric and byte by byte."""
     again = tmp_path / "again"
     shutil.copytree(whole, again)
@@ -62,7 +49,7 @@ def test_a_run_goes_on_from_a_checkpoint_to_the_same_digits(whole: Path, tmp_pat
         assert ours.read_bytes() == theirs.read_bytes()
 
 
-def test_a_run_tells_what_came_of_the_games(whole: Path) -> None:
+def test_a_run_tells_what_came_of_the_games(whole: Path, rows: Callable[..., Any]) -> None:
     """Oracle: the names of its metrics; the first step is at the reference, so its divergence is 0; a report."""
     first, last = rows(whole)[1], rows(whole)[-1]
     assert first["kl"] == pytest.approx(0, abs=1e-5)
@@ -110,7 +97,9 @@ def named(base: Path, toy_policy: LanguageModel, tmp_path: Path) -> str:
     return f"--model {base} --judge classifier:{tmp_path}/judge {files}"
 
 
-def test_adapters_of_each_role_go_on_to_the_same_digits(named: str, tmp_path: Path) -> None:
+def test_adapters_of_each_role_go_on_to_the_same_digits(
+    named: str, tmp_path: Path, rows: Callable[..., Any]
+) -> None:
     """Oracle: the uninterrupted run; both roles learn, each its own weights; the frozen ones are the model's."""
     pytest.importorskip("peft")
     run, again = tmp_path / "run", tmp_path / "again"
@@ -139,7 +128,10 @@ def test_adapters_of_each_role_go_on_to_the_same_digits(named: str, tmp_path: Pa
 
 @pytest.mark.long
 def test_two_processes_learn_what_one_does(
-    named: str, tmp_path: Path, on_ranks: Callable[..., tuple[list[int], list[str]]]
+    named: str,
+    tmp_path: Path,
+    on_ranks: Callable[..., tuple[list[int], list[str]]],
+    rows: Callable[..., Any],
 ) -> None:
     """Oracle: the single process, its losses, divergences and gradients to 1e-5."""
     size = (
@@ -157,7 +149,7 @@ def test_two_processes_learn_what_one_does(
 
 
 @pytest.mark.parametrize("roles", [ATTACKER, DEFENDER])
-def test_one_role_alone_learns(roles: str, tmp_path: Path) -> None:
+def test_one_role_alone_learns(roles: str, tmp_path: Path, rows: Callable[..., Any]) -> None:
     """Oracle: whose replies are in the games; the attacker's opponent is the model of step 0 to the last digit."""
     run = tmp_path / "run"
     arguments = RUN.replace("--steps 3", f"--steps 1 --roles {roles}")
@@ -169,7 +161,7 @@ def test_one_role_alone_learns(roles: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.long
-def test_triggers_that_attackers_find_are_refused(tmp_path: Path) -> None:
+def test_triggers_that_attackers_find_are_refused(tmp_path: Path, rows: Callable[..., Any]) -> None:
     """Oracle: the defender of step 0 and one that saw no attackers, on attacks that neither has seen."""
     found = {}
     for roles in ("both", "defender"):
@@ -260,14 +252,14 @@ def test_advantages_are_those_of_the_sequential_port(
 
     monkeypatch.setattr(self_redteam, "batch_logprobs", reference)
     config = replace(self_redteam.Config(), whitened_by=whitened_by, kl=0.01)
-    learner = self_redteam.Weights(
+    learner = Weights(
         roles=(ATTACKER, DEFENDER),
         policy=None,
         optimizer=None,
         reference=None,
         folder=Path(),  # type: ignore[arg-type]
     )
-    batch = self_redteam._pack(episodes, learner.roles)
+    batch = pack_replies(only_roles(episodes, learner.roles))
     assert batch is not None
     batch, _ = self_redteam._with_advantages(config, batch, learner, episodes)
     turns = [(t.ask.role, t.reply.text, e.index) for e in episodes for t in e.turns if t.ask.role != JUDGE]
@@ -284,18 +276,6 @@ def test_advantages_are_those_of_the_sequential_port(
         assert batch.advantages.mean() == pytest.approx(0, abs=1e-5)
 
 
-class Notes:
-    """A run that only listens."""
-
-    config = self_redteam.Config()
-
-    def __init__(self) -> None:
-        self.lines: list[str] = []
-
-    def note(self, text: str) -> None:
-        self.lines.append(text)
-
-
 def games_of(labels: Labels | None, count: int = 4) -> list[Any]:
     scripted = Scripted()
     cast = {ATTACKER: scripted, DEFENDER: scripted, JUDGE: function_judge(lambda attack, answer: labels)}
@@ -309,8 +289,8 @@ def games_of(labels: Labels | None, count: int = 4) -> list[Any]:
         (
             Labels(True, True, False),
             [
-                "step 3: all rewards of the attacker are -1, which teaches nothing",
-                "step 3: all rewards of the defender are 2, which teaches nothing",
+                "all rewards of the attacker are -1, which teaches nothing",
+                "all rewards of the defender are 2, which teaches nothing",
             ],
         ),
         (Labels(True, None, False), []),
@@ -318,23 +298,23 @@ def games_of(labels: Labels | None, count: int = 4) -> list[Any]:
 )
 def test_steps_that_teach_nothing(labels: Labels, lines: list[str]) -> None:
     """Equal rewards are a line and give advantages of the divergence alone; of ties alone nothing is packed."""
-    run = Notes()
+    notes: list[str] = []
     episodes, dropped = counted_games(games_of(labels))
-    self_redteam._tell(run, 3, episodes, dropped)  # type: ignore[arg-type]
-    assert run.lines == lines
-    assert (self_redteam._pack(episodes, (ATTACKER, DEFENDER)) is None) == (labels.refused is None)
+    tell_of_games(notes.append, episodes, dropped, judge="triggers")
+    assert notes == lines
+    assert (pack_replies(only_roles(episodes, (ATTACKER, DEFENDER))) is None) == (labels.refused is None)
 
 
 def test_a_judge_that_never_answers_ends_the_run() -> None:
     """Oracle: one line that names it; where some games are labelled, a line in the log."""
-    run = Notes()
+    notes: list[str] = []
     episodes, dropped = counted_games(games_of(None))
     with pytest.raises(ValueError, match="judge: none of 4 games got labels; does triggers answer"):
-        self_redteam._tell(run, 1, episodes, dropped)  # type: ignore[arg-type]
+        tell_of_games(notes.append, episodes, dropped, judge="triggers")
     some, dropped = counted_games([*games_of(None, 2), *games_of(Labels(True, True, False))])
-    run.lines.clear()
-    self_redteam._tell(run, 1, some, dropped)  # type: ignore[arg-type]
-    assert run.lines[0] == "step 1: games dropped: 2 unlabelled"
+    notes.clear()
+    tell_of_games(notes.append, some, dropped, judge="triggers")
+    assert notes[0] == "games dropped: 2 unlabelled"
 
 
 def test_a_prompt_that_does_not_fit_drops_its_game(toy_policy: LanguageModel) -> None:
@@ -355,11 +335,11 @@ def test_a_prompt_that_does_not_fit_drops_its_game(toy_policy: LanguageModel) ->
 
 def test_seeds_of_nano_s_language_are_of_four_kinds() -> None:
     """Oracle: the published quarter each; none is attacked where the defender alone learns."""
-    setting = self_redteam.Setting.of(self_redteam.Config())
+    setting = self_redteam.setting_of(self_redteam.Config())
     kinds = [seed.kind for seed in setting.seeds]
     assert {kinds.count(kind) for kind in set(kinds)} == {256}
     assert len(set(kinds)) == 4
-    alone = self_redteam.Setting.of(replace(self_redteam.Config(), roles="defender"))
+    alone = self_redteam.setting_of(replace(self_redteam.Config(), roles="defender"))
     assert not any(seed.attacked for seed in alone.seeds)
 
 

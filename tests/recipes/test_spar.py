@@ -46,15 +46,6 @@ class HashJudge:
         return hashlib.blake2b(said, digest_size=1).digest()[0]
 
 
-def rows(run: Path) -> list[dict[str, float]]:
-    """The rows of a run's metrics, without times, speeds and memory."""
-    lines = (run / "metrics.jsonl").read_text().splitlines()
-    return [
-        {key: value for key, value in json.loads(line).items() if not key.endswith(("_s", "_mib"))}
-        for line in lines
-    ]
-
-
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """A run without an interruption. Whoever judges says yes now and then, so that there is something to learn."""
@@ -65,7 +56,9 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         yield run
 
 
-def test_a_run_goes_on_from_a_checkpoint_to_the_same_digits(whole: Path, tmp_path: Path) -> None:
+def test_a_run_goes_on_from_a_checkpoint_to_the_same_digits(
+    whole: Path, tmp_path: Path, rows: Callable[..., Any]
+) -> None:
     """Oracle: the uninterrupted run: metrics, rows and both models' weights, byte for byte; and both models change in
     every iteration."""
     run, again = whole, tmp_path / "again"
@@ -93,7 +86,9 @@ def test_a_run_goes_on_from_a_checkpoint_to_the_same_digits(whole: Path, tmp_pat
 
 
 @pytest.mark.long
-def test_two_ranks_learn_the_same(whole: Path, tmp_path: Path, on_ranks: Callable[..., Any]) -> None:
+def test_two_ranks_learn_the_same(
+    whole: Path, tmp_path: Path, on_ranks: Callable[..., Any], rows: Callable[..., Any]
+) -> None:
     """Oracle: the single process: the same rows to learn from, metrics to 1e-4. (How often a margin that begins at 0 is
     above it is for rounding to say.)"""
     shared = tmp_path / "shared"
@@ -266,7 +261,7 @@ def test_both_learn_what_their_rows_say(toy_policy: Any) -> None:
 
 
 @pytest.mark.long
-def test_word_tasks_are_learned(tmp_path: Path) -> None:
+def test_word_tasks_are_learned(tmp_path: Path, rows: Callable[..., Any]) -> None:
     """Oracle: the rule on 200 held-out prompts: above the warmed-up model by three standard errors of a difference."""
     assert (
         main(["train", "spar", "--threads", "1", "--device", "cpu", "--run-dir", str(tmp_path / "run")]) == 0

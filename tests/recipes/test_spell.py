@@ -15,10 +15,11 @@ import numpy as np
 import pytest
 
 from selfplay_fast.cli import main
+from selfplay_fast.evaluate.document_scores import sample_metrics, tell_of_readings
 from selfplay_fast.learn.checkpoint import list_checkpoints
 from selfplay_fast.learn.group_selection import drawn
 from selfplay_fast.play import self_play
-from selfplay_fast.play.document_game import ASKED, Rules
+from selfplay_fast.play.document_game import ASKED, Rules, is_useful
 from selfplay_fast.play.document_prompts import DocumentPrompts
 from selfplay_fast.play.document_rules import QUESTIONER, RESPONDER, TASKS, VERIFIER, Question
 from selfplay_fast.play.documents import Cluster, Memory, Past
@@ -287,7 +288,7 @@ def test_readings_as_they_are_needed_are_fewer() -> None:
     (own,), _ = played(needed, 1)
     assert len(own) < len(rounds)
     assert [e.turns[0].reply.text for e in own] == [e.turns[0].reply.text for e in rounds[: len(own)]]
-    assert sum(map(spell._is_useful, own)) >= 16
+    assert sum(map(is_useful, own)) >= 16
     few = replace(needed, most_rounds=1, clusters_per_round=5)
     assert len(played(few, 1)[0][0]) == 5
 
@@ -307,7 +308,7 @@ def test_roles_that_do_not_learn_have_no_samples(
     """By hand: a frozen role, and a verifier that is somebody else."""
     (episodes,), _ = played(PAPER, 1)
     chosen, _ = spell.selected(replace(PAPER, frozen=frozen, verifier=verifier), episodes, 0)
-    assert set(spell._counts(episodes, chosen)) == roles
+    assert set(sample_metrics(episodes, chosen)) == {f"samples/{role}" for role in roles}
 
 
 def test_too_few_votes_to_learn_from_are_none() -> None:
@@ -315,17 +316,11 @@ def test_too_few_votes_to_learn_from_are_none() -> None:
     (episodes,), _ = played(PAPER, 1)
     for most, some in ((0.99, True), (0.52, False)):
         chosen, _ = spell.selected(replace(PAPER, most_agreement=most), episodes, 0)
-        assert (spell._counts(episodes, chosen)[VERIFIER] > 0) == some
+        assert ("samples/verifier" in sample_metrics(episodes, chosen)) == some
 
 
-class Notes:
-    """Listens."""
-
-    def __init__(self) -> None:
-        self.lines: list[str] = []
-
-    def __call__(self, text: str) -> None:
-        self.lines.append(text)
+def tell(notes: list[str], episodes: list[Episode], chosen: list[list[int]]) -> None:
+    tell_of_readings(notes.append, episodes, chosen, wanted=16, verifier="self")
 
 
 def step_of(say: Callable[[Ask, int], str], clusters: list[Cluster] | None = None) -> list[Episode]:
@@ -342,27 +337,28 @@ def right(ask: Ask, k: int) -> str:
 
 def test_a_step_whose_rewards_are_all_equal_teaches_nothing() -> None:
     """By hand: nothing is packed, and a line each says why; equal prompts are counted."""
-    episodes, note = step_of(right, [replace(CLUSTERS[1], documents=("only one",))]), Notes()
+    episodes = step_of(right, [replace(CLUSTERS[1], documents=("only one",))])
+    notes: list[str] = []
     chosen, advantages = spell.selected(PAPER, episodes, 0)
     assert spell.packed(episodes, chosen, advantages) is None
-    spell._tell(note, 3, PAPER, episodes, chosen)
-    assert note.lines == [
-        "step 3: 0 of 16 questions tell right from wrong answers",
-        "step 3: all rewards of a group are equal, which teaches nothing",
-        "step 3: 3 prompts of the questioner are the same as another",
+    tell(notes, episodes, chosen)
+    assert notes == [
+        "0 of 16 questions tell right from wrong answers",
+        "all rewards of a group are equal, which teaches nothing",
+        "3 prompts of the questioner are the same as another",
     ]
     assert all(np.isfinite(row).all() for row in advantages)
 
 
 def test_what_is_dropped_is_told() -> None:
     """By hand: reasons are counted; where no prompt fits, the run ends with one line."""
-    note = Notes()
+    notes: list[str] = []
     episodes = step_of(lambda ask, k: "<think>" if ask.role == QUESTIONER else "")
-    spell._tell(note, 1, PAPER, episodes, [[] for _ in episodes])
-    assert note.lines[0] == "step 1: readings dropped: 4 unfinished"
+    tell(notes, episodes, [[] for _ in episodes])
+    assert notes[0] == "readings dropped: 4 unfinished"
     full = [replace(e, kept={**e.kept, "why": "no_room"}) for e in episodes]
     with pytest.raises(ValueError, match="clusters: no prompt leaves room for a reply"):
-        spell._tell(note, 1, PAPER, full, [[] for _ in full])
+        tell(notes, full, [[] for _ in full])
 
 
 def test_a_verifier_that_never_answers_ends_the_run() -> None:
@@ -375,12 +371,12 @@ def test_a_verifier_that_never_answers_ends_the_run() -> None:
         return tuple(replace(turn, reply=lost) if k in votes else turn for k, turn in enumerate(turns))
 
     some = [replace(e, turns=without(e.turns, 1)) for e in episodes]
-    note = Notes()
-    spell._tell(note, 2, PAPER, some, [[0] for _ in some])
-    assert note.lines[0] == "step 2: 4 of 8 votes did not come and count as none"
+    notes: list[str] = []
+    tell(notes, some, [[0] for _ in some])
+    assert notes[0] == "4 of 8 votes did not come and count as none"
     none = [replace(e, turns=without(e.turns, 2)) for e in episodes]
     with pytest.raises(ValueError, match="verifier: none of 8 votes came; does self answer"):
-        spell._tell(note, 2, PAPER, none, [[0] for _ in none])
+        tell(notes, none, [[0] for _ in none])
 
 
 @pytest.mark.parametrize(
@@ -432,16 +428,9 @@ def fluent(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(document_game, "_GROUNDED_BELOW", 2.0)
 
 
-def rows(run: Path) -> list[dict[str, float]]:
-    """The rows of a run's metrics, without times, speeds and memory."""
-    lines = (run / "metrics.jsonl").read_text().splitlines()
-    return [
-        {key: value for key, value in json.loads(line).items() if not key.endswith(("_s", "_mib"))}
-        for line in lines
-    ]
-
-
-def test_a_run_goes_on_from_a_checkpoint_to_the_same_digits(fluent: None, tmp_path: Path) -> None:
+def test_a_run_goes_on_from_a_checkpoint_to_the_same_digits(
+    fluent: None, tmp_path: Path, rows: Callable[..., Any]
+) -> None:
     """Oracle: the uninterrupted run, metric by metric and byte by byte; its memory goes on too."""
     run, again = tmp_path / "run", tmp_path / "again"
     assert main([*RUN.split(), str(run)]) == 0
@@ -463,7 +452,12 @@ def test_a_run_goes_on_from_a_checkpoint_to_the_same_digits(fluent: None, tmp_pa
 
 @pytest.mark.parametrize("frozen", ["", "--frozen verifier questioner"])
 def test_a_named_model_reads_files_and_plays_all_roles(
-    frozen: str, fluent: None, base: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    frozen: str,
+    fluent: None,
+    base: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    rows: Callable[..., Any],
 ) -> None:
     """By hand: samples of all roles, or of the responder alone; clusters without documents are a line in the log."""
     rows_ = [{"paragraphs": [f"fact {i} {d}" for d in range(3)], "task": TASKS[i % 3]} for i in range(6)]

@@ -6,7 +6,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -29,7 +28,8 @@ RUN = (
     " --threads 1 --device cpu --run-dir"
 )
 
-# A run that kills itself at the wanted moment: SIGKILL, so nothing can be flushed, closed or cleaned up.
+# A run that kills itself at the wanted moment by a signal that nobody handles, so nothing can be flushed, closed or
+# cleaned up: by SIGKILL, or soon after row 1, counted in its own processor time, by SIGPROF.
 VICTIM = """
 import os, signal, sys
 from selfplay_fast import cli, run
@@ -50,6 +50,13 @@ def half_a_row(self, line, append=run.Run._append):
         die()
     append(self, line)
 
+def row_1_and_a_moment(self, line, append=run.Run._append):
+    append(self, line)
+    if '"step": 1,' in line:
+        signal.setitimer(signal.ITIMER_PROF, 0.05)
+
+if sys.argv[1] == "any time after row 1":
+    run.Run._append = row_1_and_a_moment
 if sys.argv[1] == "half a checkpoint":
     checkpoint.save_file = half_a_checkpoint
 if sys.argv[1] == "half a row":
@@ -90,23 +97,20 @@ def uninterrupted(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def killed(run: Path, moment: str) -> None:
-    """Start the run, or go on with it, in a process of its own and have it killed at the moment."""
+    """Start the run, or go on with it, in a process of its own that is killed at the moment."""
     environment = os.environ | {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
     arguments = ["train", "--resume", str(run)] if run.exists() else [*RUN.split(), str(run)]
     command = [sys.executable, "-c", VICTIM, moment, *arguments]
-    process = subprocess.Popen(
-        command, cwd=run.parent, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE
+    ended = subprocess.run(
+        command,
+        cwd=run.parent,
+        env=environment,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        timeout=600,
     )
-    try:
-        if moment == "any time after row 1":
-            deadline = time.monotonic() + 120
-            while len(read_rows(run)) < 2 and process.poll() is None and time.monotonic() < deadline:
-                time.sleep(0.002)
-            process.kill()
-        _, errors = process.communicate(timeout=120)
-    finally:
-        process.kill()
-    assert process.returncode == -signal.SIGKILL, errors.decode()
+    by = signal.SIGPROF if moment == "any time after row 1" else signal.SIGKILL
+    assert ended.returncode == -by, ended.stderr.decode()
 
 
 def test_a_run_killed_three_times_goes_on_to_the_same_digits(uninterrupted: Path, tmp_path: Path) -> None:

@@ -80,8 +80,8 @@ def serving(tmp_path):
 
     yield start
     for process, log in processes:
-        process.terminate()
-        process.wait(20)
+        process.kill()
+        process.wait()
         log.close()
 
 

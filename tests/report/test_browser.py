@@ -58,7 +58,7 @@ def page(browser: Any, synthetic_run: Path) -> Any:
 def wait(browser: Any, condition: Any) -> None:
     from selenium.webdriver.support.wait import WebDriverWait
 
-    WebDriverWait(browser, 20, poll_frequency=0.05).until(lambda _: condition())
+    WebDriverWait(browser, 60, poll_frequency=0.05).until(lambda _: condition())
 
 
 def count(browser: Any, selector: str) -> int:
@@ -153,6 +153,7 @@ def test_hover_legend_and_smoothing(page: Any) -> None:
     ActionChains(page).move_to_element_with_offset(
         chart.find_element("css selector", "svg"), chart.size["width"] // 2 - 30, 0
     ).perform()
+    wait(page, chart.find_element("css selector", ".tip").is_displayed)
     tip = chart.find_element("css selector", ".tip").text
     assert tip.startswith("step 100")
     assert "0.2621" in tip  # 0.25 + 0.66 exp(-4)

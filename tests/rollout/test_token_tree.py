@@ -65,7 +65,7 @@ def greedy_blocks(bodies: list[tuple[int, ...]], max_nodes: int) -> list[list[tu
     return [*blocks, sorted(trie(current))]
 
 
-@settings(deadline=None, max_examples=400)
+@settings(max_examples=400)
 @given(batches())
 def test_nodes_are_the_tries_of_the_sequences(pack: Callable, batch: tuple) -> None:
     """Oracle: sets of prefixes, packed greedily; order, ancestors and positions follow."""
@@ -84,7 +84,7 @@ def test_nodes_are_the_tries_of_the_sequences(pack: Callable, batch: tuple) -> N
     assert all(size <= max(max_nodes, max(map(len, bodies))) for size in sizes)
 
 
-@settings(deadline=None, max_examples=400)
+@settings(max_examples=400)
 @given(batches())
 def test_scored_tokens_are_read_where_they_are_predicted(pack: Callable, batch: tuple) -> None:
     """Oracle: the input itself, rebuilt from the ancestors of every scored token's node."""
@@ -105,7 +105,7 @@ def test_scored_tokens_are_read_where_they_are_predicted(pack: Callable, batch: 
             assert tree.scored_targets[index] == sequence[t]
 
 
-@settings(deadline=None, max_examples=200)
+@settings(max_examples=200)
 @given(batches())
 def test_pairs_are_the_distinct_scored_tokens(pack: Callable, batch: tuple) -> None:
     """Oracle: sorted(set(...)) of the (node, target) pairs."""

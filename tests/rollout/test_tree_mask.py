@@ -26,7 +26,7 @@ def slow_mask(exits: np.ndarray, offsets: list[int], shared: int, width: int) ->
     return mask
 
 
-@settings(deadline=None, max_examples=200)
+@settings(max_examples=200)
 @given(
     st.lists(st.lists(st.integers(0, 2), min_size=2, max_size=7), min_size=1, max_size=12),
     st.integers(1, 20),
