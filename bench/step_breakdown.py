@@ -21,7 +21,7 @@ import statistics
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -97,18 +97,13 @@ class Clock:
             self.seconds[part] = self.seconds.get(part, 0.0) + now - self._since
         self._since = now
 
-    @contextmanager
-    def part(self, name: str) -> Iterator[None]:
-        self.enter(name)
-        try:
-            yield
-        finally:
-            self.leave()
-
     def timed(self, name: str, function: Callable[..., Any]) -> Callable[..., Any]:
         def call(*args: Any, **options: Any) -> Any:
-            with self.part(name):
+            self.enter(name)
+            try:
                 return function(*args, **options)
+            finally:
+                self.leave()
 
         return call
 
@@ -125,8 +120,9 @@ class WatchedRun(Run):
             self.clock.seconds.clear()
             if self.profile is not None and step > SKIPPED:
                 self.profile.enable()
-            with self.clock.part(REST):
-                yield step
+            self.clock.enter(REST)
+            yield step
+            self.clock.leave()
             if self.profile is not None:
                 self.profile.disable()
             self.by_step.append(dict(self.clock.seconds))

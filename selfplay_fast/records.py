@@ -92,7 +92,8 @@ class Ask:
     ``history`` holds the messages that ``context`` was made of, for chat templates that rewrite earlier turns; it goes
     before ``append`` where there is no context.
     ``forced_prefix`` is put at the start of the reply. ``choices`` restricts the reply to one of these texts.
-    A table gives its asks their ``key``; whoever asks a policy directly gives each ask one of its own.
+    ``final``: no later ask will have the reply in its context, so whoever computes it need not keep what it was
+    computed with. A table gives its asks their ``key``; whoever asks a policy directly gives each ask one of its own.
     """
 
     role: str
@@ -103,6 +104,7 @@ class Ask:
     forced_prefix: str = ""
     choices: tuple[str, ...] | None = None
     n: int = 1
+    final: bool = False
     sampling: Sampling = field(default_factory=Sampling)
     seat: GameSeat | None = None
 

@@ -155,6 +155,7 @@ class GameTable:
                     history=() if said is None else said.history,
                     forced_prefix=self.forced_prefix,
                     key=Key(self.seed, row, len(self._turns[row]) + (view or 0)),
+                    final=not self.chat,
                     sampling=self.sampling,
                     seat=GameSeat(self.batch, row, player),
                 )
@@ -252,7 +253,7 @@ class GameTable:
                 index=row,
                 seed=self.seed,
                 group=row // self.repeat,
-                turns=tuple(replace(turn, reward=reward) for turn, reward in turns),
+                turns=tuple(replace(turn, reward=reward) if reward else turn for turn, reward in turns),
                 returns=returns,
                 options=self.batch.options,
             )

@@ -13,7 +13,8 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Callable, Collection, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
+from itertools import compress
 from typing import Any
 
 import numpy as np
@@ -30,7 +31,7 @@ from selfplay_fast.policies.streams import uniforms
 from selfplay_fast.policies.thinking import Thought
 from selfplay_fast.records import NO_LOGPROBS, NO_TOKENS, FloatArray, IntArray, Sampling
 
-_AHEAD = 64  # tokens of its reply that a row must have room for before it joins
+_AHEAD = 64  # tokens that a row must still have room for when it joins
 _JOIN_SHARE = 1 / 16  # of all rows must be waiting before they interrupt the others
 _PATIENCE = 16  # steps that a row waits for others to join with, at most
 
@@ -39,6 +40,7 @@ _PATIENCE = 16  # steps that a row waits for others to join with, at most
 class Row:
     """One sample in the making; ``recent``, its last tokens, is kept for rows with stop strings only.
 
+    Nothing of what a ``final`` row says is stored once it is over.
     ``thought`` keeps reasoning within its budget, and stop strings out of it; ``forced`` holds the places of the tokens
     that were not drawn.
     """
@@ -52,7 +54,13 @@ class Row:
     recent: deque[int] = field(default_factory=deque)
     thought: Thought | None = None
     forced: list[int] = field(default_factory=list)
+    final: bool = False
     stopped: bool = False
+
+    @property
+    def width(self) -> int:
+        """Tokens of the context that a row must have room for before it joins."""
+        return len(self.prompt) + min(self.room, len(self.tokens) + _AHEAD)
 
     @property
     def context(self) -> IntArray:
@@ -71,26 +79,31 @@ class _Spoken:
     room: NDArray[np.int64]
     has_stop: NDArray[np.bool_]
     has_thought: NDArray[np.bool_]
+    final: NDArray[np.bool_]
     tokens: IntArray
     logprobs: FloatArray
+    draws: NDArray[np.float64]  # the uniform number of each token
     options: SamplingColumns
 
     @classmethod
     def of(cls, rows: Sequence[Row], node: NDArray[np.int64], device: torch.device) -> _Spoken:
         width = max((len(row.tokens) for row in rows), default=0) + _AHEAD
         tokens, logprobs = np.zeros((len(rows), width), np.int32), np.zeros((len(rows), width), np.float32)
-        for r, row in enumerate(rows):
+        for r, row in ((r, row) for r, row in enumerate(rows) if len(row.tokens)):
             tokens[r, : len(row.tokens)], logprobs[r, : len(row.tokens)] = row.tokens, row.logprobs
+        streams = np.array([row.stream for row in rows], np.uint64)
         return cls(
             rows=list(rows),
             node=node,
-            streams=np.array([row.stream for row in rows], np.uint64),
+            streams=streams,
             count=np.array([len(row.tokens) for row in rows], np.int64),
             room=np.array([row.room for row in rows], np.int64),
             has_stop=np.array([bool(row.sampling.stop) for row in rows], bool),
             has_thought=np.array([row.thought is not None for row in rows], bool),
+            final=np.array([row.final for row in rows], bool),
             tokens=tokens,
             logprobs=logprobs,
+            draws=_draws(streams, 0, width),
             options=SamplingColumns.of([row.sampling for row in rows], device),
         )
 
@@ -99,13 +112,22 @@ class _Spoken:
 
     def say(self, tokens: NDArray[np.int64], logprobs: FloatArray) -> None:
         """One token more in every row."""
-        if int(self.count.max()) == self.tokens.shape[1]:
-            self.tokens, self.logprobs = (
-                np.concatenate([x, np.zeros_like(x)], 1) for x in (self.tokens, self.logprobs)
-            )
         every = np.arange(len(self))
         self.tokens[every, self.count], self.logprobs[every, self.count] = tokens, logprobs
-        self.count = self.count + 1
+        self.count += 1
+
+    def widen(self, width: int) -> None:
+        """Room for so many tokens of every row."""
+        more = width - self.tokens.shape[1]
+        self.tokens = np.pad(self.tokens, ((0, 0), (0, more)))
+        self.logprobs = np.pad(self.logprobs, ((0, 0), (0, more)))
+        self.draws = np.concatenate([self.draws, _draws(self.streams, width - more, width)], 1)
+
+    def uniform(self) -> NDArray[np.float64]:
+        """The number that draws the next token [S]."""
+        if int(self.count.max()) == self.draws.shape[1]:
+            self.widen(2 * self.draws.shape[1])
+        return self.draws[np.arange(len(self)), self.count]
 
     def last(self) -> NDArray[np.int64]:
         """The token said last [S]."""
@@ -120,18 +142,14 @@ class _Spoken:
             gone.append(row)
         stay = torch.from_numpy(np.flatnonzero(going)).to(self.options.temperature.device)
         left = _Spoken(
-            rows=[row for row, stays in zip(self.rows, going.tolist(), strict=True) if stays],
-            node=self.node[going],
-            streams=self.streams[going],
-            count=self.count[going],
-            room=self.room[going],
-            has_stop=self.has_stop[going],
-            has_thought=self.has_thought[going],
-            tokens=self.tokens[going],
-            logprobs=self.logprobs[going],
+            rows=list(compress(self.rows, going.tolist())),
             options=self.options.rows(stay),
+            **{name: getattr(self, name)[going] for name in _COLUMNS},
         )
         return gone, left
+
+
+_COLUMNS = [f.name for f in fields(_Spoken) if f.name not in ("rows", "options")]
 
 
 class Decoder(ABC):
@@ -190,8 +208,8 @@ class Decoder(ABC):
         """The next token of every row from logits [A, V]; the rows that are over."""
         spoken = self._spoken
         if len(spoken) != len(logits) or bool((spoken.node != np.arange(len(spoken))).any()):
-            logits = logits[torch.from_numpy(spoken.node).to(logits.device)]
-        drawn, logp = draw(logits, spoken.options, uniforms(spoken.streams, spoken.count))
+            logits = logits.index_select(0, torch.from_numpy(spoken.node).to(logits.device))
+        drawn, logp = draw(logits, spoken.options, spoken.uniform())
         tokens, logprobs = drawn.cpu().numpy(), logp.cpu().numpy()
         self._say(tokens, logprobs)
         stopped = np.zeros(len(tokens), bool)
@@ -207,7 +225,8 @@ class Decoder(ABC):
         going = ~stopped & (spoken.count < spoken.room)
         if going.all():
             return []
-        self._keep(~going)
+        if not (spoken.final | going).all():
+            self._keep(~(spoken.final | going))
         for s in np.flatnonzero(stopped).tolist():
             spoken.rows[s].stopped = True
         over, self._spoken = spoken.leave(going)
@@ -258,20 +277,27 @@ class TreeDecoder(Decoder):
 
     def _extend(self) -> Tensor:
         self._preempt()
-        spoken = self._spoken
+        spoken, cache = self._spoken, self.cache
         last = spoken.last()
-        span = int(last.max()) + 1
-        pairs, child = np.unique(spoken.node * span + last, return_inverse=True)
-        place = self.cache.arrange(pairs // span)
-        spoken.node = place[child]
-        tokens = np.empty(len(pairs), np.int64)
-        tokens[place] = pairs % span
-        self.passes.add(Passes(len(pairs), int((self.cache.lengths + 1).sum()), len(pairs)))
-        return self.cache.extend(tokens)
+        if not self._alone():
+            span = int(last.max()) + 1
+            pairs, child = np.unique(spoken.node * span + last, return_inverse=True)
+            spoken.node = cache.arrange(pairs // span)[child]
+        tokens = np.empty(len(cache.lengths), np.int64)
+        tokens[spoken.node] = last
+        self.passes.add(Passes(len(tokens), int((cache.lengths + 1).sum()), len(tokens)))
+        return cache.extend(tokens)
+
+    def _alone(self) -> bool:
+        """Has every context one row, and none more?"""
+        count = len(self.cache.lengths)
+        return len(self._spoken) == count and bool(np.bincount(self._spoken.node, minlength=count).all())
 
     def _preempt(self) -> None:
         """Send away as many rows, the last first, as the next token would have no room for."""
         spoken = self._spoken
+        if self.cache.slots(len(spoken), int(self.cache.lengths.max()) + 1) <= self.max_cache_tokens:
+            return
         widths = np.maximum.accumulate(self.cache.lengths[spoken.node] + 1)
         most = len(spoken)
         while most > 1 and self.cache.slots(most, int(widths[most - 1])) > self.max_cache_tokens:
@@ -292,8 +318,7 @@ class TreeDecoder(Decoder):
         width = int(self.cache.lengths.max()) if speaking else 0
         while waiting:
             row = waiting[0]
-            said = len(row.tokens)
-            width = max(width, len(row.prompt) + said + min(row.room - said, _AHEAD))
+            width = max(width, row.width)
             rows = speaking + len(joining) + 1
             if rows > 1 and self.cache.slots(rows, width) > self.max_cache_tokens:
                 break
@@ -311,6 +336,7 @@ class TreeDecoder(Decoder):
         if not len(self._spoken):
             self.cache.clear()
         first = len(self.cache.lengths)
+        room = len(self._spoken) + len(rows), max(row.width for row in rows)
         place = np.zeros(len(prompts), np.int64)
         logits = []
         for part in prefill(self.model, prompts, self.store, self.max_batch_tokens):
@@ -318,7 +344,7 @@ class TreeDecoder(Decoder):
             self.passes.add(part.passes)
             if part.index:
                 place[part.index] = len(self.cache.lengths) + np.arange(len(part.index))
-                self.cache.add(part.cache, part.columns)
+                self.cache.add(part.cache, part.columns, room)
                 logits.append(part.logits)
         self._store(place, prompts)
         assert len(self.cache.lengths) == first + len(prompts)
@@ -344,19 +370,16 @@ class TreeDecoder(Decoder):
 def _joined(a: _Spoken, b: _Spoken) -> _Spoken:
     """The rows of both."""
     width = max(a.tokens.shape[1], b.tokens.shape[1])
-
-    def wide(x: NDArray[Any]) -> NDArray[Any]:
-        return np.pad(x, ((0, 0), (0, width - x.shape[1])))
-
+    for one in (a, b):
+        if one.tokens.shape[1] < width:
+            one.widen(width)
     return _Spoken(
         rows=a.rows + b.rows,
-        node=np.concatenate([a.node, b.node]),
-        streams=np.concatenate([a.streams, b.streams]),
-        count=np.concatenate([a.count, b.count]),
-        room=np.concatenate([a.room, b.room]),
-        has_stop=np.concatenate([a.has_stop, b.has_stop]),
-        has_thought=np.concatenate([a.has_thought, b.has_thought]),
-        tokens=np.concatenate([wide(a.tokens), wide(b.tokens)]),
-        logprobs=np.concatenate([wide(a.logprobs), wide(b.logprobs)]),
         options=SamplingColumns.joined(a.options, b.options),
+        **{name: np.concatenate([getattr(a, name), getattr(b, name)]) for name in _COLUMNS},
     )
+
+
+def _draws(streams: NDArray[np.uint64], start: int, stop: int) -> NDArray[np.float64]:
+    """Numbers ``start`` to ``stop`` of every stream [S, stop - start]."""
+    return uniforms(streams[:, None], np.arange(start, stop))

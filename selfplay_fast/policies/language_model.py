@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -161,7 +161,8 @@ class LanguageModel:
     def prompts(self, asks: Sequence[Ask]) -> list[IntArray]:
         """The token ids each ask's reply starts after (its forced prefix not included)."""
         fresh = [ask.context is None or self._is_rewritten(ask) for ask in asks]
-        texts = [self._appended(ask, alone) for ask, alone in zip(asks, fresh, strict=True)]
+        shown: dict[object, str] = {}
+        texts = [self._appended(ask, alone, shown) for ask, alone in zip(asks, fresh, strict=True)]
         appended = [
             ask.append if isinstance(ask.append, np.ndarray) else ids
             for ask, ids in zip(asks, self.encode(texts), strict=True)
@@ -182,10 +183,15 @@ class LanguageModel:
             )
         return True
 
-    def _appended(self, ask: Ask, fresh: bool) -> str:
+    def _appended(self, ask: Ask, fresh: bool, shown: dict[object, str]) -> str:
+        """What is new as text; ``shown`` holds that of equal messages, which are rendered once."""
         if isinstance(ask.append, (str, np.ndarray)):
             return ask.append if isinstance(ask.append, str) else ""
-        return self.render([*ask.history, *ask.append] if fresh else ask.append, fresh=fresh)
+        messages = [*ask.history, *ask.append] if fresh else ask.append
+        key = fresh, *(tuple(message.items()) for message in messages)
+        if key not in shown:
+            shown[key] = self.render(messages, fresh=fresh)
+        return shown[key]
 
     def _joined(self, ask: Ask, new: IntArray) -> IntArray:
         """Context and what is new; a reply that was cut short is closed before other messages follow it."""
@@ -247,7 +253,7 @@ class LanguageModel:
             room = RowCache(
                 self.model, self.max_cache_tokens, static=self.static_shapes, graphs=self.cuda_graphs
             )
-        room.begin(self._weights_at())
+        room.begin(self._weights_at() if room.static else None)
         return room
 
     def give_room(self, room: RowCache) -> None:
@@ -257,11 +263,13 @@ class LanguageModel:
     def weights_seen(self) -> tuple[object, ...]:
         """Equal as long as the weights are, whoever changes them or switches adapters off; torch does not count changes
         through ``.data``."""
-        return (*self._weights_at(), *(parameter._version for parameter in self.model.parameters()))
+        return self._weights_at(lambda parameter: (parameter.data_ptr(), parameter._version))
 
-    def _weights_at(self) -> tuple[object, ...]:
+    def _weights_at(
+        self, where: Callable[[torch.Tensor], object] = torch.Tensor.data_ptr
+    ) -> tuple[object, ...]:
         """Where the weights are, and which of them count: what a captured step goes by."""
-        return (adapters_on(self.model), *(parameter.data_ptr() for parameter in self.model.parameters()))
+        return (adapters_on(self.model), *map(where, self.model.parameters()))
 
     def forget(self) -> None:
         """Drop the keys and values of all contexts; what `weights_seen` does not see must call it.

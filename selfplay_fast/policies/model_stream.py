@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
+from itertools import islice
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
@@ -76,8 +77,12 @@ class ModelStream:
             if ask.choices is not None and not ask.choices:
                 raise ValueError(f"generate: the ask for role {ask.role!r} has no choices")
             taken.append(_Asked(ask=ask, prompt=prompt, forced=extra))
-        for asked, stream in zip(taken, stream_ids([ask.key for ask in asks]), strict=True):
-            asked.rows = self._rows(asked, stream)
+        counts = np.array([ask.n for ask in asks], np.int64)
+        of_ask = np.repeat(np.arange(len(asks)), counts)
+        sample = np.arange(len(of_ask)) - (counts.cumsum() - counts)[of_ask]
+        streams = iter(sample_streams(stream_ids([ask.key for ask in asks])[of_ask], sample))
+        for asked in taken:
+            asked.rows = self._rows(asked, list(islice(streams, asked.ask.n)))
         self.pending += len(taken)
         speaking = []
         for asked in taken:
@@ -106,12 +111,11 @@ class ModelStream:
             self._decoder.cancel(gone.keys())
         self._end()
 
-    def _rows(self, asked: _Asked, stream: np.uint64) -> list[Row]:
+    def _rows(self, asked: _Asked, streams: Sequence[np.uint64]) -> list[Row]:
         ask, start = asked.ask, asked.prompt
         if len(asked.forced):
             start = np.concatenate([start, asked.forced])
         room = self._room(asked)
-        streams = sample_streams(np.full(ask.n, stream), np.arange(ask.n))
         window = _stop_window(ask.sampling)
         return [
             Row(
@@ -121,6 +125,7 @@ class ModelStream:
                 room=room,
                 recent=deque(maxlen=window),
                 thought=self._thought(asked, room),
+                final=ask.final,
             )
             for own in streams
         ]
@@ -143,7 +148,8 @@ class ModelStream:
 
     def _running(self) -> Decoder:
         if self._decoder is None:
-            self.policy.model.eval()
+            if self.policy.model.training:
+                self.policy.model.eval()
             self._decoder = self._new_decoder()
             self._decoder.passes = self.policy.forward_passes
         return self._decoder
@@ -181,7 +187,8 @@ class ModelStream:
                     ready.append(asked)
             self.policy.computed_tokens += self._decoder.computed - before
         answers = [(asked.ask, [self._reply(asked, row) for row in asked.rows]) for asked in ready]
-        answers += self._choose()
+        if self._choosing:
+            answers += self._choose()
         self.pending -= len(answers)
         self._end()
         return answers
@@ -200,7 +207,8 @@ class ModelStream:
             said = Said(NO_TOKENS, NO_LOGPROBS, np.zeros(0, bool), "forfeit")
         else:
             trained = np.ones(len(row.tokens), bool)
-            trained[np.array(row.forced, np.int64)] = False
+            if row.forced:
+                trained[row.forced] = False
             said = Said(row.tokens, row.logprobs, trained, "stop" if row.stopped else "length")
         return worded(self.policy, asked.ask, asked.prompt, asked.forced, said, self.policy.version)
 
@@ -243,14 +251,18 @@ def worded(
     """The reply to a prompt, which began with ``forced`` and went on with what weights of this version said."""
     if said.finish_reason == "forfeit":
         return Reply(text="", context=prompt, finish_reason="forfeit", policy_version=version, no_room=True)
-    tokens = np.concatenate([forced, said.tokens])
+    tokens, logprobs, trained = said.tokens, said.logprobs, said.trained
+    if len(forced):
+        tokens = np.concatenate([forced, tokens])
+        logprobs = np.concatenate([np.zeros(len(forced), np.float32), logprobs])
+        trained = np.concatenate([np.zeros(len(forced), bool), trained])
     text = policy.text(tokens)
     hidden, unclosed = policy.hidden(text, prompt)
     return Reply(
         text=text,
         tokens=tokens,
-        logprobs=np.concatenate([np.zeros(len(forced), np.float32), said.logprobs]),
-        train_mask=np.concatenate([np.zeros(len(forced), bool), said.trained]),
+        logprobs=logprobs,
+        train_mask=trained,
         context=np.concatenate([prompt, tokens]),
         finish_reason=said.finish_reason,
         policy_version=version,

@@ -95,11 +95,21 @@ class RowCache:
         """No rows; the room stays."""
         self.lengths = np.zeros(0, np.int64)
 
-    def add(self, cache: KeysValues, columns: Sequence[NDArray[np.int64]]) -> None:
-        """Rows behind the others: token j of new row r is at [r, :, columns[r][j]] of keys and values of ``cache``."""
+    def add(
+        self,
+        cache: KeysValues,
+        columns: Sequence[NDArray[np.int64]],
+        room: tuple[int, int] = (0, 0),
+    ) -> None:
+        """Rows behind the others: token j of new row r is at [r, :, columns[r][j]] of keys and values of ``cache``.
+
+        ``room`` is for so many rows and columns in all, which will be needed soon.
+        """
         lengths = np.array([len(own) for own in columns], np.int64)
         first, longest = len(self.lengths), int(lengths.max())
-        self._reserve(first + len(columns), longest, cache)
+        if self._cache is None:
+            self._cache = Cache(layers=[_Rows(*(part[:0, :, :0] for part in pair)) for pair in cache])
+        self._reserve(max(first + len(columns), room[0]), max(longest, room[1]))
         index = np.zeros((len(columns), longest), np.int64)  # what lies behind a row's end is never looked at
         for row, own in enumerate(columns):
             index[row, : len(own)] = own
@@ -118,6 +128,8 @@ class RowCache:
         A row stays where it is if it can, so what is moved are copies beyond the first and rows that fill holes.
         """
         count = len(parents)
+        if count == len(self.lengths) and (parents == np.arange(count)).all():
+            return parents
         stays = np.append(True, parents[1:] != parents[:-1])[:count] & (parents < count)
         place = parents.copy()
         free = np.ones(count, bool)
@@ -131,7 +143,7 @@ class RowCache:
         moved = np.flatnonzero(~stays)
         if len(moved):
             width = int(self.lengths[parents[moved]].max())
-            self._reserve(count, width, self.layers())
+            self._reserve(count, width)
             device = self._cache.layers[0].keys.device
             source, target = (torch.from_numpy(x[moved]).to(device) for x in (parents, place))
             for layer in self._cache.layers:
@@ -148,8 +160,9 @@ class RowCache:
     def extend(self, tokens: NDArray[np.int64]) -> Tensor:
         """Row r gets token ``tokens[r]``; logits [A, V] of what comes next."""
         count, longest = len(tokens), int(self.lengths.max()) + 1
-        self._reserve(count, longest, self.layers())
-        inputs = np.stack([tokens, self.lengths])
+        self._reserve(count, longest)
+        inputs = np.empty((2, count), np.int64)
+        inputs[0], inputs[1] = tokens, self.lengths
         self.lengths = self.lengths + 1
         if not self.static:
             return _forward(self.model, self._cache, torch.from_numpy(inputs).to(self.model.device), longest)
@@ -171,11 +184,9 @@ class RowCache:
             self._pool = torch.cuda.graph_pool_handle()
         return self._pool
 
-    def _reserve(self, rows: int, width: int, like: KeysValues) -> None:
+    def _reserve(self, rows: int, width: int) -> None:
         """Have room, for the rows in use too. Columns that are added are a quarter more than needed, or what
         ``max_tokens`` leaves; where the most rows and the most columns so far exceed it, only what is needed stays."""
-        if self._cache is None:
-            self._cache = Cache(layers=[_Rows(*(part[:0, :, :0] for part in pair)) for pair in like])
         old_rows, _, old_width, _ = self._cache.layers[0].keys.shape
         used = len(self.lengths), int(self.lengths.max(initial=0))
         needed = self._shape(max(rows, used[0]), max(width, used[1]))
@@ -230,16 +241,14 @@ class _Step:
 def _forward(model: Any, cache: Any, inputs: Tensor, length: int) -> Tensor:
     """inputs [2, B] as those of a step, L = ``length`` columns -> logits [B, V]."""
     tokens, columns = inputs
-    every = torch.arange(max(len(tokens), length), device=inputs.device)
     places: dict[tuple[int, int], Tensor] = {}
     for layer in cache.layers:
         _, heads, width, _ = layer.keys.shape
         if (heads, width) not in places:
-            head = torch.arange(heads, device=inputs.device)
-            first = (every[: len(tokens), None] * heads + head) * width
-            places[heads, width] = (first + columns[:, None]).flatten()
+            first = torch.arange(0, len(tokens) * heads * width, width, device=inputs.device)
+            places[heads, width] = (first.view(-1, heads) + columns[:, None]).flatten()
         layer.place, layer.rows, layer.length = places[heads, width], len(tokens), length
-    mask = every[:length] <= columns[:, None]
+    mask = torch.arange(length, device=inputs.device) <= columns[:, None]
     output = model(
         input_ids=tokens[:, None],
         attention_mask=mask[:, None, None],

@@ -47,11 +47,14 @@ class SamplingColumns:
         )
 
     def rows(self, index: Tensor | slice) -> SamplingColumns:
+        def of(column: Tensor) -> Tensor:
+            return column[index] if isinstance(index, slice) else column.index_select(0, index)
+
         return SamplingColumns(
-            temperature=self.temperature[index],
-            top_p=self.top_p[index],
-            top_k=self.top_k[index],
-            min_p=self.min_p[index],
+            temperature=of(self.temperature),
+            top_p=of(self.top_p),
+            top_k=of(self.top_k),
+            min_p=of(self.min_p),
         )
 
 

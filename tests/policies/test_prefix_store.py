@@ -138,3 +138,22 @@ def test_nothing_is_kept_where_told(toy_policy):
     toy_policy.keep_contexts = False
     turns(toy_policy, [np.arange(5, 45, dtype=np.int32)] * 2, 0)
     assert toy_policy._store.tokens == 0
+
+
+def test_nothing_that_a_final_reply_says_is_kept(toy_policy):
+    """Oracles: the number of stored tokens; whoever goes on all the same gets the reply of the policy that keeps
+    nothing."""
+    toy_policy.end_tokens = frozenset()
+    prompt = np.arange(5, 45, dtype=np.int32)
+    sampling = Sampling(max_tokens=7)
+    stored = []
+    for final in (True, False):
+        ask = Ask(role="a", append=prompt, key=Key(0, 0, 0), final=final, sampling=sampling)
+        (reply,) = toy_policy.generate([ask])
+        stored.append(toy_policy._store.tokens)
+        forgetful = LanguageModel(toy_policy.model, toy_policy.tokenizer, keep_contexts=False)
+        forgetful.end_tokens = frozenset()
+        (further,), (alone,) = (turns(policy, [reply.context], 1) for policy in (toy_policy, forgetful))
+        assert further.tokens.tolist() == alone.tokens.tolist()
+        toy_policy.forget()
+    assert stored == [len(prompt), len(prompt) + 6]  # the last token has no keys yet
