@@ -62,7 +62,8 @@ def prompt_set(source: str, held_out: int, seed: int) -> PromptSet:
 
 
 def read_prompts(path: Path) -> list[str]:
-    """Those of a file, each once. ValueError where there is no such file, and for a line that is no prompt."""
+    """Those of a file, each once. ValueError where there is no such file or no prompt in it, and for a line that is
+    none."""
     if not path.is_file():
         raise ValueError(
             f"prompts: there is no file {path}; name a JSONL file of objects with a prompt, or {WORDS}"
@@ -71,6 +72,8 @@ def read_prompts(path: Path) -> list[str]:
     for number, line in enumerate(path.read_bytes().split(b"\n"), 1):
         if line.strip():
             texts.append(_prompt_of(line, f"prompts: line {number} of {path}"))
+    if not texts:
+        raise ValueError(f"prompts: there is no prompt in {path}")
     return list(dict.fromkeys(texts))
 
 

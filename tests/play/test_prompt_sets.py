@@ -48,3 +48,6 @@ def test_lines_that_are_no_prompts(line: bytes, problem: str, tmp_path: Path) ->
         read_prompts(path)
     with pytest.raises(ValueError, match=r"prompts: there is no file .*words"):
         read_prompts(tmp_path / "none.jsonl")
+    path.write_text("\n \n")
+    with pytest.raises(ValueError, match=r"^prompts: there is no prompt in "):
+        prompt_set(str(path), 1, 0)
