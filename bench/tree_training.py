@@ -21,7 +21,7 @@ from __future__ import annotations
 
 import argparse
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import _qwen3
@@ -211,6 +211,17 @@ def train_rows(
     optimizer.step()
 
 
+class Watched(torch.optim.SGD):
+    """Takes no step, so that every repeat sees the same weights; ``gradients`` are those that it was given last."""
+
+    def __init__(self, parameters: Iterable[Tensor]) -> None:
+        super().__init__(parameters, lr=0.0)
+        self.gradients: list[Any] = []
+
+    def step(self, closure: Any = None) -> None:
+        self.gradients = [parameter.grad for group in self.param_groups for parameter in group["params"]]
+
+
 # -- the comparison --------------------------------------------------------------------------------------------
 
 
@@ -225,13 +236,15 @@ def smooth(policy: LanguageModel) -> LanguageModel:
     return policy
 
 
-def compared(policy: LanguageModel, ways: dict[str, Callable[[], object]]) -> tuple[float, dict[str, float]]:
+def compared(
+    policy: LanguageModel, optimizer: Watched, ways: dict[str, Callable[[], object]]
+) -> tuple[float, dict[str, float]]:
     """Gradients of every way are asserted equal to those of the first; the largest difference, and MiB by way."""
     memory, found = {}, []
     for name, train in ways.items():
         policy.model.zero_grad(set_to_none=True)
         memory[name] = peak(policy.model.device, train)
-        found.append([parameter.grad.clone() for parameter in policy.model.parameters()])
+        found.append(optimizer.gradients)
     want, *others = found
     tolerance = 1e-5 if policy.model.device.type == "cpu" else 1e-4  # a GPU adds in another order
     scale = max(float(gradient.abs().max()) for gradient in want)
@@ -264,7 +277,7 @@ def bench(
     settings = Update(
         loss=ppo_clip_loss(), max_grad_norm=MAX_GRAD_NORM, max_batch_tokens=args.max_batch_tokens
     )
-    optimizer = torch.optim.SGD(policy.model.parameters(), lr=0.0)  # every repeat sees the same weights
+    optimizer = Watched(policy.model.parameters())
     rows = {name: PEERS[name](batch, args, device) for name in args.peers}
     found: dict[str, float] = {}
 
@@ -276,7 +289,7 @@ def bench(
         ways[name] = lambda passes=passes: train_rows(policy, optimizer, batch, passes)  # type: ignore[misc]
     off: float | None
     if exact:
-        off, memory = compared(policy, ways)
+        off, memory = compared(policy, optimizer, ways)
     else:
         off, memory = None, {name: peak(device, train) for name, train in ways.items()}
 

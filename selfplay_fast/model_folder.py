@@ -19,22 +19,22 @@ class Facts(NamedTuple):
     context_limit: int | None = None
 
 
-def folder_facts(model: str) -> Facts:
+def folder_facts(model: str, setting: str = "model") -> Facts:
     """Of a local transformers folder; nothing is known of nano, hub ids and folders of adapters.
 
-    ValueError with one line for a path that is none, a run, or a folder without a model.
+    ValueError with one line, which names the ``setting``, for a path that is none, a run, or a folder without a model.
     """
     folder = Path(model)
     if not folder.is_dir():
         if model.startswith((".", "/", "~")):
-            raise ValueError(f"model: there is no folder {model!r}")
+            raise ValueError(f"{setting}: there is no folder {model!r}")
         return Facts()
     if (folder / ADAPTER_CONFIG).is_file():
         return Facts()
     if not (folder / _CONFIG).is_file():
         hint = f"a run; first write its model with selfplay-fast export {model} FOLDER"
         reason = hint if (folder / _RUN).is_file() else f"no model folder: it has no {_CONFIG}"
-        raise ValueError(f"model: {model!r} is {reason}")
+        raise ValueError(f"{setting}: {model!r} is {reason}")
     config = _read(folder / _CONFIG)
     text = config.get("text_config")
     limit = (text if isinstance(text, dict) else config).get("max_position_embeddings")

@@ -136,6 +136,23 @@ def unshared_policy(request: pytest.FixtureRequest, toy_policy: Any) -> Any:
     return LanguageModel(model, toy_policy.tokenizer)
 
 
+class Watched(torch.optim.SGD):
+    """Takes no step; ``gradients`` are those that it was given last, in the order of the parameters."""
+
+    def __init__(self, parameters: Any) -> None:
+        super().__init__(parameters, lr=0.0)
+        self.gradients: list[torch.Tensor] = []
+
+    def step(self, closure: Any = None) -> None:
+        self.gradients = [parameter.grad for group in self.param_groups for parameter in group["params"]]
+
+
+@pytest.fixture(scope="session")
+def watched() -> type[Watched]:
+    """An optimizer that keeps the gradients, which an update lets go."""
+    return Watched
+
+
 class ScriptedServer:
     """A web server on this machine that says, byte by byte, what a test wants.
 

@@ -5,10 +5,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import count
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -19,7 +19,9 @@ from selfplay_fast.policies.language_model import LanguageModel
 from selfplay_fast.policies.streams import derive_seed
 from selfplay_fast.records import IntArray
 
+T = TypeVar("T")
 Row = Mapping[str, Any]
+Messages = Sequence[Mapping[str, str]]
 
 
 def pack_pairs(policy: LanguageModel, rows: Sequence[Row], *, max_tokens: int | None = None) -> PairBatch:
@@ -29,9 +31,8 @@ def pack_pairs(policy: LanguageModel, rows: Sequence[Row], *, max_tokens: int | 
     """
     limit = policy.context_limit if max_tokens is None else max_tokens
     kept = []
-    for number, row in enumerate(rows):
-        texts = [_last(row, number, side) for side in ("chosen", "rejected")]
-        prompt = policy.encode([policy.render(_chat(row, number, "prompt"), fresh=True)])[0]
+    for asked, texts in _read(rows, "rows", _pair):
+        prompt = policy.encode([policy.render(asked, fresh=True)])[0]
         chosen, rejected = (np.concatenate([prompt, policy.choice_tokens(text)]) for text in texts)
         if max(len(chosen), len(rejected)) <= limit:
             kept.append((chosen, rejected, len(prompt)))
@@ -43,19 +44,19 @@ def pack_pairs(policy: LanguageModel, rows: Sequence[Row], *, max_tokens: int | 
 
 
 def pack_dialogues(
-    policy: LanguageModel, rows: Sequence[Row], *, max_tokens: int | None = None
+    policy: LanguageModel, rows: Sequence[Row], *, max_tokens: int | None = None, setting: str = "rows"
 ) -> TokenBatch:
     """Dialogues of which all that the assistant says is imitated, each of its tokens with the same weight.
 
-    Those longer than ``max_tokens`` (default: the policy's context) are left out. ValueError for a row that is no
-    dialogue that ends with the assistant, naming it, and where none is left.
+    Those longer than ``max_tokens`` (default: the policy's context) are left out. ValueError, beginning with
+    ``setting``, for a row that is no dialogue that ends with the assistant, naming it, and where none is left.
     """
     limit = policy.context_limit if max_tokens is None else max_tokens
-    dialogues = [_turns(policy, _chat(row, number, "messages"), number) for number, row in enumerate(rows)]
+    dialogues = [_turns(policy, exchanges) for exchanges in _read(rows, setting, _exchanges)]
     kept = [turns for turns in dialogues if sum(map(len, turns)) <= limit]
     if not kept:
         raise ValueError(
-            f"rows: none of {len(rows)} is a dialogue of at most {limit} tokens, nothing to learn"
+            f"{setting}: none of {len(rows)} is a dialogue of at most {limit} tokens, nothing to learn"
         )
     said = [
         np.repeat(np.arange(len(turns)) % 2, [len(turn) for turn in turns])[len(turns[0]) :] for turns in kept
@@ -73,8 +74,8 @@ def pack_dialogues(
 
 
 def read_rows(path: str | Path, setting: str) -> list[Row]:
-    """A file of JSON lines, a row each; ValueError with ``setting`` and the line where one is no object."""
-    rows: list[Row] = [row for _, row in json_lines(setting, Path(path), dict)]
+    """A file of JSON lines, a dialogue each; ValueError with ``setting`` and the line where one is none."""
+    rows: list[Row] = [row for _, row in json_lines(setting, Path(path), _dialogue)]
     if not rows:
         raise ValueError(f"{setting}: {path} is empty")
     return rows
@@ -85,32 +86,55 @@ def shuffled(rows: Sequence[Row], seed: int) -> list[Row]:
     return [rows[i] for i in np.random.default_rng(seed).permutation(len(rows))]
 
 
-def row_batches(policy: LanguageModel, rows: Sequence[Row], *, size: int, seed: int) -> Iterator[TokenBatch]:
+def row_batches(
+    policy: LanguageModel, rows: Sequence[Row], *, size: int, seed: int, setting: str = "rows"
+) -> Iterator[TokenBatch]:
     """Batches of ``size`` dialogues without end, drawn with replacement; number n follows from (seed, n)."""
     for number in count():
         drawn = np.random.default_rng(derive_seed(seed, number)).integers(len(rows), size=size)
-        yield pack_dialogues(policy, [rows[i] for i in drawn])
+        yield pack_dialogues(policy, [rows[i] for i in drawn], setting=setting)
 
 
-def _turns(policy: LanguageModel, chat: Sequence[Mapping[str, str]], number: int) -> list[IntArray]:
+def _read(rows: Sequence[Row], setting: str, read: Callable[[Row], T]) -> Iterator[T]:
+    for number, row in enumerate(rows):
+        try:
+            yield read(row)
+        except ValueError as error:
+            raise ValueError(f"{setting}: row {number}: {error}") from None
+
+
+def _turns(policy: LanguageModel, exchanges: Sequence[tuple[Messages, str]]) -> list[IntArray]:
     """What is read and what is said, in turns."""
     turns: list[IntArray] = []
-    asked: list[Any] = []
-    for message in chat:
+    for asked, said in exchanges:
+        turns.append(policy.encode([policy.render(asked, fresh=not turns)])[0])
+        turns.append(policy.choice_tokens(said))
+    return turns
+
+
+def _exchanges(row: Row) -> list[tuple[Messages, str]]:
+    """What the assistant is asked and what it says, in turns."""
+    exchanges: list[tuple[Messages, str]] = []
+    asked: list[Mapping[str, str]] = []
+    for message in _chat(row, "messages"):
         if message["role"] != "assistant":
             asked.append(message)
             continue
         if not asked:
-            raise ValueError(f"rows: row {number}: the assistant speaks before it is asked")
-        turns.append(policy.encode([policy.render(asked, fresh=not turns)])[0])
-        turns.append(policy.choice_tokens(message["content"]))
+            raise ValueError("the assistant speaks before it is asked")
+        exchanges.append((asked, message["content"]))
         asked = []
     if asked:
-        raise ValueError(f"rows: row {number}: its messages do not end with the assistant's")
-    return turns
+        raise ValueError("its messages do not end with the assistant's")
+    return exchanges
 
 
-def _chat(row: Row, number: int, key: str) -> Sequence[Any]:
+def _dialogue(row: Row) -> Row:
+    _exchanges(row)
+    return row
+
+
+def _chat(row: Row, key: str) -> Messages:
     chat = row.get(key) if isinstance(row, Mapping) else None
     if (
         not isinstance(chat, Sequence)
@@ -121,15 +145,18 @@ def _chat(row: Row, number: int, key: str) -> Sequence[Any]:
             for m in chat
         )
     ):
-        raise ValueError(
-            f"rows: row {number}: {key} must be messages with role and content, got {shown(chat)}"
-        )
+        raise ValueError(f"{key} must be messages with role and content, got {shown(chat)}")
     return chat
 
 
-def _last(row: Row, number: int, side: str) -> str:
-    chat = _chat(row, number, side)
+def _pair(row: Row) -> tuple[Messages, list[str]]:
+    """The prompt, and what is chosen and rejected."""
+    texts = [_last(row, side) for side in ("chosen", "rejected")]
+    return _chat(row, "prompt"), texts
+
+
+def _last(row: Row, side: str) -> str:
+    chat = _chat(row, side)
     if len(chat) != 1:
-        raise ValueError(f"rows: row {number}: {side} must be one message, got {len(chat)}")
-    content: str = chat[0]["content"]
-    return content
+        raise ValueError(f"{side} must be one message, got {len(chat)}")
+    return chat[0]["content"]

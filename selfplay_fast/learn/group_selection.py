@@ -19,12 +19,6 @@ def drawn(candidates: ArrayLike, count: int, seed: int) -> IntArray:
     return own[np.sort(np.random.default_rng(seed).permutation(len(own))[:count])]
 
 
-def is_informative(rewards: ArrayLike) -> NDArray[np.bool_]:
-    """rewards [N, G] -> [N]: do the rewards of a group differ? Otherwise all its advantages are 0."""
-    own = np.asarray(rewards, np.float64)
-    return (own != own[:, :1]).any(axis=1)
-
-
 def matched_negatives(
     positives: Sequence[str], negatives: Sequence[str], tasks: Sequence[str], *, ratio: float, seed: int
 ) -> IntArray:

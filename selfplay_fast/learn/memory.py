@@ -126,7 +126,8 @@ class Budget:
 def budget(config: Any, plan: Plan, critic: Any = None) -> Budget:
     """Of training the model of a transformers configuration, and a critic with the trunk of another one.
 
-    Both learn, one after the other: what an update takes and what a step adds is that of the larger.
+    Both learn, one after the other: what an update takes and what a step adds is that of the larger, and the weights
+    that the other one computes with stay while it makes its step.
     """
     dtype = getattr(torch, plan.dtype)
     options: dict[str, Any] = {
@@ -141,8 +142,8 @@ def budget(config: Any, plan: Plan, critic: Any = None) -> Budget:
     head = model.get_output_embeddings().weight
     tokens = token_bytes(config, dtype, **options)
     lines = [
-        *_weights(parameters, learned, dtype.itemsize, plan),
-        *([_critic(judging, dtype.itemsize, plan)] if judging else []),
+        *_weights(parameters, learned, dtype.itemsize, plan, stay=judging > learned),
+        *([_critic(judging, dtype.itemsize, plan, stay=judging <= learned)] if judging else []),
         _adam(learned + judging, larger, plan.ranks),
         Line("gradients in float32", 0, _FLOAT * larger, _FLOAT * larger / plan.ranks),
         *_rollout(tokens, dtype.itemsize * len(head), config.get_text_config().num_hidden_layers, plan),
@@ -156,9 +157,10 @@ def _line(what: str, unit: float, rollout: float, update: float, step: float) ->
     return Line(what, rollout * unit, update * unit, step * unit)
 
 
-def _weights(parameters: int, learned: int, size: int, plan: Plan) -> list[Line]:
-    """As `training.placement` and `distributed.shard` leave them: float32 beside what passes compute with."""
-    computed = _line(f"weights in {plan.dtype}", size * parameters, 1, 1, 0)
+def _weights(parameters: int, learned: int, size: int, plan: Plan, *, stay: bool) -> list[Line]:
+    """As `training.placement` and `distributed.shard` leave them: float32 beside what passes compute with; does that
+    ``stay`` in a step?"""
+    computed = _line(f"weights in {plan.dtype}", size * parameters, 1, 1, stay)
     kept = _line("weights in float32", _FLOAT * parameters / plan.ranks, 1, 1, 1)
     if plan.ranks == 1 and plan.lora_rank:
         frozen = size * (parameters - learned)
@@ -181,10 +183,11 @@ def _critic_parameters(config: Any) -> int:
     return sum(parameter.numel() for parameter in trunk.parameters()) + config.get_text_config().hidden_size
 
 
-def _critic(parameters: int, size: int, plan: Plan) -> Line:
-    """Float32 beside what passes compute with, which stays while the policy makes its step."""
-    computed = 0 if plan.ranks == 1 and size == _FLOAT else size
-    return _line("the critic's weights", (computed + _FLOAT / plan.ranks) * parameters, 1, 1, 1)
+def _critic(parameters: int, size: int, plan: Plan, *, stay: bool) -> Line:
+    """The same of the critic."""
+    kept = _FLOAT / plan.ranks * parameters
+    both = kept + (0 if plan.ranks == 1 and size == _FLOAT else size * parameters)
+    return Line("the critic's weights", both, both, both if stay else kept)
 
 
 def _adam(learned: int, larger: int, ranks: int) -> Line:

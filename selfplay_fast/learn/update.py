@@ -428,4 +428,5 @@ def _step(optimizer: torch.optim.Optimizer, settings: Update, loss: float) -> fl
         optimizer.zero_grad(set_to_none=True)
         raise FloatingPointError(f"{fault}; the step was not taken")
     optimizer.step()
+    optimizer.zero_grad(set_to_none=True)  # what comes next needs the memory
     return norm

@@ -90,14 +90,14 @@ def _seed(row: Mapping[str, Any]) -> Seed:
     return Seed(text=text, harmful=kind.endswith("harmful"))
 
 
-def read_seeds(path: str | Path) -> list[Seed]:
+def read_seeds(path: str | Path, setting: str = "seeds") -> list[Seed]:
     """A file of JSON lines: ``vanilla`` is the text, ``data_type`` ends in "harmful" or "benign" (WildJailbreak's).
 
-    ValueError with the line's number for one that is not like that.
+    ValueError with ``setting`` and the line's number for one that is not like that, and where there is none.
     """
-    found = [seed for _, seed in json_lines("seeds", Path(path), _seed)]
+    found = [seed for _, seed in json_lines(setting, Path(path), _seed)]
     if not found:
-        raise ValueError(f"seeds: {path} is empty")
+        raise ValueError(f"{setting}: {path} is empty")
     return found
 
 

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from selfplay_fast.arguments import shown
+from selfplay_fast.arguments import json_lines, shown
 from selfplay_fast.play.word_tasks import Task, read_word_task, word_tasks
 from selfplay_fast.refine_search import Refined
 
@@ -62,28 +61,20 @@ def prompt_set(source: str, held_out: int, seed: int) -> PromptSet:
 
 
 def read_prompts(path: Path) -> list[str]:
-    """Those of a file, each once. ValueError where there is no such file, and for a line that is no prompt."""
+    """Those of a file, each once. ValueError where there is no such file or no prompt in it, and for a line that is
+    none."""
     if not path.is_file():
         raise ValueError(
             f"prompts: there is no file {path}; name a JSONL file of objects with a prompt, or {WORDS}"
         )
-    texts = []
-    for number, line in enumerate(path.read_bytes().split(b"\n"), 1):
-        if line.strip():
-            texts.append(_prompt_of(line, f"prompts: line {number} of {path}"))
-    return list(dict.fromkeys(texts))
+    texts = dict.fromkeys(text for _, text in json_lines("prompts", path, _prompt))
+    if not texts:
+        raise ValueError(f"prompts: there is no prompt in {path}")
+    return list(texts)
 
 
-def _prompt_of(line: bytes, where: str) -> str:
-    try:
-        row: Any = json.loads(line.decode())
-    except (ValueError, RecursionError):
-        raise ValueError(f"{where} is not JSON") from None
-    prompt = row.get("prompt") if isinstance(row, dict) else None
-    if not isinstance(prompt, str) or not prompt.strip():
-        raise ValueError(f'{where} must be an object with a text "prompt", got {shown(row)}')
-    try:
-        prompt.encode()
-    except UnicodeEncodeError:
-        raise ValueError(f"{where} holds half a character (a lone surrogate)") from None
-    return prompt
+def _prompt(row: Mapping[str, Any]) -> str:
+    text = row.get("prompt")
+    if not isinstance(text, str) or not text.strip():
+        raise ValueError(f"prompt must be a text, got {shown(text)}")
+    return text

@@ -104,7 +104,7 @@ def load_reward_model(name: str, *, device: str = "auto", timeout: float = 120.0
     if kind == "classifier" and rest:
         return SequenceReward.load(rest, device=device)
     if kind == "server":
-        return load_judge(name, timeout=timeout)
+        return load_judge(name, "reward_model", timeout=timeout)
     raise ValueError(f"reward_model: must be server:URL#MODEL or classifier:FOLDER, got {name!r}")
 
 

@@ -271,10 +271,7 @@ def load_creator(config: Config) -> Policy | None:
         return None
     if config.creator == RULE:
         return graded_sums.rule_creator()
-    try:
-        return load_judge(config.creator, device=distributed.local_device(config.device))
-    except ValueError as error:
-        raise ValueError(f"creator: {str(error).removeprefix('judge: ')}") from None
+    return load_judge(config.creator, "creator", device=distributed.local_device(config.device))
 
 
 def load_policy(config: Config, run: Run) -> LanguageModel:

@@ -51,10 +51,11 @@ from selfplay_fast.learn import (
     update,
     whiten,
 )
-from selfplay_fast.learn.chat_rows import read_rows
+from selfplay_fast.learn.chat_rows import Row, read_rows
 from selfplay_fast.learn.schedules import iteration_rates
 from selfplay_fast.learn.warmup import imitate
 from selfplay_fast.learners import load_critic
+from selfplay_fast.model_folder import folder_facts
 from selfplay_fast.play import Outcome, play_dialogues
 from selfplay_fast.play.effort import EffortJudge, effort_judge
 from selfplay_fast.play.word_problems import (
@@ -89,6 +90,10 @@ from selfplay_fast.training import (
 def train(config: Config, run: Run) -> None:
     """PPO from the first iteration, or from the newest checkpoint of the run."""
     distributed.check_enough(config.problems_per_step, "problems_per_step")
+    asked = [] if config.problems == MADE else read_problems("problems", config.problems)
+    held_out = config.chains()
+    if config.eval_problems != MADE:
+        held_out = listed(read_problems("eval_problems", config.eval_problems))
     judge = effort_judge(config.judge, config.judge_attempts) if config.judge else None
     verifier = run.enter(AnswerVerifier(config.answers, timeout=config.answer_timeout))
     policy, optimizer, state = start(
@@ -96,23 +101,23 @@ def train(config: Config, run: Run) -> None:
         run,
         build=partial(load_policy, config, run),
         optimizer_of=partial(adam, rate=config.learning_rate, weight_decay=config.weight_decay),
-        evaluate=partial(_evaluate, config, verifier, full=True),
+        evaluate=partial(_evaluate, config, verifier, held_out, full=True),
     )
     critic, critic_optimizer = load_critic(
         config, run, policy, state.step, rate=config.critic_learning_rate, source=config.critic
     )
     reference = load_reference(config, run, policy) if config.uses_reference else None
-    problems = _problems(config, run, policy)
+    problems = _fitting(config, run, policy, asked) if asked else config.chains()
     throughput = Throughput(run, policy, computed_in(config), reference)
     cast = {"solver": policy, **({} if judge is None else judge.cast)}
     save = partial(save_step, run, policy, optimizer, critic=(critic, critic_optimizer))
     for step in run.steps(config.steps, start=state.step):
         seed = derive_seed(config.seed, step)
         with run.phase("rollout"):
-            asked = problems(step - 1, config.problems_per_step, derive_seed(config.seed, 1))
+            own = problems(step - 1, config.problems_per_step, derive_seed(config.seed, 1))
             protocol = partial(solve, config, verifier.equal, judge)
             replied = distributed.play_dealt(
-                partial(play_dialogues, cast, protocol, asked, seed=seed, name="rlsp")
+                partial(play_dialogues, cast, protocol, own, seed=seed, name="rlsp")
             )
             episodes = answered(notes_of(run, step), replied)
         with run.phase("advantages"):
@@ -148,7 +153,7 @@ def train(config: Config, run: Run) -> None:
         metrics["no_room"] = len(replied) - len(episodes)
         metrics |= throughput.metrics(episodes, batch, epochs=config.epochs)
         rewards = [[turn.reward for turn in episode.turns] for episode in episodes]
-        evaluate = partial(_evaluate, config, verifier, policy)
+        evaluate = partial(_evaluate, config, verifier, held_out, policy)
         last = step == config.steps
         finish_step(config, run, step, metrics, episodes, rewards, last=last, evaluate=evaluate, save=save)
 
@@ -225,14 +230,10 @@ def packed(config: Config, episodes: Sequence[Episode]) -> TokenBatch:
 
 
 def _evaluate(
-    config: Config, verifier: AnswerVerifier, policy: LanguageModel, *, full: bool
+    config: Config, verifier: AnswerVerifier, source: Source, policy: LanguageModel, *, full: bool
 ) -> dict[str, float]:
     """Accuracy and length on other problems, each of them once."""
     count, seed = config.eval_episodes if full else config.eval_episodes_between, derive_seed(config.seed, -1)
-    if config.eval_problems == MADE:
-        source = config.chains()
-    else:
-        source = listed(read_problems("eval_problems", config.eval_problems))
     problems = list(dict.fromkeys(source(0, count, seed)))
     protocol = partial(solve, config, verifier.equal, None, temperature=config.eval_temperature)
     games = partial(play_dialogues, {"solver": policy}, protocol, problems, seed=seed, name="rlsp")
@@ -241,16 +242,19 @@ def _evaluate(
 
 def load_policy(config: Config, run: Run) -> LanguageModel:
     """The model named by the configuration, after its demonstrations."""
+    if config.critic:
+        folder_facts(config.critic, "critic")
+    shown = _demonstrations(config)
     policy = load_model(
         config,
         (),
         run.status,
         build=lambda: build_nano_of(*texts_of(config.chains(), config.prompt), config.seed),
     )
-    if config.demonstrations and config.demonstration_steps:
+    if shown is not None:
         imitate(
             policy,
-            _demonstrations(config, policy),
+            lambda step: pack_dialogues(policy, shown(step), setting="demonstrations"),
             steps=config.demonstration_steps,
             learning_rate=config.demonstration_learning_rate,
             layer_rate=1.0,
@@ -259,21 +263,19 @@ def load_policy(config: Config, run: Run) -> LanguageModel:
     return policy
 
 
-def _demonstrations(config: Config, policy: LanguageModel) -> Callable[[int], TokenBatch]:
-    """The batch of each supervised step."""
+def _demonstrations(config: Config) -> Callable[[int], Sequence[Row]] | None:
+    """The dialogues of each supervised step, if there are such steps."""
     seed, count = derive_seed(config.seed, 0), config.demonstrations_per_step
-    if config.demonstrations != MADE:
-        rows = read_rows(config.demonstrations, "demonstrations")
-        return lambda step: pack_dialogues(policy, [rows[i] for i in in_turn(len(rows), count, step, seed)])
-    shown = config.half_worked(count, config.demonstration_steps, seed, config.prompt)
-    return lambda step: pack_dialogues(policy, shown(step))
+    if not (config.demonstrations and config.demonstration_steps):
+        return None
+    if config.demonstrations == MADE:
+        return config.half_worked(count, config.demonstration_steps, seed, config.prompt)
+    rows = read_rows(config.demonstrations, "demonstrations")
+    return lambda step: [rows[i] for i in in_turn(len(rows), count, step, seed)]
 
 
-def _problems(config: Config, run: Run, policy: LanguageModel) -> Source:
-    """Those to learn from."""
-    if config.problems == MADE:
-        return config.chains()
-    asked = read_problems("problems", config.problems)
+def _fitting(config: Config, run: Run, policy: LanguageModel, asked: Sequence[Problem]) -> Source:
+    """Those that are not too long."""
     prompts = policy.encode([policy.render(problem.asked(config.prompt), fresh=True) for problem in asked])
     fitting = [p for p, prompt in zip(asked, prompts, strict=True) if len(prompt) <= config.max_prompt_tokens]
     if left := len(asked) - len(fitting):

@@ -150,7 +150,8 @@ def _beside(config: Config, setting: Setting, policy: LanguageModel, seed: int) 
     """Supervised batches for the optimizer steps of one update."""
     if not (config.sft and setting.rows):
         return None
-    batches = row_batches(policy, setting.rows, size=config.sft_rows, seed=derive_seed(seed, 1))
+    seed, name = derive_seed(seed, 1), "demonstrations"
+    batches = row_batches(policy, setting.rows, size=config.sft_rows, seed=seed, setting=name)
     return Beside(batches=batches, weight=config.sft)
 
 
@@ -206,7 +207,7 @@ def setting_of(config: Config) -> Setting:
             prompts = replace(prompts, judge=None)
         setting = Setting(
             seeds=read_seeds(config.seeds),
-            held_out=read_seeds(config.held_out_seeds),
+            held_out=read_seeds(config.held_out_seeds, "held_out_seeds"),
             rules=replace(rules, prompts=prompts),
             judge=judge,
         )

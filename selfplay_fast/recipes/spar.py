@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 from selfplay_fast.arguments import shown
 from selfplay_fast.config import Count, Natural, NotNegative, Nucleus, Positive, Share, nearest, same_named
@@ -30,6 +30,7 @@ from selfplay_fast.learn.chat_rows import Row, shuffled
 from selfplay_fast.learn.losses import negative_log_likelihood
 from selfplay_fast.learn.schedules import constant_rates, linear_rates
 from selfplay_fast.learners import save_second_model, second_model
+from selfplay_fast.model_folder import folder_facts
 from selfplay_fast.play import Cast, RefinePrompts
 from selfplay_fast.play.prompt_sets import WORDS, PromptSet, prompt_set
 from selfplay_fast.play.refine_data import negatives, preference_rows, refiner_rows, response_rows
@@ -37,6 +38,7 @@ from selfplay_fast.play.refine_table import ACTOR, REFINER, refine_table
 from selfplay_fast.play.word_demonstrations import WordSettings, demonstration_texts, demonstrations
 from selfplay_fast.play.word_tasks import PROMPTS, read_word_task, rule_judge
 from selfplay_fast.policies import Policy
+from selfplay_fast.policies.judges import load_judge
 from selfplay_fast.policies.language_model import LanguageModel
 from selfplay_fast.policies.nano import build_nano_of
 from selfplay_fast.policies.streams import derive_seed
@@ -54,9 +56,6 @@ from selfplay_fast.training import (
     start,
     write_rows,
 )
-
-if TYPE_CHECKING:
-    from selfplay_fast.policies.openai_server import OpenAIServer
 
 JUDGE = "judge"
 _BETAS = (0.9, 0.999)  # AdamW's, in the trainer of the released code
@@ -170,7 +169,8 @@ def imitate(config: Config, refiner: LanguageModel, rows: Sequence[Row], seed: i
     """Fine-tuning on all that the refiner says in its dialogues."""
     if not rows:
         return {}
-    batch = pack_dialogues(refiner, shuffled(rows, seed), max_tokens=config.sft_cutoff)
+    most = config.sft_cutoff
+    batch = pack_dialogues(refiner, shuffled(rows, seed), max_tokens=most, setting="sft_cutoff")
     steps = config.sft_epochs * -(-batch.num_samples // config.dialogues_per_update)
     settings = Update(
         loss=negative_log_likelihood,
@@ -214,21 +214,25 @@ def judges(config: Config, prompts: PromptSet) -> dict[str, Policy]:
     if config.judge == "rule":
         assert prompts.read is not None
         return {JUDGE: rule_judge(prompts.read, texts_of(config))}
-    server = _server(config.judge)
-    server.check()
-    return {JUDGE: server}
+    return {JUDGE: load_judge(config.judge)}
 
 
-def _server(name: str) -> OpenAIServer:
+def check_server(name: str) -> None:
+    """ValueError where it names none."""
     if not name.startswith("server:"):
         raise ValueError(f"judge: must be rule, {REFINER} or server:URL#MODEL, got {shown(name)}")
     from selfplay_fast.policies.openai_server import OpenAIServer  # of an extra
 
-    return OpenAIServer.from_name(name)
+    try:
+        OpenAIServer.from_name(name)
+    except ValueError as error:
+        raise ValueError(f"judge: {error}") from None
 
 
 def load_actor(config: Config, run: Run, prompts: PromptSet) -> LanguageModel:
     """The actor before the first iteration, warmed up on what both roles say if so configured."""
+    if config.refiner:
+        folder_facts(config.refiner, "refiner")
     tasks = [read_word_task(prompt) for prompt in prompts.train] if config.warmup_steps else []
     return load_warmed_up(
         config,
@@ -330,7 +334,7 @@ class Config(WordSettings, ModelConfig):
                 "set it to refiner"
             )
         if self.judge not in ("rule", REFINER):
-            _server(self.judge)
+            check_server(self.judge)
         if self.model == "nano" and self.prompts != WORDS:
             raise ValueError(
                 "model: nano is warmed up for the task words only; name another, or --prompts words"

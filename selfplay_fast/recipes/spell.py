@@ -260,7 +260,9 @@ def setting_of(config: Config, note: Callable[[str], None]) -> Setting:
         note(f"clusters: {empty} of {empty + len(clusters)} have no documents and are left out")
     others: dict[str, Policy] = {}
     if config.votes and config.verifier != "self":
-        others[VERIFIER] = load_judge(config.verifier, device=distributed.local_device(config.device))
+        others[VERIFIER] = load_judge(
+            config.verifier, "verifier", device=distributed.local_device(config.device)
+        )
     questions = read_questions(config.eval_questions)[: config.eval_games]
     return Setting(clusters=clusters, questions=questions, rules=rules, others=others)
 

@@ -19,9 +19,13 @@ def test_files(tmp_path):
     path = tmp_path / "rows.jsonl"
     path.write_text("\n".join(map(json.dumps, ROWS)))
     assert read_rows(path, "rows") == ROWS
+    good = json.dumps(ROWS[0])
     for text, problem in (
-        ("{}\n[1]", "line 2 .*it is no JSON object"),
-        ("{}\nno", "line 2"),
+        (f"{good}\n[1]", "line 2 .*it is no JSON object"),
+        (f"{good}\nno", "line 2"),
+        (f"{good}\n\n{{}}", "line 3 .*messages must be messages"),
+        ('{"messages": [{"role": "user", "content": "?"}]}', "line 1 .*do not end with the assistant's"),
+        ('{"messages": [{"role": "assistant", "content": "!"}]}', "line 1 .*speaks before it is asked"),
         ("", "is empty"),
     ):
         path.write_text(text)
@@ -39,5 +43,8 @@ def test_batches_without_end(toy_policy):
         want = pack_dialogues(toy_policy, [ROWS[i] for i in drawn])
         assert [s.tolist() for s in batch.sequences] == [s.tolist() for s in want.sequences]
         assert batch.weights.sum() == pytest.approx(1)
+    toy_policy.context_limit = 3
+    with pytest.raises(ValueError, match=r"^shown: none of 2 is a dialogue of at most 3 tokens"):
+        next(row_batches(toy_policy, ROWS, size=2, seed=5, setting="shown"))
     texts = {tuple(s.tolist()) for batch in batches for s in batch.sequences}
     assert len(texts) > 3

@@ -3,6 +3,7 @@
 from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import numpy as np
 import pytest
@@ -50,16 +51,16 @@ def test_a_value_that_went_far_enough_has_no_gradient() -> None:
         value_clip_loss(0.0)
 
 
-def test_gradients_equal_independent_sequences(critic: Critic, batch: TokenBatch, rlsp: ModuleType) -> None:
+def test_gradients_equal_independent_sequences(
+    critic: Critic, batch: TokenBatch, rlsp: ModuleType, watched: Any
+) -> None:
     """Oracle: autograd on one forward pass per sequence, the mean of the loss over the tokens that are trained."""
     generator = torch.Generator().manual_seed(1)
     values = batch_values(critic, batch)
     old = values + 0.3 * torch.randn(len(values), generator=generator)
     returns = torch.randn(len(values), generator=generator)
-    optimizer = torch.optim.SGD(critic.model.parameters(), lr=0.0)
+    optimizer = watched(critic.model.parameters())
     done = critic_update(critic, optimizer, batch, old, returns, clip=0.2, max_grad_norm=1e9)
-    got = [weight.grad.clone() for weight in critic.model.parameters()]
-    critic.model.zero_grad()
     total, trained = torch.zeros(()), int((batch.weights > 0).sum())
     for i, sequence in enumerate(batch.sequences):
         ids = torch.as_tensor(sequence.astype(np.int64))[None]
@@ -70,7 +71,7 @@ def test_gradients_equal_independent_sequences(critic: Critic, batch: TokenBatch
                 total = total + torch.maximum((own[k] - returns[t]) ** 2, (near - returns[t]) ** 2) / 2
     (total / trained).backward()
     assert done["critic_loss"] == pytest.approx((total / trained).item(), rel=1e-5)
-    for gradient, weight in zip(got, critic.model.parameters(), strict=True):
+    for gradient, weight in zip(optimizer.gradients, critic.model.parameters(), strict=True):
         assert (gradient - weight.grad).abs().max() <= 1e-5 * max(1e-3, weight.grad.abs().max())
 
 

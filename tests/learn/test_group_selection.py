@@ -3,13 +3,7 @@
 import numpy as np
 import pytest
 
-from selfplay_fast.learn.group_selection import drawn, is_consistent, is_informative, matched_negatives
-
-
-def test_groups_that_differ_are_informative() -> None:
-    """By hand: one reward of another value is enough."""
-    rewards = [[1, 1, 1], [1, 0, 1], [0, 0, 0], [0.5, 0.5, 0.25]]
-    assert is_informative(rewards).tolist() == [False, True, False, True]
+from selfplay_fast.learn.group_selection import drawn, is_consistent, matched_negatives
 
 
 def test_draws_keep_their_order_and_follow_from_the_seed() -> None:

@@ -44,7 +44,7 @@ def _small(**options: Any) -> Any:
         "head_dim": 16,
         "intermediate_size": 160,
     }
-    return Qwen3Config(**sizes, num_attention_heads=4, num_key_value_heads=2, **options)
+    return Qwen3Config(**sizes | options, num_attention_heads=4, num_key_value_heads=2)
 
 
 PLAN = Plan(dtype="bfloat16", max_batch_tokens=1024, max_cache_tokens=8192)
@@ -161,6 +161,7 @@ def test_a_critic_of_adapters_has_more_to_learn_than_they() -> None:
     plan = replace(PLAN, lora_rank=4)
     alone, both = budget(_small(), plan), budget(_small(), plan, _small())
     weights = _bytes(both, "the critic's weights")[0]
+    assert _bytes(both, "the critic's weights") == (weights, weights, weights * 4 / 6)
     assert _bytes(both, "gradients in float32") == (0, weights * 4 / 6, weights * 4 / 6)
     adapters = _bytes(alone, "adapters in float32")[0]
     moments = _bytes(both, "Adam's moments; in a step also what it computes")
@@ -169,6 +170,16 @@ def test_a_critic_of_adapters_has_more_to_learn_than_they() -> None:
         2 * adapters + weights * 8 / 6,
         2 * adapters + weights * 2,
     )
+
+
+def test_a_critic_may_be_larger_than_the_policy() -> None:
+    """Oracle: sums by hand of the critic's step, in which all weights of the policy stay."""
+    alone, both = budget(_small(), PLAN), budget(_small(), PLAN, _small(num_hidden_layers=8))
+    weights = _bytes(both, "the critic's weights")
+    assert weights[0] / 6 > alone.parameters
+    assert weights[2] == weights[0] * 4 / 6
+    assert _bytes(both, "weights in bfloat16") == (2 * alone.parameters,) * 3
+    assert _bytes(both, "gradients in float32") == (0, weights[2], weights[2])
 
 
 def test_layers_computed_again_keep_little() -> None:

@@ -62,17 +62,20 @@ def plain_gradients(policy, batch):
 
 
 @pytest.mark.parametrize(("block_tokens", "max_batch_tokens"), [(16, 64), (128, 16384), (4096, 16384)])
-def test_gradients_equal_independent_sequences(toy_policy, toy_texts, block_tokens, max_batch_tokens):
+def test_gradients_equal_independent_sequences(
+    toy_policy, toy_texts, watched, block_tokens, max_batch_tokens
+):
     """Prefix-tree gradients equal those of independent sequences to 1e-5, whatever the block and batch sizes."""
     batch = make_batch(toy_policy, toy_texts)
     want = plain_gradients(toy_policy, batch)
     settings = Update(
         loss=ppo_clip_loss(), max_grad_norm=1e9, block_tokens=block_tokens, max_batch_tokens=max_batch_tokens
     )
-    optimizer = torch.optim.SGD(toy_policy.model.parameters(), lr=0.0)
+    optimizer = watched(toy_policy.model.parameters())
     metrics = update(toy_policy, optimizer, batch, settings)
-    for parameter, gradient in zip(toy_policy.model.parameters(), want, strict=True):
-        assert (parameter.grad - gradient).abs().max() <= 1e-5 * max(1e-3, gradient.abs().max())
+    assert all(parameter.grad is None for parameter in toy_policy.model.parameters())
+    for own, gradient in zip(optimizer.gradients, want, strict=True):
+        assert (own - gradient).abs().max() <= 1e-5 * max(1e-3, gradient.abs().max())
     assert metrics["sampler_kl"] == pytest.approx(0, abs=1e-6)
     assert metrics["sharing"] > 3
 
@@ -92,10 +95,14 @@ def sequence_batch(sequences, first, seed):
     )
 
 
-def tree_gradients(policy, batch, **options):
-    optimizer = torch.optim.SGD(policy.model.parameters(), lr=0.0)
-    update(policy, optimizer, batch, Update(loss=ppo_clip_loss(), max_grad_norm=1e9, **options))
-    return [parameter.grad.clone() for parameter in policy.model.parameters()]
+@pytest.fixture
+def tree_gradients(watched):
+    def of(policy, batch, **options):
+        optimizer = watched(policy.model.parameters())
+        update(policy, optimizer, batch, Update(loss=ppo_clip_loss(), max_grad_norm=1e9, **options))
+        return optimizer.gradients
+
+    return of
 
 
 def assert_close(got, want):
@@ -133,7 +140,9 @@ def trees(draw):
 
 @settings(max_examples=15, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 @given(trees(), st.sampled_from(["dense", "rows"]), st.integers(1, 30), st.sampled_from([1, 20, 1000]))
-def test_gradients_of_random_trees(small_policy, tree, attention, block_tokens, max_batch_tokens):
+def test_gradients_of_random_trees(
+    small_policy, tree_gradients, tree, attention, block_tokens, max_batch_tokens
+):
     """Oracle: one forward pass per sequence; to 1e-5 of the largest gradient, whatever is shared or cut."""
     batch = sequence_batch(*tree, seed=len(tree[0]))
     small_policy.attention = attention
@@ -141,7 +150,7 @@ def test_gradients_of_random_trees(small_policy, tree, attention, block_tokens, 
     assert_close(got, plain_gradients(small_policy, batch))
 
 
-def test_gradients_of_models_that_trees_cannot_run(unshared_policy):
+def test_gradients_of_models_that_trees_cannot_run(unshared_policy, tree_gradients):
     """Windows, state spaces and linear layers. Oracle: one forward pass per sequence; sequences outgrow the window."""
     rng = np.random.default_rng(0)
     start = rng.integers(3, 300, 9).astype(np.int32)
@@ -153,7 +162,7 @@ def test_gradients_of_models_that_trees_cannot_run(unshared_policy):
 
 
 @pytest.mark.parametrize("attention", ["dense", "rows"])
-def test_gradients_do_not_depend_on_untrained_siblings(toy_policy, attention):
+def test_gradients_do_not_depend_on_untrained_siblings(toy_policy, tree_gradients, attention):
     """Oracle: the same update before other tokens stood in a branch that weighs nothing; equal to the last bit."""
     toy_policy.attention = attention
     rng = np.random.default_rng(0)
@@ -172,7 +181,7 @@ def test_gradients_do_not_depend_on_untrained_siblings(toy_policy, attention):
 
 @pytest.mark.gpu
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")  # torch's compiler, when it is loaded
-def test_gradients_of_flex_attention(toy_policy, toy_texts):
+def test_gradients_of_flex_attention(toy_policy, tree_gradients, toy_texts):
     """Oracle: the gradients of the same update by dense blocks, on the same GPU; in one micro-batch and in many."""
     dense = LanguageModel(toy_policy.model.cuda(), toy_policy.tokenizer, attention="dense")
     batch = make_batch(dense, toy_texts)
@@ -185,20 +194,14 @@ def test_gradients_of_flex_attention(toy_policy, toy_texts):
             assert (gradient - plain).abs().max() <= 1e-3 * scale
 
 
-def test_other_games_in_the_batch_change_nothing(toy_policy, toy_texts):
+def test_other_games_in_the_batch_change_nothing(toy_policy, toy_texts, tree_gradients):
     """Sequences without a common prefix fall into groups of their own; gradients stay those of plain autograd."""
     others = ["A different game altogether, " * 5 + f"number {i}" for i in range(20)]
     batch = make_batch(toy_policy, [*toy_texts, *others])
     assert len(prefix_groups(batch.sequences)) > 1
     want = plain_gradients(toy_policy, batch)
-    update(
-        toy_policy,
-        torch.optim.SGD(toy_policy.model.parameters(), lr=0.0),
-        batch,
-        Update(loss=ppo_clip_loss(), max_grad_norm=1e9),
-    )
-    for parameter, gradient in zip(toy_policy.model.parameters(), want, strict=True):
-        assert (parameter.grad - gradient).abs().max() <= 1e-5 * max(1e-3, gradient.abs().max())
+    for own, gradient in zip(tree_gradients(toy_policy, batch), want, strict=True):
+        assert (own - gradient).abs().max() <= 1e-5 * max(1e-3, gradient.abs().max())
 
 
 def test_dropout_stays_off(toy_policy, toy_texts):
@@ -307,17 +310,15 @@ def test_the_mismatch_of_sampler_and_learner(toy_policy, toy_texts, old):
 
 
 @pytest.mark.parametrize("limit", [0.7, 1.2, 100.0])
-def test_truncated_importance_weighs_every_token(toy_policy, toy_texts, limit):
+def test_truncated_importance_weighs_every_token(toy_policy, toy_texts, tree_gradients, limit):
     """Oracle: the gradient of plain autograd with min(p_old / p_sampler, limit) times the advantages."""
     batch = make_batch(toy_policy, toy_texts)
     gaps = np.random.default_rng(0).normal(scale=0.5, size=len(batch.weights)).astype(np.float32)
     batch.sampler_logprobs[:] -= gaps
     plain = replace(batch, advantages=batch.advantages * np.minimum(np.exp(gaps), limit))
     want = plain_gradients(toy_policy, plain)
-    settings = Update(loss=ppo_clip_loss(), max_grad_norm=1e9, max_importance=limit)
-    update(toy_policy, torch.optim.SGD(toy_policy.model.parameters(), lr=0.0), batch, settings)
-    for parameter, gradient in zip(toy_policy.model.parameters(), want, strict=True):
-        assert (parameter.grad - gradient).abs().max() <= 2e-5 * max(1e-3, gradient.abs().max())
+    for own, gradient in zip(tree_gradients(toy_policy, batch, max_importance=limit), want, strict=True):
+        assert (own - gradient).abs().max() <= 2e-5 * max(1e-3, gradient.abs().max())
 
 
 def test_an_exploded_loss_is_refused_and_weights_stay(toy_policy, toy_texts):

@@ -50,10 +50,6 @@ def assert_close(got, want):
         assert (gradient - plain).abs().max() <= 1e-5 * scale
 
 
-def sgd(policy):
-    return torch.optim.SGD(policy.model.parameters(), lr=0.0)
-
-
 def test_log_probs_of_a_batch(toy_policy, toy_texts):
     """Oracle: one forward pass per sequence; another policy's are that one's."""
     batch = batch_of(toy_policy, toy_texts[:9], 0)
@@ -84,7 +80,7 @@ def test_ranks_share_the_samples(toy_policy, toy_texts, monkeypatch):
     assert torch.allclose(got, want, atol=1e-6)
 
 
-def test_every_step_learns_from_a_batch_besides(toy_policy, toy_texts):
+def test_every_step_learns_from_a_batch_besides(toy_policy, toy_texts, watched):
     """Oracle: autograd of the sum of both losses; three optimizer steps take three batches."""
     batch, other = batch_of(toy_policy, toy_texts[:6], 0), batch_of(toy_policy, toy_texts[6:9], 1)
     batch = replace(batch, weights=batch.weights / batch.weights.sum())
@@ -96,18 +92,17 @@ def test_every_step_learns_from_a_batch_besides(toy_policy, toy_texts):
     (own + 0.7 * beside).backward()
     want = gradients(toy_policy)
     settings = Update(loss=reinforce_loss, max_grad_norm=1e9)
-    metrics = update(
-        toy_policy, sgd(toy_policy), batch, settings, beside=Beside(batches=repeat(other), weight=0.7)
-    )
-    assert_close(gradients(toy_policy), want)
+    optimizer = watched(toy_policy.model.parameters())
+    metrics = update(toy_policy, optimizer, batch, settings, beside=Beside(batches=repeat(other), weight=0.7))
+    assert_close(optimizer.gradients, want)
     assert metrics["loss"] == pytest.approx(own.item(), abs=1e-5)
     assert metrics["beside_loss"] == pytest.approx(0.7 * beside.item(), rel=1e-5)
     few = iter([other] * 4)
-    update(toy_policy, sgd(toy_policy), batch, replace(settings, minibatch=2), beside=Beside(batches=few))
+    update(toy_policy, optimizer, batch, replace(settings, minibatch=2), beside=Beside(batches=few))
     assert len(list(few)) == 1
 
 
-def test_what_is_learned_besides_knows_no_ratio(toy_policy, toy_texts):
+def test_what_is_learned_besides_knows_no_ratio(toy_policy, toy_texts, watched):
     """Oracle: the same gradients, whatever the old log-probs of the main batch and its magnet."""
     batch, other = batch_of(toy_policy, toy_texts[:4], 0), batch_of(toy_policy, toy_texts[6:9], 1)
     still = replace(batch, advantages=np.zeros_like(batch.advantages))
@@ -117,14 +112,15 @@ def test_what_is_learned_besides_knows_no_ratio(toy_policy, toy_texts):
         Update(loss=ppo_clip_loss(), max_grad_norm=1e9, old="sampler"),
         Update(loss=ppo_clip_loss(), max_grad_norm=1e9, max_importance=2.0),
     ):
-        update(toy_policy, sgd(toy_policy), still, settings, beside=Beside(batches=repeat(other)))
-        found.append(gradients(toy_policy))
+        optimizer = watched(toy_policy.model.parameters())
+        update(toy_policy, optimizer, still, settings, beside=Beside(batches=repeat(other)))
+        found.append(optimizer.gradients)
     assert max(gradient.abs().max() for gradient in found[0]) > 1e-3
     assert_close(found[1], found[0])
     assert_close(found[2], found[0])
 
 
-def test_a_mean_over_the_tokens_of_each_step(toy_policy, toy_texts):
+def test_a_mean_over_the_tokens_of_each_step(toy_policy, toy_texts, watched):
     """Oracle: the gradient of the mean over the trained tokens of the last two samples alone."""
     batch = batch_of(toy_policy, toy_texts[:6], 0)
     toy_policy.model.zero_grad()
@@ -134,8 +130,9 @@ def test_a_mean_over_the_tokens_of_each_step(toy_policy, toy_texts):
     (weights * -torch.tensor(last.advantages) * logp).sum().div(weights.sum()).backward()
     want = gradients(toy_policy)
     settings = Update(loss=reinforce_loss, max_grad_norm=1e9, minibatch=2, token_mean=True)
-    update(toy_policy, sgd(toy_policy), batch, settings)
-    assert_close(gradients(toy_policy), want)
+    optimizer = watched(toy_policy.model.parameters())
+    update(toy_policy, optimizer, batch, settings)
+    assert_close(optimizer.gradients, want)
     nothing = replace(batch, weights=np.zeros_like(batch.weights))
     assert nothing.token_mean().weights.sum() == 0
 

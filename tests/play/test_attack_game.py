@@ -300,5 +300,7 @@ def test_files_of_seeds(tmp_path):
         path.write_text(text)
         with pytest.raises(ValueError, match=problem):
             read_seeds(path)
-    with pytest.raises(ValueError, match="seeds: there is no file"):
+    with pytest.raises(ValueError, match=r"^seeds: there is no file"):
         read_seeds(tmp_path / "none.jsonl")
+    with pytest.raises(ValueError, match=r"^held_out_seeds: .* is empty"):
+        read_seeds(path, "held_out_seeds")

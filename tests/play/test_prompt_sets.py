@@ -32,12 +32,12 @@ def test_steps_and_what_is_held_out(tmp_path: Path) -> None:
     ("line", "problem"),
     [
         (b"{", "line 2 of .* is not JSON"),
-        (b"\xff", "line 2 of .* is not JSON"),
-        (b"[1]", "line 2 of .* must be an object with a text"),
-        (b'{"prompt": " "}', "line 2 of .* must be an object"),
-        (b'{"prompt": 3}', "line 2 of .* must be an object"),
+        (b"\xff", "line 2 of .* is not UTF-8"),
+        (b"[1]", "line 2 of .* is no JSON object"),
+        (b'{"prompt": " "}', "line 2 of .* prompt must be a text"),
+        (b'{"prompt": 3}', "line 2 of .* prompt must be a text"),
         (b'{"prompt": "\\ud800"}', "line 2 of .* half a character"),
-        (b"[" * 100_000, "line 2 of .* is not JSON"),
+        (b"[" * 100_000, "line 2 of .* is nested too deeply"),
     ],
 )
 def test_lines_that_are_no_prompts(line: bytes, problem: str, tmp_path: Path) -> None:
@@ -48,3 +48,6 @@ def test_lines_that_are_no_prompts(line: bytes, problem: str, tmp_path: Path) ->
         read_prompts(path)
     with pytest.raises(ValueError, match=r"prompts: there is no file .*words"):
         read_prompts(tmp_path / "none.jsonl")
+    path.write_text("\n \n")
+    with pytest.raises(ValueError, match=r"^prompts: there is no prompt in "):
+        prompt_set(str(path), 1, 0)

@@ -27,11 +27,13 @@ def test_kinds(toy_policy, tmp_path, scripted_server):
     [
         ("guard", "judge: must be server:URL#MODEL, classifier:FOLDER or model:FOLDER, got 'guard'"),
         ("classifier:", "judge: must be"),
-        ("server:http://127.0.0.1:1/v1", "must look like server:"),
-        ("classifier:./nothing", "classifier './nothing' cannot be loaded"),
-        ("model:./nothing", "model './nothing' cannot be loaded"),
+        ("server:http://127.0.0.1:1/v1", "judge: 'server:.*' must look like server:"),
+        ("classifier:./nothing", "judge: classifier './nothing' cannot be loaded"),
+        ("model:./nothing", "judge: model './nothing' cannot be loaded"),
     ],
 )
 def test_names_that_stand_for_nobody(name, problem):
-    with pytest.raises(ValueError, match=problem):
+    with pytest.raises(ValueError, match=f"^{problem}"):
         load_judge(name)
+    with pytest.raises(ValueError, match=f"^{problem.replace('judge', 'verifier', 1)}"):
+        load_judge(name, "verifier")

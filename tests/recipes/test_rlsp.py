@@ -321,7 +321,8 @@ def test_files_of_problems_and_demonstrations(
     monkeypatch: pytest.MonkeyPatch,
     rows: Callable[..., Any],
 ) -> None:
-    """Oracle: a run on files without a problem that is too long, and one line where a file is not there."""
+    """Oracle: a run on files without a problem that is too long, and one line where a file is not there or not right,
+    before a model is made."""
     monkeypatch.chdir(tmp_path)
     made = chains([2] * 12, 3, seed=1)
     problems = [{"problem": p.question, "answer": p.answer} for p in made]
@@ -337,8 +338,19 @@ def test_files_of_problems_and_demonstrations(
     assert main([*arguments, "run", *files, "--steps", "1"]) == 0
     assert "1 of 13 are over 40 tokens" in capsys.readouterr().err
     assert rows(Path("run"))[-1]["step"] == 1
-    assert main([*arguments, "other", *files, "--problems", "nowhere.jsonl"]) == 2
-    assert "problems: there is no file" in capsys.readouterr().err
+    Path("odd.jsonl").write_text('{"messages": [{"role": "user", "content": "?"}]}')
+    for setting, name, problem in (
+        ("problems", "nowhere.jsonl", "there is no file"),
+        ("eval-problems", "nowhere.jsonl", "there is no file"),
+        ("demonstrations", "nowhere.jsonl", "there is no file"),
+        ("demonstrations", "odd.jsonl", "line 1 of odd.jsonl: its messages do not end"),
+        ("critic", "./nowhere", "there is no folder"),
+    ):
+        assert main([*arguments, "other", *files, f"--{setting}", name]) == 2
+        said = capsys.readouterr().err
+        assert f"error: {setting.replace('-', '_')}: {problem}" in said
+        assert "building nano" not in said
+        assert not Path("other").exists()
 
 
 # -- settings ----------------------------------------------------------------------------------------------------

@@ -286,7 +286,7 @@ def test_word_tasks_are_learned(tmp_path: Path, rows: Callable[..., Any]) -> Non
         ({"judgements": 0}, "judgements: must be"),
         ({"prompts": "word"}, "judge: no rule judges the prompts of word .did you mean 'words'"),
         ({"judge": "nobody"}, "judge: must be rule, refiner or server:URL#MODEL, got 'nobody'"),
-        ({"judge": "server:x"}, "must look like server:http"),
+        ({"judge": "server:x"}, "judge: 'server:x' must look like server:http"),
         ({"model": "path/to/model", "warmup_steps": 3}, "model: .* set it to 0"),
         ({"prompts": "p.jsonl", "judge": "refiner"}, "model: nano is warmed up for the task words only"),
         ({"lora_rank": 8}, "lora_rank: nano"),
@@ -303,6 +303,18 @@ def test_prompts_that_are_missing_leave_no_run(tmp_path: Path, capsys: pytest.Ca
     folder = tmp_path / "run"
     assert main(["train", "spar", "--preset", "paper", "--run-dir", str(folder)]) == 2
     assert "prompts: there is no file prompts.jsonl" in capsys.readouterr().err
+    assert not folder.exists()
+
+
+def test_a_refiner_that_is_missing_is_named_at_once(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Oracle: one line that names the setting, before the actor is made, and no folder."""
+    folder = tmp_path / "run"
+    assert main(["train", "spar", "--refiner", "./nothing", "--run-dir", str(folder)]) == 2
+    said = capsys.readouterr().err
+    assert "error: refiner: there is no folder './nothing'" in said
+    assert "building nano" not in said
     assert not folder.exists()
 
 
