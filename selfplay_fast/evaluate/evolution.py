@@ -11,13 +11,18 @@ from selfplay_fast.play.informativeness import informativeness
 
 
 def held_out_metrics(answered: Sequence[Answered]) -> dict[str, float]:
-    """The mean reward of held-out prompts, ``held_out/reward``, and of those of each topic that has a name."""
+    """The mean reward of held-out prompts, ``held_out/reward``, with its standard error over prompts, and the mean of
+    those of each topic that has a name."""
     rewards: dict[str, list[float]] = {}
     for one in answered:
         names = ["held_out/reward", *([f"held_out_topic/{one.prompt.topic}"] if one.prompt.topic else [])]
         for name in names:
             rewards.setdefault(name, []).extend(one.rewards)
-    return {name: float(np.mean(values)) for name, values in rewards.items() if values}
+    metrics = {name: float(np.mean(values)) for name, values in rewards.items() if values}
+    means = [np.mean(one.rewards) for one in answered if one.rewards]
+    if len(means) > 1:
+        metrics["held_out/reward_error"] = float(np.std(means, ddof=1) / len(means) ** 0.5)
+    return metrics
 
 
 def prompt_metrics(

@@ -237,7 +237,7 @@ def _evaluate(
     problems = list(dict.fromkeys(source(0, count, seed)))
     protocol = partial(solve, config, verifier.equal, None, temperature=config.eval_temperature)
     games = partial(play_dialogues, {"solver": policy}, protocol, problems, seed=seed, name="rlsp")
-    return answer_metrics(distributed.play_dealt(games), "eval_")
+    return answer_metrics(distributed.play_dealt(games), "held_out/")
 
 
 def load_policy(config: Config, run: Run) -> LanguageModel:

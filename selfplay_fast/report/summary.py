@@ -1,4 +1,4 @@
-"""What a run changed: for every game, each measure at the start and at the end."""
+"""What a run changed: for every game and set of held-out prompts, each measure at the start and at the end."""
 
 from __future__ import annotations
 
@@ -10,7 +10,8 @@ from typing import Any
 ERROR_ENDING = "_error"  # `score_vs_random_error` is the standard error of `score_vs_random`
 ENOUGH_MASS = 0.99  # of a model's probability must be on the replies that were scored
 DOUBT = "* less than 99 % of the model's probability is on legal replies, so this is not yet the NashConv of its play"
-MARKS = "Legal replies and returns are those of self-play; ± is one standard error."
+ERRORS = "± is one standard error."
+MARKS = f"Legal replies and returns are those of self-play; {ERRORS}"
 BENCHMARKS = "± is one standard error; of a difference, that of two independent samples."
 CHANGES = "▲ ▼: larger or smaller by two standard errors or more, green for better."
 TROUBLES = {
@@ -21,6 +22,7 @@ _SEATS = ("_first", "_second")
 # The order of the tables; what is not here follows by name.
 _ORDER = ("legal_rate", "return/", "score_vs_", "not_lost_vs_", "nash_conv", "accuracy")
 _ACCURACIES = ("accuracy", "search_accuracy")  # of tasks in words, which stand where games do
+_HELD_OUT = ("reward", "average")  # of responses to held-out prompts
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -59,7 +61,7 @@ class Change:
             return None
         if self.key.startswith("nash_conv"):
             return self.after < self.before
-        if self.key in ("legal_rate", *_ACCURACIES) or "_vs_" in self.key:
+        if self.key in ("legal_rate", *_ACCURACIES, *_HELD_OUT) or "_vs_" in self.key:
             return self.after > self.before
         return None
 
@@ -121,13 +123,17 @@ def is_seat(key: str) -> bool:
 
 
 def games(rows: Sequence[Mapping[str, Any]]) -> list[str]:
-    """The games that the rows speak of, in order of appearance."""
+    """The games that the rows speak of, and whatever else an evaluation is of, in order of appearance.
+
+    In step 0 a policy is evaluated, and nothing else happens.
+    """
     found: dict[str, None] = {}
     for row in rows:
         for key in row:
             game, slash, rest = key.partition("/")
             measures = ("legal_rate", "nash_conv", "accuracy")
-            if slash and (rest in measures or rest.startswith(("return/", "score_vs_"))):
+            measured = rest in measures or rest.startswith(("return/", "score_vs_"))
+            if slash and (measured or row.get("step") == 0):
                 found[game] = None
     return list(found)
 
@@ -271,7 +277,7 @@ def headline(changes_: Sequence[Change]) -> list[Change]:
     return [
         change
         for change in changes_
-        if change.key in ("legal_rate", "nash_conv", *_ACCURACIES)
+        if change.key in ("legal_rate", "nash_conv", "attack_success_rate", *_ACCURACIES, *_HELD_OUT)
         or change.key.startswith("return/")
         or (change.key.startswith("score_vs_") and not is_seat(change.key))
     ]

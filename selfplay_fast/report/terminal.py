@@ -29,6 +29,7 @@ from .summary import (
     BENCHMARKS,
     CHANGES,
     DOUBT,
+    ERRORS,
     MARKS,
     Change,
     benchmark_changes,
@@ -240,7 +241,8 @@ def closing_table(rows: Sequence[Mapping[str, Any]]) -> Table:
     shown = headline(changes(rows))
     doubt = [DOUBT] if any(change.doubtful for change in shown) else []
     wrong = [f"{words[:1].upper()}{words[1:]}: {share}." for words, share in troubles(rows)]
-    table.caption = "\n".join([f"{MARKS} {CHANGES}", *doubt, *wrong])
+    played = any(change.key == "legal_rate" or change.key.startswith("return/") for change in shown)
+    table.caption = "\n".join([f"{MARKS if played else ERRORS} {CHANGES}", *doubt, *wrong])
     for change in shown:
         if previous and change.game != previous:
             table.add_section()

@@ -1,6 +1,7 @@
 """Oracle: means by hand."""
 
 from collections.abc import Sequence
+from statistics import stdev
 
 import pytest
 
@@ -17,7 +18,10 @@ def answered(rewards: Sequence[float], topic: str = "") -> Answered:
 
 def test_held_out_prompts_are_told_apart_by_their_topic() -> None:
     groups = [answered([1.0], "2"), answered([0.0], "2"), answered([0.5]), answered([], "3")]
-    assert held_out_metrics(groups) == {"held_out/reward": 0.5, "held_out_topic/2": 0.5}
+    found = held_out_metrics(groups)
+    assert found.pop("held_out/reward_error") == pytest.approx(stdev([1.0, 0.0, 0.5]) / 3**0.5)
+    assert found == {"held_out/reward": 0.5, "held_out_topic/2": 0.5}
+    assert held_out_metrics(groups[:1]).keys() == {"held_out/reward", "held_out_topic/2"}
     assert held_out_metrics([]) == {}
 
 

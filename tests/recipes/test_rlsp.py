@@ -248,9 +248,9 @@ def test_replies_become_longer_and_right(tmp_path: Path, rows: Callable[..., Any
     settings = ["--seed", "1", "--device", "cpu", "--run-dir", str(tmp_path / "run")]
     assert main(["train", "rlsp", *settings]) == 0
     first, last = rows(tmp_path / "run")[0], rows(tmp_path / "run")[-1]
-    assert last["eval_reasoning_characters"] > 2 * first["eval_reasoning_characters"]
-    error = (first["eval_accuracy_error"] ** 2 + last["eval_accuracy_error"] ** 2) ** 0.5
-    assert last["eval_accuracy"] > first["eval_accuracy"] + 4 * error
+    assert last["held_out/reasoning_characters"] > 2 * first["held_out/reasoning_characters"]
+    error = (first["held_out/accuracy_error"] ** 2 + last["held_out/accuracy_error"] ** 2) ** 0.5
+    assert last["held_out/accuracy"] > first["held_out/accuracy"] + 4 * error
 
 
 # -- edges -------------------------------------------------------------------------------------------------------

@@ -274,3 +274,25 @@ def test_what_went_wrong_with_replies_is_shown_where_it_happened(synthetic_run: 
     assert "Games dropped because a reply never came: 0.4 % on average, at most 50.0 % in a step." in caption
     assert "replies whose reasoning was cut or did not end" in page
     assert "25.0 % on average, at most 25.0 % in a step" in page
+
+
+def test_what_step_0_is_evaluated_by_is_compared() -> None:
+    """Oracle: the rows. Held-out prompts stand where games do, better or worse by two standard errors; what only
+    training measures does not."""
+    rows = [
+        {"step": 0, "held_out/reward": 0.5, "held_out/reward_error": 0.02, "held_out_topic/2": 0.25},
+        {"step": 1, "base/reward": 0.9, "difficulty/base": 2.0},
+        {"step": 2, "held_out/reward": 0.6, "held_out/reward_error": 0.03, "held_out_topic/2": 0.5},
+    ]
+    found = {(c.game, c.key): (c.before, c.after, c.better) for c in changes(rows)}
+    assert found == {("held_out", "reward"): (0.5, 0.6, True), ("held_out_topic", "2"): (0.25, 0.5, None)}
+    table = closing_table(rows)
+    assert [list(column.cells) for column in table.columns[:4]] == [
+        ["held_out"],
+        ["reward"],
+        ["0.500 ± 0.020"],
+        ["0.600 ± 0.030"],
+    ]
+    assert "self-play" not in str(table.caption)
+    played = closing_table([{"step": 0, "kuhn_poker/legal_rate": 1.0}])
+    assert "self-play" in str(played.caption)
