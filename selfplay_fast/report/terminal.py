@@ -163,11 +163,10 @@ class Display:
         lines = []
         if common := _common_metrics(self._latest):
             lines.append(Text("   ".join(common), style="dim", overflow="ellipsis", no_wrap=True))
-        names = games([self._latest])
-        width = max((len(name) for name in names), default=0)
-        for name in names:
-            values = "  ".join(_game_metrics(self._latest, name))
-            parts = ((name.ljust(width), "bold"), "  ", values)
+        by_game = _metrics_by_game(self._latest)
+        width = max(map(len, by_game), default=0)
+        for name, values in by_game.items():
+            parts = ((name.ljust(width), "bold"), "  ", "  ".join(values))
             lines.append(Text.assemble(*parts, overflow="ellipsis", no_wrap=True))
         # The margin at the right leaves room for the ^C that a terminal echoes behind the last line.
         return [Padding(line, (0, 3, 0, 2)) for line in lines]
@@ -186,7 +185,7 @@ class Display:
             *([] if task.finished else [f"eta {_time_left(task)}"]),
             *_common_metrics(self._latest),
         ]
-        parts += [f"{name}: {', '.join(_game_metrics(self._latest, name))}" for name in games([self._latest])]
+        parts += [f"{name}: {', '.join(values)}" for name, values in _metrics_by_game(self._latest).items()]
         self._console.print(escape(" | ".join(parts)), soft_wrap=True)
 
 
@@ -207,8 +206,13 @@ def _common_metrics(row: Mapping[str, float]) -> list[str]:
     return shown
 
 
+def _metrics_by_game(row: Mapping[str, float]) -> dict[str, list[str]]:
+    """The newest values of every game of which there are any."""
+    return {game: values for game in games([row]) if (values := _game_metrics(row, game))}
+
+
 def _game_metrics(row: Mapping[str, float], game: str) -> list[str]:
-    """The game's newest values in a few words: legal replies, returns by role, scores, NashConv."""
+    """The game's newest values in a few words: legal replies, right answers, returns by role, scores, NashConv."""
     of_game = {
         key.removeprefix(f"{game}/"): value for key, value in row.items() if key.startswith(f"{game}/")
     }
@@ -216,6 +220,8 @@ def _game_metrics(row: Mapping[str, float], game: str) -> list[str]:
     shown = []
     if "legal_rate" in of_game:
         shown.append(f"legal {format_value('legal_rate', number(of_game['legal_rate']))}")
+    if "accuracy" in of_game:
+        shown.append(f"accuracy {format_value('accuracy', number(of_game['accuracy']))}")
     if "nash_conv" in of_game:
         star = "*" if is_doubtful(row, game, "nash_conv") else ""
         shown.append(f"NashConv {format_value('nash_conv', number(of_game['nash_conv']))}{star}")

@@ -1,18 +1,20 @@
 """The report's structure. Oracles: the synthetic run's own numbers, and an HTML parser that is not ours."""
 
+import io
 import json
 import re
 from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
+from rich.console import Console
 
 from selfplay_fast.report import changes, read_metrics, write_report
 from selfplay_fast.report.charts import sections
 from selfplay_fast.report.data import read_benchmarks
 from selfplay_fast.report.page import MAX_STEPS, json_for_html, transcripts
 from selfplay_fast.report.summary import benchmark_changes, format_value
-from selfplay_fast.report.terminal import closing_table
+from selfplay_fast.report.terminal import Display, closing_table
 
 
 class Elements(HTMLParser):
@@ -296,3 +298,13 @@ def test_what_step_0_is_evaluated_by_is_compared() -> None:
     assert "self-play" not in str(table.caption)
     played = closing_table([{"step": 0, "kuhn_poker/legal_rate": 1.0}])
     assert "self-play" in str(played.caption)
+
+
+def test_a_line_of_progress_names_what_has_values() -> None:
+    """Oracle: the rows that were told; a group without a number for the line is not in it."""
+    display = Display(Console(file=(written := io.StringIO()), width=200))
+    display.begin(2, 0)
+    display.metrics({"step": 0, "held_out/reasoning_characters": 12.0, "words/accuracy": 0.5})
+    display.advance(2)
+    (line,) = written.getvalue().splitlines()
+    assert line.endswith("| words: accuracy 0.500")
